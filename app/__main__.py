@@ -1,0 +1,5 @@
+"""`python -m app`: the `articurated` command."""
+
+from app.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""HTTP: what comes in is parsed, one service is called, its answer goes out."""

@@ -1,0 +1,186 @@
+"""What happens around every request, in one pure ASGI class (NFR-004, NFR-006).
+
+Request id, safe headers, no plain HTTP in production, HEAD, the access log, metrics, and the last resort for
+faults of ours. One class and no `BaseHTTPMiddleware`: a single one of those halves the throughput of a light route.
+"""
+
+import re
+import time
+from urllib.parse import quote
+from uuid import uuid4
+
+import structlog
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.errors import REQUEST_ID, plain_refusal
+from app.api.responses import refusal
+from app.core import error_tracking, monitoring
+from app.core.logging import ENTITY_IDS, entity_of_path
+from app.dependencies import ACTOR, RATE_LIMIT, client_address
+
+_GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
+_HEALTH = frozenset({"/api/v1/health", "/api/v1/health/live"})
+_PROBED = _HEALTH | {"/api/v1/metrics"}
+_DOC_PAGES = frozenset({"/docs", "/redoc"})
+
+_CSP = b"content-security-policy"
+# No answer of ours is a page: whatever a browser is made to show of it may load, run and be framed by nothing.
+_NOTHING = (_CSP, b"default-src 'none'; frame-ancestors 'none'")
+# The two interactive pages, which production does not have, load their code from here. One picture of theirs, the
+# maker's mark, comes from elsewhere and stays away.
+_DOC_PAGE_POLICY = (
+    b"default-src 'none'; frame-ancestors 'none'; connect-src 'self'; worker-src blob:; img-src 'self' data:;"
+    b" script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'"
+)
+_DOC_PAGE = (_CSP, _DOC_PAGE_POLICY)
+
+Header = tuple[bytes, bytes]
+
+logger = structlog.get_logger("app.access")
+
+
+class HttpFloor:
+    """The outermost layer of the API.
+
+    Args:
+        production: whether to tell browsers to come over TLS alone.
+        https_only: whether to refuse what came over plain HTTP; health checks of an orchestrator may.
+    """
+
+    def __init__(self, app: ASGIApp, *, production: bool, https_only: bool = False) -> None:
+        self._app = app
+        self._https_only = https_only
+        self._headers = [
+            (b"x-content-type-options", b"nosniff"),
+            (b"cache-control", b"no-store"),
+            (b"referrer-policy", b"no-referrer"),
+            (b"x-frame-options", b"DENY"),
+        ]
+        if production:
+            self._headers.append((b"strict-transport-security", b"max-age=31536000; includeSubDomains"))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._app(scope, receive, _in_one_sentence(scope, send))
+        else:
+            await self._app(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        method = scope["method"]
+        request_id = _request_id(scope)
+        headers = [(b"x-request-id", request_id.encode()), *self._headers]
+        is_head = method == "HEAD"
+        if is_head:
+            # Answered as GET is, without the body. A copy: the server still has to know that it is a HEAD.
+            scope = {**scope, "method": "GET"}
+        scope[REQUEST_ID] = request_id
+        status = 0
+
+        async def send_on(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if status == 201:
+                    structlog.contextvars.bind_contextvars(**_made(message["headers"]))
+                verdict = scope.get(RATE_LIMIT)
+                told = headers if verdict is None else [*headers, *verdict.headers]
+                message["headers"] = _completed(message["headers"], told, scope["path"])
+            elif is_head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        structlog.contextvars.bind_contextvars(request_id=request_id, **entity_of_path(scope["path"]))
+        try:
+            if self._https_only and scope["scheme"] != "https" and scope["path"] not in _HEALTH:
+                await _plain_http_refused(request_id)(scope, receive, send_on)
+            else:
+                await self._app(scope, receive, send_on)
+        except Exception as fault:
+            logger.exception("request.failed", method=method, route=_route(scope))
+            error_tracking.report(fault, method=_known(method), route=_route(scope))
+            if status:
+                # Half an answer is out: only cutting the connection tells the caller.
+                raise
+            await plain_refusal(scope, "INTERNAL_ERROR")(scope, receive, send_on)
+        finally:
+            _record(scope, method, status, time.perf_counter() - started)
+            structlog.contextvars.unbind_contextvars("request_id", *ENTITY_IDS)
+
+
+def _completed(given: list[Header], added: list[Header], path: str) -> list[Header]:
+    """Return all headers of an answer; one that a route set for its own answer stays as it is."""
+    present = {name for name, _ in given}
+    policy = [] if _CSP in present else [_DOC_PAGE if path in _DOC_PAGES else _NOTHING]
+    return [*given, *(header for header in added if header[0] not in present), *policy]
+
+
+def _plain_http_refused(request_id: str) -> Response:
+    """Answer what came unencrypted, its credentials in plain sight; a redirect would only hide that from the caller."""
+    return refusal(
+        code="FORBIDDEN",
+        status=403,
+        message="Plain HTTP is refused. Use https, and replace the credentials that were sent.",
+        details={"needed": "https"},
+        request_id=request_id,
+    )
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _GIVEN_ID.fullmatch(value):
+            return str(value, "ascii")
+    return uuid4().hex
+
+
+def _route(scope: Scope) -> str:
+    return getattr(scope.get("route"), "path", monitoring.UNKNOWN_ROUTE)
+
+
+def _made(headers: list[Header]) -> dict[str, str]:
+    """Return what a request has made, for the log: the order or return that the answer's Location names."""
+    location = dict(headers).get(b"location", b"")
+    return entity_of_path(location.decode("latin-1"))
+
+
+def _known(method: str) -> str:
+    return method if method in _METHODS else "(other)"
+
+
+def _record(scope: Scope, method: str, status: int, seconds: float) -> None:
+    route = _route(scope)
+    known_method = _known(method)
+    monitoring.request_answered(known_method, route, status, seconds)
+    actor = scope.get(ACTOR)
+    log = logger.debug if route in _PROBED and status < 400 else logger.info
+    log(
+        "request",
+        method=known_method,
+        route=route,
+        # Ids are in the path, and ids only; a query may hold names and addresses.
+        path=quote(scope["path"][:200]),
+        status=status,
+        milliseconds=round(seconds * 1000, 2),
+        actor=str(actor.id) if actor is not None else None,
+        role=str(actor.role) if actor is not None else None,
+        ip=client_address(scope),
+    )
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def _in_one_sentence(scope: Scope, send: Send) -> Send:
+    """Return a `send` that tells why the start was refused instead of the framework's traceback."""
+
+    async def send_on(message: Message) -> None:
+        reason = getattr(scope["app"].state, "refusal", None)
+        if message["type"] == "lifespan.startup.failed" and reason:
+            message = {**message, "message": reason}
+        await send(message)
+
+    return send_on

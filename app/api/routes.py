@@ -1,0 +1,165 @@
+"""The routes of this API: who calls is settled first, then the query, then the body, each strictly.
+
+FastAPI reads a body before it asks who sent it, ignores query parameters it does not know, and takes the
+last of two that share a name. `ApiRoute` does what has to come first, lets FastAPI do the rest, and gives of the
+answer what the caller wants: once per `Idempotency-Key`, only the `fields` named, 304 for what is known.
+"""
+
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar
+from urllib.parse import parse_qsl
+
+import orjson
+from fastapi import Request, Response
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.types import Scope
+
+from app.api import conditional, fields, idempotency
+from app.api.fields import Representation
+from app.api.json_body import StrictRequest, printable, require_json
+from app.api.responses import Answer
+from app.dependencies import admit
+from app.schemas.common import has_control_characters
+from app.utils.exceptions import InvalidInputError
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class ApiRoute(APIRoute):
+    """A route for callers with credentials."""
+
+    is_open: ClassVar[bool] = False
+
+    @property
+    def takes_body(self) -> bool:
+        """Whether `read` is to read a body before anything is done."""
+        return self.body_field is not None
+
+    @property
+    def takes_key(self) -> bool:
+        """Whether an `Idempotency-Key` means something here: something is changed, and it is known by whom."""
+        return not self.is_open and not {"POST", "PATCH"}.isdisjoint(self.methods or ())
+
+    @property
+    def representation(self) -> Representation | None:
+        """What `fields` can choose from, where it can."""
+        return None if self.is_open else fields.representation_of(self.response_model)
+
+    async def read(self, request: Request) -> Request:
+        """Return the request with its body read and found to be JSON of no more than `max_body_bytes`.
+
+        Override it, with `takes_body` and `essence`, on a route whose body is something else.
+
+        Raises:
+            AppError: 413, 415 or 422.
+        """
+        strict = StrictRequest(request, request.app.state.services.settings.max_body_bytes)
+        # A wrong type is told before anything is read. An empty body has no type; whether one is
+        # needed is FastAPI's to say.
+        if "content-type" in request.headers or await strict.body():
+            require_json(request)
+        if await strict.body():
+            await strict.json()
+        return strict
+
+    async def essence(self, request: Request) -> bytes:
+        """Return what the body of a request from `read` says, the same however it was written down.
+
+        Two requests under one `Idempotency-Key` have to agree in it. Asked for only where there is a key.
+        """
+        body = await request.body()
+        return orjson.dumps(await request.json(), option=orjson.OPT_SORT_KEYS) if body else b""
+
+    def get_route_handler(self) -> Handler:
+        """Return FastAPI's handler between the strict reading of what comes in and the shaping of what goes out."""
+        is_open, takes_body, takes_key = self.is_open, self.takes_body, self.takes_key
+        representation = self.representation
+        handle = super().get_route_handler()
+        single, repeatable = query_names(self.dependant)
+        if representation is not None:
+            single |= {fields.FIELDS}
+
+        async def strictly(request: Request) -> Response:
+            scope = request.scope
+            services = request.app.state.services
+            if not is_open:
+                await admit(scope, services)
+            query_string = scope["query_string"]
+            chosen = None
+            if query_string:
+                query = check_query(scope, single, repeatable)
+                if representation is not None:
+                    chosen = fields.take_fields(scope, query, representation)
+            key = idempotency.key_of(scope) if takes_key else None
+            if takes_body:
+                request = await self.read(request)
+            if key is None:
+                return shaped(scope, await handle(request), chosen)
+            essence = await self.essence(request) if takes_body else b""
+            fingerprint = idempotency.fingerprint_of(scope, query_string, essence)
+
+            async def work() -> Response:
+                return shaped(scope, await handle(request), chosen)
+
+            return await idempotency.answer_once(services.idempotency, scope, key, fingerprint, work)
+
+        return strictly
+
+
+class OpenRoute(ApiRoute):
+    """A route for anyone: it shows nothing of anybody's, or proves its caller in its own way."""
+
+    is_open = True
+
+
+def shaped(scope: Scope, response: Response, chosen: Representation | None) -> Response:
+    """Return an answer as the caller wants it: with the chosen fields only, or 304 if it is known."""
+    if chosen is not None:
+        response = fields.thinned(response, chosen)
+    return conditional.unless_known(scope, response) if isinstance(response, Answer) else response
+
+
+def query_names(dependant: Dependant) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names of the query parameters that a route takes once, and of those it takes repeatedly."""
+    single: set[str] = set()
+    repeatable: set[str] = set()
+    for parameter in dependant.query_params:
+        annotation = parameter.field_info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            for name, field in annotation.model_fields.items():
+                is_list = getattr(field.annotation, "__origin__", None) is list
+                (repeatable if is_list else single).add(field.alias or name)
+        else:
+            single.add(parameter.alias)
+    for inner in dependant.dependencies:
+        inner_single, inner_repeatable = query_names(inner)
+        single |= inner_single
+        repeatable |= inner_repeatable
+    return frozenset(single), frozenset(repeatable)
+
+
+def check_query(scope: Scope, single: frozenset[str], repeatable: frozenset[str]) -> list[tuple[str, str]]:
+    """Return the names and values in a query string; refuse what it must not have.
+
+    Raises:
+        InvalidInputError: bytes that are no UTF-8, control characters, a parameter that the route does not
+            know, or one given twice that it takes once.
+    """
+    try:
+        pairs = parse_qsl(
+            scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=200
+        )
+    except ValueError:
+        raise InvalidInputError(("query", "is not a valid query string")) from None
+    seen: set[str] = set()
+    for name, value in pairs:
+        if has_control_characters(value) or has_control_characters(name):
+            raise InvalidInputError((printable(name), "must not contain control characters"))
+        if name not in single and name not in repeatable:
+            raise InvalidInputError((printable(name), "is not a parameter of this request"))
+        if name in seen and name in single:
+            raise InvalidInputError((name, "is given twice"))
+        seen.add(name)
+    return pairs

@@ -1,0 +1,114 @@
+"""Photos and papers of a return (contract section 5, REQ-002)."""
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated
+from uuid import UUID
+
+import orjson
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from app.api.deps import Context
+from app.api.multipart import Part, read_multipart
+from app.api.responses import answer, refuses
+from app.api.routes import ApiRoute
+from app.dependencies import ACTOR, Services
+from app.schemas.attachment import (
+    UPLOAD_BODY,
+    AttachmentFields,
+    AttachmentList,
+    AttachmentQuery,
+    AttachmentResponse,
+    Upload,
+)
+from app.utils.exceptions import InvalidInputError
+
+FILE, DESCRIPTION = "file", "description"
+_UPLOAD = "articurated.upload"
+
+
+class UploadRoute(ApiRoute):
+    """A route whose body is a file and what is said of it."""
+
+    @property
+    def takes_body(self) -> bool:
+        """Whether something is uploaded."""
+        return "POST" in (self.methods or ())
+
+    async def read(self, request: Request) -> Request:
+        """Return the request with its upload read, once it is sure that the caller may add to this return.
+
+        Raises:
+            ForbiddenError, ReturnNotFoundError: as `AttachmentService.require_addable`; nothing was read.
+            UnsupportedMediaTypeError, PayloadTooLargeError, InvalidInputError: as `read_multipart`.
+            RequestValidationError: a description that is none.
+        """
+        scope = request.scope
+        services: Services = request.app.state.services
+        await services.attachments.require_addable(_return_id(request), scope[ACTOR])
+        parts = await read_multipart(request, FILE, services.settings.attachment_max_bytes, (DESCRIPTION,))
+        scope[_UPLOAD] = _upload(parts)
+        return request
+
+    async def essence(self, request: Request) -> bytes:
+        """Return what an upload says: its bytes, name and description, whatever the boundary between them."""
+        upload: Upload = request.scope[_UPLOAD]
+        digest = await asyncio.to_thread(hashlib.sha256, upload.content)
+        return orjson.dumps([digest.hexdigest(), upload.file_name, upload.description])
+
+
+router = APIRouter(prefix="/api/v1/returns", tags=["Returns"], route_class=UploadRoute)
+
+
+@router.post(
+    "/{return_id}/attachments",
+    response_model=AttachmentResponse,
+    status_code=201,
+    responses={
+        200: {"model": AttachmentResponse, "description": "The return has these bytes already; nothing was changed"},
+        **refuses("FORBIDDEN", "RETURN_NOT_FOUND", "ATTACHMENT_NOT_ALLOWED"),
+    },
+    summary="Attach a photo or a paper to a return",
+    openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD_BODY}}}},
+)
+async def add(return_id: UUID, request: Request, context: Context) -> Response:
+    """Add a JPEG, PNG, WebP, HEIC or PDF, told by its bytes alone, until the return is REJECTED or COMPLETED.
+
+    The same bytes again are answered 200 with the record that is there, so an upload may always be repeated. A new
+    one gives the return a new version.
+    """
+    record, is_new = await context.services.attachments.add(return_id, request.scope[_UPLOAD], context.actor)
+    return answer(record, 201 if is_new else 200)
+
+
+def _return_id(request: Request) -> UUID:
+    try:
+        return UUID(request.path_params["return_id"])
+    except ValueError:
+        raise InvalidInputError(("return_id", "must be a UUID")) from None
+
+
+def _upload(parts: Mapping[str, Part]) -> Upload:
+    try:
+        texts = {name: part.content.decode() for name, part in parts.items() if name != FILE}
+    except UnicodeDecodeError:
+        raise InvalidInputError((DESCRIPTION, "is not UTF-8")) from None
+    try:
+        fields = AttachmentFields.model_validate(texts)
+    except ValidationError as fault:
+        raise RequestValidationError([{**error, "loc": ("body", *error["loc"])} for error in fault.errors()]) from None
+    return Upload(parts[FILE].content, parts[FILE].file_name or "", fields.description)
+
+
+@router.get(
+    "/{return_id}/attachments",
+    response_model=AttachmentList,
+    responses=refuses("RETURN_NOT_FOUND"),
+    summary="List a return's attachments",
+)
+async def list_attachments(return_id: UUID, query: Annotated[AttachmentQuery, Query()], context: Context) -> Response:
+    """Oldest first, each with a link that works for a while. Customers see those of their own returns."""
+    return answer(await context.services.attachments.list(return_id, query, context.actor))

@@ -1,0 +1,53 @@
+"""What signed links lead to (contract section 5, INT-004)."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import RedirectResponse
+
+from app.api.deps import ProcessServices
+from app.api.responses import refuses
+from app.api.routes import OpenRoute
+from app.services.file_links import PREFIX, FileKind
+from app.utils.media_types import ACCEPTED, content_disposition
+
+router = APIRouter(prefix=PREFIX, tags=["Files"], route_class=OpenRoute)
+
+# What a stranger gave us is looked at, if at all, where it can load, run and reach nothing.
+_CONFINED = "default-src 'none'; frame-ancestors 'none'; sandbox"
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
+
+
+@router.get(
+    "/{kind}/{file_id}",
+    response_class=Response,
+    responses={
+        200: {"description": "The file, as it was stored", "content": {kind.name: _BYTES for kind in ACCEPTED}},
+        307: {"description": "The storage gives the file out itself, at the address in `Location`, for a minute"},
+        **refuses("NOT_FOUND", "LINK_EXPIRED"),
+    },
+    summary="Fetch the file that a link leads to",
+)
+async def fetch(
+    kind: FileKind,
+    file_id: UUID,
+    services: ProcessServices,
+    expires: Annotated[
+        str, Query(description="As in the link: seconds since 1970.", json_schema_extra={"pattern": "^[0-9]*$"})
+    ] = "",
+    signature: Annotated[
+        str, Query(description="As in the link.", json_schema_extra={"pattern": "^[A-Za-z0-9_-]*$"})
+    ] = "",
+) -> Response:
+    """Give a file to whoever has a link to it; no other credentials are asked for, or looked at.
+
+    Links are in the records of invoices and attachments. One that was altered is answered 404, one that has expired 403.
+    """
+    found, source = await services.files.open(kind, file_id, expires, signature)
+    if isinstance(source, str):
+        return RedirectResponse(source, 307)
+    headers = {"Content-Disposition": content_disposition(found.name, is_shown=found.is_shown)}
+    if found.is_foreign:
+        headers["Content-Security-Policy"] = _CONFINED
+    return Response(source, 200, headers, found.media_type)

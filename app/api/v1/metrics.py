@@ -1,0 +1,31 @@
+"""Metrics for Prometheus (contract section 5, NFR-006)."""
+
+from fastapi import APIRouter, Request, Response
+
+from app.api.deps import ProcessServices
+from app.api.routes import OpenRoute
+from app.core import exposition
+from app.dependencies import authenticate
+from app.services import permissions
+from app.services.permissions import Action
+
+router = APIRouter(prefix="/api/v1/metrics", tags=["System"], route_class=OpenRoute)
+
+
+@router.get(
+    "",
+    response_class=Response,
+    responses={200: {"description": "Prometheus text", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+    summary="Metrics for Prometheus",
+)
+async def metrics(request: Request, services: ProcessServices) -> Response:
+    """Give the counts of these processes, and the state of the work. In production, only to managers."""
+    if services.settings.environment == "production":
+        permissions.require(await authenticate(request.scope, services), Action.READ_STATS)
+    figures = await services.health.figures()
+    gauges = None
+    if figures is not None:
+        gauges = exposition.job_gauges(
+            figures.waiting, figures.oldest_due_seconds, figures.dead_letters, figures.retrying, figures.overdue
+        )
+    return Response(exposition.of_api(gauges), media_type=exposition.CONTENT_TYPE)

@@ -1,0 +1,58 @@
+"""What the payment gateway tells us (contract section 5, INT-001)."""
+
+from datetime import timedelta
+
+from fastapi import APIRouter, Request, Response
+
+from app.api.deps import ProcessServices
+from app.api.json_body import BODY, parse_object, read_body, require_json
+from app.api.responses import answer, refuses
+from app.api.routes import OpenRoute
+from app.schemas.operations import WEBHOOK_BODY, WebhookReceipt
+from app.services.gateway_webhooks import WebhookPayloadError, WebhookSignatureError, verify_webhook
+from app.utils.exceptions import InvalidInputError, UnauthenticatedError
+
+router = APIRouter(prefix="/api/v1/payments", tags=["Payments"], route_class=OpenRoute)
+
+_HEADERS = [
+    {"name": name, "in": "header", "required": True, "schema": {"type": "string"}, "description": description}
+    for name, description in (
+        ("webhook-id", "The event's id, the same at every delivery."),
+        ("webhook-timestamp", "Seconds since 1970; at most five minutes from now."),
+        ("webhook-signature", "`v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`."),
+    )
+]
+
+
+@router.post(
+    "/webhook",
+    response_model=WebhookReceipt,
+    responses=refuses("UNAUTHENTICATED", "VALIDATION_ERROR", "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE"),
+    summary="Receive an event of the payment gateway",
+    openapi_extra={
+        "parameters": _HEADERS,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": WEBHOOK_BODY}}},
+    },
+)
+async def webhook(request: Request, services: ProcessServices) -> Response:
+    """Signed by the gateway, which is its only credential. A captured payment brings its order to PAID.
+
+    Delivered at least once: an event seen before has no further effect and is answered 200 all the same.
+    """
+    settings = services.settings
+    require_json(request)
+    # The signature covers the bytes as they came; nothing looks into them before it holds.
+    body = await read_body(request, settings.max_body_bytes)
+    try:
+        event = verify_webhook(
+            request.headers,
+            body,
+            settings.payment_webhook_secret.get_secret_value(),
+            services.clock(),
+            timedelta(seconds=settings.payment_webhook_tolerance_seconds),
+        )
+    except WebhookSignatureError as fault:
+        raise UnauthenticatedError(str(fault)) from None
+    except WebhookPayloadError as fault:
+        raise InvalidInputError((BODY, str(fault))) from None
+    return answer({"outcome": await services.payments.receive_webhook(event, parse_object(body))})

@@ -1,0 +1,19 @@
+"""Figures for people (contract section 5)."""
+
+from fastapi import APIRouter, Response
+
+from app.api.deps import Context
+from app.api.responses import answer, refuses
+from app.api.routes import ApiRoute
+from app.schemas.operations import StatsResponse
+
+router = APIRouter(prefix="/api/v1/stats", tags=["Operations"], route_class=ApiRoute)
+
+
+@router.get("", response_model=StatsResponse, responses=refuses("FORBIDDEN"), summary="Figures of the business")
+async def stats(context: Context) -> Response:
+    """Count orders, returns and jobs by state, money by currency, promises kept and missed, and how long returns take.
+
+    Collected at `collected_at`, which is a minute ago at most.
+    """
+    return answer(await context.services.stats.collect(context.actor))

@@ -1,0 +1,60 @@
+"""The verbs of `articurated` about what people are told: mails to look at, and messages with their delivery."""
+
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+
+from app import cli_operations
+from app.cli_operations import Json
+
+mail = typer.Typer(help="The mails that the system sends.", no_args_is_help=True)
+notifications = typer.Typer(help="Messages and their delivery.", no_args_is_help=True)
+
+
+@mail.command("preview")
+def mail_preview(
+    output: Annotated[Path, typer.Option(help="Folder to write to; made if need be.")] = Path("mail-preview"),
+) -> None:
+    """Write every mail, SMS and chat message to a folder, filled with samples; nothing is sent."""
+    from app.utils.mail_preview import write_previews
+
+    index = write_previews(output)
+    typer.echo(f"{index.absolute()}")
+
+
+@notifications.command("list")
+def notifications_list(
+    order: Annotated[UUID | None, typer.Option(help="Those about this order.")] = None,
+    state: Annotated[str | None, typer.Option(help="PENDING, SENT, REJECTED or FAILED.")] = None,
+    channel: Annotated[str | None, typer.Option(help="EMAIL, SMS or CHAT.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 50,
+    json: Json = False,
+) -> None:
+    """List messages, newest first, and whether they arrived."""
+    from pydantic import ValidationError
+
+    from app.schemas.notification import NotificationQuery
+    from app.services.notification_log import NotificationLog
+
+    wanted: dict[str, Any] = {"order_id": order, "limit": limit}
+    wanted |= {"state": [state.upper()] if state else [], "channel": [channel.upper()] if channel else []}
+    try:
+        query = NotificationQuery(**wanted)
+    except ValidationError as fault:
+        raise typer.BadParameter(str(fault.errors()[0]["msg"])) from None
+    page = cli_operations.with_database(
+        lambda database: NotificationLog(database).list(query, cli_operations.operator())
+    )
+    if json:
+        cli_operations.print_json(page["data"])
+    else:
+        columns = ["created_at", "channel", "template", "recipient", "state", "attempts", "order_id", "last_error"]
+        cli_operations.print_table(page["data"], columns)
+
+
+def register(cli: typer.Typer) -> None:
+    """Add these verbs to the command."""
+    cli.add_typer(mail, name="mail")
+    cli.add_typer(notifications, name="notifications")

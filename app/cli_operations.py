@@ -1,0 +1,344 @@
+"""The verbs of `articurated` for people who operate it: audit, jobs, refunds, documents, diagnosis.
+
+They talk to the database of the configuration; without one, to the system that `articurated up` runs.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+import typer
+
+T = TypeVar("T")
+
+audit = typer.Typer(help="The audit trail: proof and export.", no_args_is_help=True)
+jobs = typer.Typer(help="Background jobs and their dead letters.", no_args_is_help=True)
+refunds = typer.Typer(help="Money out, and the gateway's books.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
+
+
+class MachineName(StrEnum):
+    """The state machines."""
+
+    ORDER = "order"
+    RETURN = "return"
+
+
+class PictureFormat(StrEnum):
+    """How a state machine is drawn."""
+
+    MERMAID = "mermaid"
+    SVG = "svg"
+
+
+def connect_to_running_system(*, needed: bool = True) -> None:
+    """Point the settings at the embedded system that runs, unless the configuration names a database itself.
+
+    Raises:
+        EmbeddedError: there is neither, and it is needed.
+    """
+    from app.config import get_settings
+    from app.embedded.data_folder import default_data_dir
+    from app.embedded.process import EmbeddedError
+    from app.embedded.run import running_connection
+
+    if "database_url" not in get_settings().model_fields_set:
+        found = running_connection(default_data_dir())
+        if needed and not found:
+            raise EmbeddedError(
+                f"no system runs over {default_data_dir()}, and DATABASE_URL names no database."
+                " Start one with `./dev run`, or set DATABASE_URL."
+            )
+        os.environ.update(found)
+        get_settings.cache_clear()
+
+
+@asynccontextmanager
+async def _database() -> AsyncIterator[Any]:
+    from app.config import get_settings
+    from app.database import Database
+
+    database = Database(get_settings(), "articurated-cli", pool_size=2)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def with_database(work: Callable[[Any], Awaitable[T]]) -> T:
+    """Return what `work` gives of the configured database, or of the system that runs."""
+
+    async def run() -> T:
+        async with _database() as database:
+            return await work(database)
+
+    connect_to_running_system()
+    return asyncio.run(run())
+
+
+def operator() -> Any:
+    """Who acts here: someone with the server's own credentials, so the system, through the CLI."""
+    from app.core.actor import Actor
+    from app.core.enums import ActorType, Trigger
+
+    return Actor(id=None, type=ActorType.SYSTEM, trigger=Trigger.CLI)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document."""
+    import orjson
+
+    options = orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE
+    sys.stdout.buffer.write(orjson.dumps(value, default=str, option=options))
+    sys.stdout.flush()
+
+
+def print_table(rows: list[dict[str, Any]], columns: list[str]) -> None:
+    """Print aligned columns, nothing cut short: ids are there to be copied, errors to be read."""
+    lines = [columns] + [["" if row[column] is None else str(row[column]) for column in columns] for row in rows]
+    widths = [max(len(line[position]) for line in lines) for position in range(len(columns))]
+    for line in lines:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+# --- audit -----------------------------------------------------------------------------------------------------
+
+
+@audit.command("verify")
+def audit_verify(json: Json = False) -> None:
+    """Walk every chain and replay every transition; exit 1 at the first row that does not hold."""
+    from app.services.audit_service import AuditService
+
+    report = with_database(lambda database: AuditService(database).verify())
+    if json:
+        print_json(report)
+    elif report["ok"]:
+        typer.echo(f"The audit trail holds: {report['rows']} rows of {report['entities']} entities.")
+    else:
+        fault = report["fault"]
+        where = f"{fault['entity_type']} {fault['entity_id']}" + (f" row {fault['seq']}" if fault["seq"] else "")
+        typer.echo(f"The audit trail does NOT hold.\n{where}: {fault['fault']}")
+    if not report["ok"]:
+        raise typer.Exit(1)
+
+
+@audit.command("export")
+def audit_export(
+    output: Annotated[Path | None, typer.Option(help="File to write; standard output without.")] = None,
+) -> None:
+    """Write the whole trail as JSON Lines, oldest first, with the hashes that prove it."""
+    import orjson
+
+    from app.services.audit_service import AuditService
+
+    async def write(database: Any) -> int:
+        written = 0
+        stream = output.open("wb") if output else sys.stdout.buffer
+        try:
+            async for record in AuditService(database).export():
+                stream.write(orjson.dumps(record, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE))
+                written += 1
+            stream.flush()
+        finally:
+            if output:
+                stream.close()
+        return written
+
+    written = with_database(write)
+    typer.echo(f"{written} rows", err=True)
+
+
+# --- jobs ------------------------------------------------------------------------------------------------------
+
+
+@jobs.command("list")
+def jobs_list(
+    state: Annotated[str, typer.Option(help="PENDING, PUBLISHED, RUNNING, SUCCEEDED, DEAD or DISMISSED.")] = "DEAD",
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    json: Json = False,
+) -> None:
+    """List jobs in one state, newest first; without an option those that wait for a person."""
+    from app.core.enums import JobState
+    from app.services import job_queries
+
+    try:
+        wanted = JobState(state.upper())
+    except ValueError:
+        raise typer.BadParameter(f"{state} is no state of a job") from None
+    rows = with_database(lambda database: job_queries.list_jobs(database, wanted, limit))
+    if json:
+        print_json(rows)
+    else:
+        print_table(rows, ["id", "kind", "entity_id", "failures", "claims", "run_at", "last_error"])
+
+
+@jobs.command("show")
+def jobs_show(job_id: UUID) -> None:
+    """Show everything about one job, as JSON."""
+    from app.services import job_queries
+
+    print_json(with_database(lambda database: job_queries.show_job(database, job_id)))
+
+
+@jobs.command("retry")
+def jobs_retry(
+    job_id: Annotated[UUID, typer.Argument(help="The job, or its dead letter.")],
+    note: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
+) -> None:
+    """Make a dead job due again, with all its retries."""
+    _resolve("retry", job_id, note)
+
+
+@jobs.command("dismiss")
+def jobs_dismiss(
+    job_id: Annotated[UUID, typer.Argument(help="The job, or its dead letter.")],
+    note: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
+) -> None:
+    """Give a dead job up for good."""
+    _resolve("dismiss", job_id, note)
+
+
+def _resolve(verb: str, job_id: UUID, note: str | None) -> None:
+    from app.services.dead_letter_service import DeadLetterService
+
+    async def resolve(database: Any) -> dict[str, Any]:
+        service = DeadLetterService(database)
+        letter_id = await service.open_letter(job_id)
+        resolved: dict[str, Any] = await getattr(service, verb)(letter_id, operator(), note)
+        return resolved
+
+    letter = with_database(resolve)
+    typer.echo(f"{letter['resolution'].lower()}: {letter['kind']} of {letter['entity_id']}")
+
+
+# --- refunds ---------------------------------------------------------------------------------------------------
+
+
+@refunds.command("list")
+def refunds_list(
+    state: Annotated[str | None, typer.Option(help="PENDING, PROCESSING, SUCCEEDED, FAILED or UNKNOWN.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 50,
+    json: Json = False,
+) -> None:
+    """List refunds, newest first."""
+    from pydantic import ValidationError
+
+    from app.schemas.refund import RefundQuery
+    from app.services.refund_service import RefundService
+
+    try:
+        query = RefundQuery(state=[state.upper()] if state else [], limit=limit)
+    except ValidationError:
+        raise typer.BadParameter(f"{state} is no state of a refund") from None
+    page = with_database(lambda database: RefundService(database).list(query))
+    if json:
+        print_json(page["data"])
+    else:
+        print_table(page["data"], ["id", "order_id", "state", "amount", "currency", "gateway_refund_id", "last_error"])
+
+
+@refunds.command("reconcile")
+def refunds_reconcile(
+    repair: Annotated[bool, typer.Option(help="Record what the gateway paid and we do not know of.")] = False,
+    json: Json = False,
+) -> None:
+    """Compare our refunds with the gateway's books; exit 1 when they differ."""
+    from dataclasses import asdict
+
+    from app.config import get_settings
+    from app.services.gateway_http import HttpPaymentGateway
+    from app.services.refund_service import RefundService
+
+    async def compare(database: Any) -> Any:
+        async with HttpPaymentGateway.from_settings(get_settings()) as gateway:
+            return await RefundService(database).reconcile(gateway, repair=repair)
+
+    report = with_database(compare)
+    if json:
+        print_json(asdict(report))
+    else:
+        typer.echo(f"{report.ours} refunds here, {report.theirs} at the gateway, {len(report.differences)} differences")
+        for difference in report.differences:
+            typer.echo(
+                f"  {difference.kind}  {difference.reference}  ours {difference.our_amount}  theirs {difference.their_amount}"
+            )
+        if report.repaired:
+            typer.echo(f"{report.repaired} recorded as paid")
+    if len(report.differences) > report.repaired:
+        raise typer.Exit(1)
+
+
+# --- documents and diagnosis -----------------------------------------------------------------------------------
+
+
+def openapi(
+    output: Annotated[Path | None, typer.Option(help="File to write; standard output without.")] = None,
+) -> None:
+    """Print the OpenAPI document as YAML: what `API-SPECIFICATION.yml` holds."""
+    from app.main import openapi_yaml
+
+    document = openapi_yaml()
+    if output:
+        output.write_text(document, encoding="utf-8")
+    else:
+        typer.echo(document, nl=False)
+
+
+def diagram(
+    machine: Annotated[MachineName, typer.Argument()] = MachineName.ORDER,
+    picture: Annotated[PictureFormat, typer.Option("--format")] = PictureFormat.MERMAID,
+    output: Annotated[Path | None, typer.Option(help="File to write; standard output without.")] = None,
+) -> None:
+    """Draw a state machine from the table that the system runs on."""
+    from app.core.enums import EntityType
+    from app.services import diagrams
+
+    draw = diagrams.mermaid if picture is PictureFormat.MERMAID else diagrams.svg
+    drawn = draw(EntityType[machine.name])
+    if output:
+        output.write_text(drawn, encoding="utf-8")
+    else:
+        typer.echo(drawn, nl=False)
+
+
+def doctor(json: Json = False) -> None:
+    """Look at every part that the configuration names and say what is wrong; exit 1 if anything is."""
+    from app.config import get_settings
+    from app.doctor import Level, examine
+
+    connect_to_running_system(needed=False)
+    findings = asyncio.run(examine(get_settings()))
+    if json:
+        print_json([finding.as_json() for finding in findings])
+    else:
+        colours = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "red"}
+        for finding in findings:
+            typer.echo(typer.style(finding.line[0], fg=colours[finding.level]) + finding.line[1:])
+    if any(finding.level is Level.FAILURE for finding in findings):
+        raise typer.Exit(1)
+
+
+def flower(
+    address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5555,
+) -> None:
+    """Show queues and workers in the browser: Flower (an optional extra)."""
+    from app.tasks.processes import run_flower
+
+    connect_to_running_system(needed=False)
+    run_flower(address, port)
+
+
+def register(cli: typer.Typer) -> None:
+    """Add these verbs to the command."""
+    for name, group in (("audit", audit), ("jobs", jobs), ("refunds", refunds)):
+        cli.add_typer(group, name=name)
+    for command in (openapi, diagram, doctor, flower):
+        cli.command()(command)

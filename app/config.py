@@ -1,0 +1,334 @@
+"""Settings of every process, read once from the environment and `.env` (contract section 10).
+
+A missing or invalid value stops the start with one message that names every fault: a service that
+starts with half a configuration fails later, in the middle of someone's refund.
+"""
+
+import ipaddress
+import re
+from datetime import timedelta
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Known to all who read this: production refuses every one of them.
+DEVELOPMENT_SECRET_KEY = "development-secret-key-not-for-production"  # noqa: S105
+DEVELOPMENT_API_KEY = "dev-api-key"
+DEVELOPMENT_GATEWAY_KEY = "sk_test_articurated"
+DEVELOPMENT_WEBHOOK_SECRET = "whsec_development-webhook-secret"  # noqa: S105
+DEVELOPMENT_CHANNEL_SECRET = "whsec_development-channel-secret"  # noqa: S105
+MINIMUM_SECRET_LENGTH = 32
+
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
+_PUBLIC_URL = re.compile(_ORIGIN.pattern + r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?")
+
+Email = Annotated[str, Field(min_length=3, max_length=320, pattern=r"^[^@\s]+@[^@\s]+$")]
+
+
+class SettingsError(Exception):
+    """The configuration cannot be used; the message names each fault, one a line."""
+
+
+class Settings(BaseSettings):
+    """All configuration, one field per environment variable (same name in capitals).
+
+    Durations are in the unit that the name ends with. Money settings are in the order's currency.
+    """
+
+    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore")
+
+    environment: Literal["development", "testing", "production"] = "development"
+
+    # Addresses may hold a password: none of them shows in the text of the settings.
+    database_url: str = Field("postgresql://articurated:dev_password@localhost:5432/articurated_orders", repr=False)
+    database_admin_url: str | None = Field(
+        None, repr=False, description="Owner connection for migrations; DATABASE_URL when absent."
+    )
+    database_role: str = Field(
+        "articurated_app",
+        pattern=r"^[a-z_][a-z0-9_]{0,62}$",
+        description="Role each application connection takes on: it can neither change nor delete history.",
+    )
+    database_pool_size: int = Field(10, ge=1, le=200)
+    database_statement_timeout_seconds: int = Field(15, ge=1)
+
+    redis_url: str = Field("redis://localhost:6379/0", repr=False)
+
+    secret_key: SecretStr = SecretStr(DEVELOPMENT_SECRET_KEY)
+    secret_key_previous: SecretStr = Field(SecretStr(""), description="Still verifies, signs no more.")
+    api_key: SecretStr | None = SecretStr(DEVELOPMENT_API_KEY)
+    jwt_issuer: str = "articurated"
+    jwt_audience: str = "articurated-api"
+    jwks_url: str | None = Field(None, description="Keys of an identity provider.")
+    jwks_file: Path | None = Field(None, description="The same as a file.")
+    jwks_issuer: str | None = Field(None, description="JWT_ISSUER when absent.")
+    jwks_audience: str | None = Field(None, description="JWT_AUDIENCE when absent.")
+    jwks_refresh_seconds: int = Field(300, ge=10, le=3600)
+    rate_limit_per_minute: int = Field(100, ge=0, le=100_000, description="Requests of one caller; 0 is no limit.")
+    trusted_proxies: str = Field("", description="Addresses and networks whose X-Forwarded-For is believed.")
+    max_body_bytes: int = Field(1_048_576, ge=1024)
+    force_https: bool = Field(True, description="Production refuses what came over plain HTTP, health checks apart.")
+    cors_allowed_origins: str = Field("", description="Web origins that may call from a browser, by commas.")
+
+    smtp_host: str = "localhost"
+    smtp_port: int = Field(1025, ge=1, le=65535)
+    smtp_user: str = ""
+    smtp_password: SecretStr = SecretStr("")
+    smtp_tls: Literal["none", "starttls", "implicit"] = "none"
+    smtp_timeout_seconds: float = Field(10, gt=0)
+    mail_from: Email = "orders@articurated.example"
+    mail_from_name: str = "ArtiCurated"
+    warehouse_email: Email = "warehouse@articurated.example"
+    managers_email: Email = "managers@articurated.example"
+    operations_email: Email = "operations@articurated.example"
+
+    chat_adapter: Literal["off", "log", "webhook"] = "off"
+    chat_webhook_url: SecretStr = SecretStr("")
+    sms_adapter: Literal["off", "log", "webhook"] = "off"
+    sms_webhook_url: SecretStr = SecretStr("")
+    channel_webhook_secret: SecretStr = SecretStr(DEVELOPMENT_CHANNEL_SECRET)
+    outbound_allowed_hosts: str = ""
+    outbound_timeout_seconds: float = Field(10, gt=0, le=20)
+
+    storage_type: Literal["local", "memory", "s3", "gcs", "azure"] = "local"
+    storage_path: Path = ROOT / "storage"
+    storage_bucket: str | None = None
+    aws_access_key_id: str | None = None
+    aws_secret_access_key: SecretStr | None = None
+    aws_s3_bucket: str | None = None
+    aws_region: str | None = None
+    aws_endpoint_url: str | None = None
+    attachment_max_bytes: int = Field(10_485_760, ge=1024, le=104_857_600)
+    attachments_per_return: int = Field(10, ge=1, le=100)
+    file_link_ttl_seconds: int = Field(900, ge=10, le=604_800)
+    file_link_delivery: Literal["redirect", "stream"] = "redirect"
+    public_url: str | None = Field(None, description="Where callers reach this API, for links in answers.")
+
+    payment_gateway_url: str = "http://127.0.0.1:8002"
+    payment_gateway_api_key: SecretStr = SecretStr(DEVELOPMENT_GATEWAY_KEY)
+    payment_webhook_secret: SecretStr = SecretStr(DEVELOPMENT_WEBHOOK_SECRET)
+    payment_gateway_timeout_seconds: float = Field(10, gt=0)
+    payment_webhook_tolerance_seconds: int = Field(300, ge=1)
+
+    invoice_renderer: Literal["typst", "weasyprint"] = "typst"
+    seller_name: str = "ArtiCurated Marketplace"
+    seller_street: str = "12 Rue des Artisans"
+    seller_postal_code: str = "75003"
+    seller_city: str = "Paris"
+    seller_country: str = Field("FR", pattern=r"^[A-Z]{2}$")
+    seller_tax_id: str = "FR 40 303 265 045"
+    seller_email: Email = "billing@articurated.example"
+
+    unpaid_order_ttl_hours: int = Field(24, ge=1)
+    return_window_days: int = Field(30, ge=1)
+    return_review_sla_hours: int = Field(24, ge=1)
+    return_expiry_days: int = Field(7, ge=1)
+
+    invoice_retries: int = Field(3, ge=0, le=20)
+    invoice_retry_base_seconds: float = Field(30, gt=0)
+    invoice_retry_cap_seconds: float = Field(600, gt=0)
+    refund_retries: int = Field(5, ge=0, le=20)
+    refund_retry_base_seconds: float = Field(120, gt=0)
+    refund_retry_cap_seconds: float = Field(1800, gt=0)
+    notification_retries: int = Field(5, ge=0, le=20)
+    notification_retry_base_seconds: float = Field(30, gt=0)
+    notification_retry_cap_seconds: float = Field(1800, gt=0)
+    job_max_claims: int = Field(20, ge=1, description="Claims a job may use up before it counts as crashing.")
+    job_lease_seconds: float = Field(60, gt=0)
+    job_redispatch_seconds: float = Field(60, gt=0, description="A published job nobody claimed is sent again.")
+    relay_poll_seconds: float = Field(0.04, gt=0)
+    daily_summary_hour_utc: int = Field(6, ge=0, le=23)
+
+    sentry_dsn: SecretStr = SecretStr("")
+    prometheus_port: int = Field(0, ge=0, le=65535, description="Of worker, relay and beat; 0 opens none.")
+    prometheus_host: str = "127.0.0.1"
+    flower_basic_auth: SecretStr = SecretStr("")
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["json", "console"] = "json"
+
+    @field_validator("database_url", "database_admin_url")
+    @classmethod
+    def _postgres_only(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("postgresql://", "postgres://")):
+            raise ValueError("must be a postgresql:// URL")
+        return value
+
+    @field_validator("cors_allowed_origins")
+    @classmethod
+    def _origins_only(cls, value: str) -> str:
+        for origin in filter(None, value.split(",")):
+            if _ORIGIN.fullmatch(origin.strip()) is None:
+                raise ValueError(f"{origin.strip()[:100]!r} is no origin: https://shop.example, no path, no wildcard")
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _plain_address(cls, value: str | None) -> str | None:
+        """Links are made by putting a path behind it, so nothing in it may swallow or climb over that path."""
+        if not value:
+            return None
+        if _PUBLIC_URL.fullmatch(value) is None or ".." in value:
+            raise ValueError("must be an http:// or https:// address, perhaps with a path: no login, query or fragment")
+        return value.rstrip("/")
+
+    @field_validator("jwks_url", "jwks_file", mode="before")
+    @classmethod
+    def _empty_is_absent(cls, value: object) -> object:
+        return value or None
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _named_proxies_only(cls, value: str) -> str:
+        for given in filter(None, (part.strip() for part in value.split(","))):
+            try:
+                everyone = ipaddress.ip_network(given).prefixlen == 0
+            except ValueError:
+                raise ValueError(f"{given[:100]!r} is no address and no network such as 10.0.0.0/8") from None
+            if everyone:
+                raise ValueError(f"{given} would believe everyone")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_only(cls, value: str) -> str:
+        if not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must be a redis://, rediss:// or unix:// URL")
+        return value
+
+    @model_validator(mode="after")
+    def _webhook_adapters_know_where_to(self) -> Self:
+        """Refuse a channel that is switched on and leads nowhere; `app.utils.outbound` judges each call (REQ-006)."""
+        faults = [
+            f"{name}_WEBHOOK_URL must be an https:// address while {name}_ADAPTER is webhook"
+            for name, adapter, url in (
+                ("CHAT", self.chat_adapter, self.chat_webhook_url.get_secret_value()),
+                ("SMS", self.sms_adapter, self.sms_webhook_url.get_secret_value()),
+            )
+            if adapter == "webhook"
+            and not url.startswith("https://")
+            and not (url.startswith("http://") and self.environment != "production")
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    @model_validator(mode="after")
+    def _keys_of_the_provider_come_safely(self) -> Self:
+        """Whoever can change the keys on their way can sign for anyone, so they come over TLS, or from a file."""
+        if self.jwks_url is None:
+            return self
+        if self.jwks_file is not None:
+            raise ValueError("JWKS_URL and JWKS_FILE exclude each other")
+        url = urlsplit(self.jwks_url)
+        plain = url.scheme == "http" and self.environment != "production" and _is_loopback(url.hostname)
+        if not url.hostname or not (url.scheme == "https" or plain):
+            raise ValueError("JWKS_URL must be an https:// address; http:// only to this machine, outside production")
+        if url.username is not None or url.password is not None or url.fragment:
+            raise ValueError("JWKS_URL must have no login and no fragment")
+        return self
+
+    @model_validator(mode="after")
+    def _production_has_its_own_secrets(self) -> Self:
+        """Production refuses to start with a secret that everyone can read here (contract section 7)."""
+        if self.environment != "production":
+            return self
+        faults = []
+        secret = self.secret_key.get_secret_value()
+        if secret == DEVELOPMENT_SECRET_KEY or len(secret) < MINIMUM_SECRET_LENGTH:
+            faults.append(f"SECRET_KEY must be your own, at least {MINIMUM_SECRET_LENGTH} characters")
+        faults += self._open_doors()
+        if self.api_key and self.api_key.get_secret_value():
+            faults.append("API_KEY is for development; leave it empty and create keys with `articurated keys create`")
+        if self.payment_gateway_api_key.get_secret_value() in {"", DEVELOPMENT_GATEWAY_KEY}:
+            faults.append("PAYMENT_GATEWAY_API_KEY must be your own")
+        webhook_secret = self.payment_webhook_secret.get_secret_value()
+        if webhook_secret == DEVELOPMENT_WEBHOOK_SECRET or len(webhook_secret) < MINIMUM_SECRET_LENGTH:
+            faults.append(f"PAYMENT_WEBHOOK_SECRET must be your own, at least {MINIMUM_SECRET_LENGTH} characters")
+        channel_secret = self.channel_webhook_secret.get_secret_value()
+        weak = channel_secret == DEVELOPMENT_CHANNEL_SECRET or len(channel_secret) < MINIMUM_SECRET_LENGTH
+        if weak and "webhook" in {self.chat_adapter, self.sms_adapter}:
+            faults.append(f"CHANNEL_WEBHOOK_SECRET must be your own, at least {MINIMUM_SECRET_LENGTH} characters")
+        if "dev_password" in self.database_url or "dev_password" in (self.database_admin_url or ""):
+            faults.append("DATABASE_URL or DATABASE_ADMIN_URL holds the development password")
+        if self.storage_type == "memory":
+            faults.append("STORAGE_TYPE memory forgets every invoice")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    @property
+    def cors_origins(self) -> list[str]:
+        """Origins of web pages that may call the API from a browser (NFR-004); none by default."""
+        return [origin.strip() for origin in self.cors_allowed_origins.split(",") if origin.strip()]
+
+    @property
+    def proxies(self) -> list[str]:
+        """Addresses and networks whose `X-Forwarded-For` is believed (NFR-004); none by default."""
+        return [proxy.strip() for proxy in self.trusted_proxies.split(",") if proxy.strip()]
+
+    @property
+    def outbound_hosts(self) -> frozenset[str]:
+        """Hosts that webhooks may reach at inner addresses (NFR-004)."""
+        return frozenset(host.strip().lower() for host in self.outbound_allowed_hosts.split(",") if host.strip())
+
+    def _open_doors(self) -> list[str]:
+        """What would let in, or let try, those that production must keep out."""
+        faults = []
+        previous = self.secret_key_previous.get_secret_value()
+        if previous and (previous == DEVELOPMENT_SECRET_KEY or len(previous) < MINIMUM_SECRET_LENGTH):
+            faults.append(f"SECRET_KEY_PREVIOUS must be empty or your own, at least {MINIMUM_SECRET_LENGTH} characters")
+        if self.rate_limit_per_minute == 0:
+            faults.append("RATE_LIMIT_PER_MINUTE 0 lets anyone guess keys without end; set a high number instead")
+        return faults
+
+    @property
+    def unpaid_order_ttl(self) -> timedelta:
+        """Time after which an unpaid order is cancelled by SYSTEM (REQ-001)."""
+        return timedelta(hours=self.unpaid_order_ttl_hours)
+
+    @property
+    def return_window(self) -> timedelta:
+        """Time after delivery in which a return may be requested (REQ-002)."""
+        return timedelta(days=self.return_window_days)
+
+
+def _is_loopback(host: str | None) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+KEEP_ALIVE_SECONDS = 75
+"""How long our HTTP servers keep an idle connection: longer than any usual client or proxy does (60 s at the most).
+
+The side that closes first decides: a server that gave up first would now and then reset a request on its way.
+"""
+
+MONEY_LIMIT = Decimal("9999999999.99")
+"""Largest amount that NUMERIC(12,2) holds."""
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """Return the settings of this process, read on first use.
+
+    Raises:
+        SettingsError: a value is missing or invalid; the message names each.
+    """
+    try:
+        return Settings()
+    except ValidationError as fault:
+        lines = [
+            f"  {'.'.join(str(part) for part in error['loc']).upper() or 'SETTINGS'}: {error['msg']}"
+            for error in fault.errors(include_url=False, include_input=False)
+        ]
+        raise SettingsError("Configuration refused:\n" + "\n".join(lines)) from None

@@ -1,0 +1,1 @@
+"""What all floors above share: who acts, the vocabularies, logging, metrics, credentials."""

@@ -1,0 +1,148 @@
+"""The closed vocabularies that tables, schemas and services share. Stored as text under a CHECK."""
+
+from enum import StrEnum
+
+
+class OrderStatus(StrEnum):
+    """States of an order (REQ-001)."""
+
+    PENDING_PAYMENT = "PENDING_PAYMENT"
+    PAID = "PAID"
+    PROCESSING_IN_WAREHOUSE = "PROCESSING_IN_WAREHOUSE"
+    SHIPPED = "SHIPPED"
+    DELIVERED = "DELIVERED"
+    CANCELLED = "CANCELLED"
+
+
+class ReturnStatus(StrEnum):
+    """States of a return (REQ-002)."""
+
+    REQUESTED = "REQUESTED"
+    APPROVED = "APPROVED"
+    REJECTED = "REJECTED"
+    IN_TRANSIT = "IN_TRANSIT"
+    RECEIVED = "RECEIVED"
+    COMPLETED = "COMPLETED"
+
+
+class RejectionReason(StrEnum):
+    """Why a return was rejected (REQ-002)."""
+
+    DAMAGE_NOT_COVERED = "DAMAGE_NOT_COVERED"
+    POLICY_VIOLATION = "POLICY_VIOLATION"
+    OUTSIDE_WINDOW = "OUTSIDE_WINDOW"
+    FRAUDULENT = "FRAUDULENT"
+    EXPIRED = "EXPIRED"
+    OTHER = "OTHER"
+
+
+class EntityType(StrEnum):
+    """What a history row, an event or a job is about."""
+
+    ORDER = "ORDER"
+    RETURN = "RETURN"
+    INVOICE = "INVOICE"
+    PAYMENT = "PAYMENT"
+    REFUND = "REFUND"
+    JOB = "JOB"
+
+
+class ActorType(StrEnum):
+    """Who acted: a person or program with credentials, or the system by itself (REQ-003)."""
+
+    USER = "USER"
+    SYSTEM = "SYSTEM"
+
+
+class Trigger(StrEnum):
+    """What set the change off (REQ-003)."""
+
+    API_CALL = "API_CALL"
+    BACKGROUND_JOB = "BACKGROUND_JOB"
+    WEBHOOK = "WEBHOOK"
+    CLI = "CLI"
+
+
+class Role(StrEnum):
+    """Roles of callers (contract section 4)."""
+
+    CUSTOMER = "customer"
+    WAREHOUSE = "warehouse"
+    MANAGER = "manager"
+    ADMIN = "admin"
+    SERVICE = "service"
+
+
+class JobState(StrEnum):
+    """States of a job row (contract section 8)."""
+
+    PENDING = "PENDING"
+    PUBLISHED = "PUBLISHED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    DEAD = "DEAD"
+    DISMISSED = "DISMISSED"
+
+
+class Queue(StrEnum):
+    """Celery queues, one per kind of promise (REQ-004)."""
+
+    INVOICES = "invoices"
+    REFUNDS = "refunds"
+    NOTIFICATIONS = "notifications"
+
+
+class PaymentState(StrEnum):
+    """States of the payment of an order."""
+
+    PENDING = "PENDING"
+    CAPTURED = "CAPTURED"
+
+
+class RefundState(StrEnum):
+    """States of a refund (contract section 9)."""
+
+    PENDING = "PENDING"
+    PROCESSING = "PROCESSING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    UNKNOWN = "UNKNOWN"
+
+
+class RefundReason(StrEnum):
+    """What made the refund due."""
+
+    RETURN_COMPLETED = "RETURN_COMPLETED"
+    ORDER_CANCELLED = "ORDER_CANCELLED"
+    PAID_AFTER_CANCEL = "PAID_AFTER_CANCEL"
+
+
+class DocumentKind(StrEnum):
+    """Documents with a number of their own (contract section 11)."""
+
+    INVOICE = "INVOICE"
+    CREDIT_NOTE = "CREDIT_NOTE"
+
+
+class DocumentState(StrEnum):
+    """A document is numbered first, then issued once its bytes are stored."""
+
+    NUMBERED = "NUMBERED"
+    ISSUED = "ISSUED"
+
+
+class Channel(StrEnum):
+    """Ways to tell someone something (REQ-006)."""
+
+    EMAIL = "EMAIL"
+    SMS = "SMS"
+    CHAT = "CHAT"
+
+
+class NotificationState(StrEnum):
+    """Delivery of a notification: handed over, refused for good by the receiver, or given up after the last retry."""
+
+    PENDING = "PENDING"
+    SENT = "SENT"
+    REJECTED = "REJECTED"
+    FAILED = "FAILED"

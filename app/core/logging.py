@@ -1,0 +1,127 @@
+"""Structured logs: one JSON object a line on stderr, whoever writes (NFR-006).
+
+Loggers of libraries go through the same formatter. What users send never becomes part of a log's text:
+events are fixed words with fields, and the JSON encoder escapes whatever a field holds.
+"""
+
+import logging
+import re
+import sys
+import traceback
+from typing import Any, TextIO
+
+import orjson
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from app.config import Settings
+
+# Their messages quote the values that were sent, people's names and addresses among them.
+_QUOTING_PACKAGES = ("sqlalchemy", "psycopg", "pydantic", "pydantic_core", "jwt")
+
+
+# Python's own errors whose messages repeat the value that was wrong: "invalid literal for int(): 'Ada Lovelace'".
+_QUOTING_TYPES = (ValueError, LookupError)
+_MAIL_ADDRESS = re.compile(r"[^\s<>@'\"]+@[^\s<>@'\"]+")
+_ENTITY_PATH = re.compile(
+    r"/api/v1/(order|return|refund)s/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})(?:/|$)"
+)
+
+ENTITY_IDS = ("order_id", "return_id", "refund_id")
+"""Bound to each line about one of them."""
+
+
+def entity_of_path(path: str) -> dict[str, str]:
+    """Return what a path of the API is about, for the log: `{"order_id": "018f…"}`, or nothing."""
+    found = _ENTITY_PATH.match(path)
+    return {f"{found[1]}_id": found[2].lower()} if found else {}
+
+
+def describe_exception(fault: BaseException, depth: int = 4) -> dict[str, Any]:
+    """Return an exception for a log: its type, where it was raised, what caused it, and its message.
+
+    The message is left out where it may quote data, and mail addresses are taken out of every other; of a database
+    error the SQLSTATE and the constraint are given instead. `depth` is how many causes are followed.
+    """
+    described: dict[str, Any] = {"type": f"{type(fault).__module__}.{type(fault).__qualname__}"}
+    package = type(fault).__module__.partition(".")[0]
+    if package in _QUOTING_PACKAGES:
+        original = getattr(fault, "orig", fault)
+        if sqlstate := getattr(original, "sqlstate", None):
+            described["sqlstate"] = sqlstate
+        if constraint := getattr(getattr(original, "diag", None), "constraint_name", None):
+            described["constraint"] = constraint
+    elif package == "app" or not isinstance(fault, _QUOTING_TYPES):
+        described["message"] = _MAIL_ADDRESS.sub("<address>", str(fault))[:1000]
+    frames = traceback.extract_tb(fault.__traceback__)[-25:]
+    described["stack"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+    cause = fault.__cause__ or (None if fault.__suppress_context__ else fault.__context__)
+    if cause is not None and depth > 0:
+        described["cause"] = describe_exception(cause, depth - 1)
+    return described
+
+
+def _exception_of(exc_info: Any) -> BaseException | None:
+    if isinstance(exc_info, BaseException):
+        return exc_info
+    given = exc_info if isinstance(exc_info, tuple) else sys.exc_info()
+    fault = given[1] if exc_info else None
+    return fault if isinstance(fault, BaseException) else None
+
+
+def _render_exception(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    fault = _exception_of(event.pop("exc_info", None))
+    if fault is not None:
+        event["exception"] = describe_exception(fault)
+    return event
+
+
+def _to_json(_: WrappedLogger, __: str, event: EventDict) -> str:
+    ordered = {"at": event.pop("at"), "level": event.pop("level"), "event": event.pop("event"), **event}
+    return orjson.dumps(ordered, default=str, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _renderer(settings: Settings) -> list[Processor]:
+    if settings.log_format == "console":
+        plain = structlog.dev.plain_traceback  # the rich one prints local variables: customers' data
+        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+    return [_render_exception, _to_json]
+
+
+def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
+    """Send every log of this process, ours and the libraries', to stderr in the configured form.
+
+    Args:
+        settings: level and form.
+        stream: where to write instead, for tests.
+    """
+    output = stream or sys.stderr
+    level = logging.getLevelNamesMapping()[settings.log_level]
+    stamps: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+    ]
+    structlog.configure(
+        processors=[*stamps, *_renderer(settings)],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=output),
+        cache_logger_on_first_use=stream is None,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.add_logger_name, *stamps],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderer(settings)],
+    )
+    handler = logging.StreamHandler(output)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
+    # It tells the address of every call that it makes.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    # The access log is our own, with the request's id and caller.
+    logging.getLogger("uvicorn.access").disabled = True

@@ -1,0 +1,170 @@
+"""Credentials: random API keys, kept as hashes, and signed tokens (contract section 7, NFR-004).
+
+A key has 256 random bits, so a fast hash is the right one: there is nothing to guess, and a slow hash would
+cost 200 ms a request. Our own tokens are HS256; those of an identity provider are what its keys say
+(`app.core.jwks`). The algorithm is never the token's to choose.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import jwt
+
+from app.config import Settings
+from app.core.enums import Role
+
+KEY_SHAPE = re.compile(r"ack_([0-9a-f]{8})_[A-Za-z0-9_-]{43}", re.ASCII)
+JWT_ALGORITHM = "HS256"
+# Ours are around 300 characters; a longer one is not worth decoding. A provider's carry claims for others too.
+JWT_MAXIMUM_LENGTH = 2048
+PROVIDER_JWT_MAXIMUM_LENGTH = 8192
+# A provider's clock is not ours.
+PROVIDER_LEEWAY_SECONDS = 5
+_REQUIRED_CLAIMS = ["exp", "aud", "iss", "sub"]
+# RecursionError and OverflowError: the header is parsed before any signature is checked.
+_FAULTS = (jwt.PyJWTError, ValueError, TypeError, KeyError, RecursionError, OverflowError)
+
+DEVELOPMENT_PRINCIPAL_ID = UUID("00000000-0000-7000-8000-00000000d0e5")
+"""The principal that `API_KEY` stands for in development: always the same, so that audit rows agree."""
+
+
+class CredentialsError(Exception):
+    """The credentials do not hold. Why is for our tests alone: a caller is told nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Whom credentials stand for: an id for the audit trail, a role, and for customers whose records."""
+
+    id: UUID
+    role: Role
+    customer_id: UUID | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a customer without a customer id, and a customer id without a customer.
+
+        Raises:
+            ValueError: one of the two.
+        """
+        if (self.role is Role.CUSTOMER) != (self.customer_id is not None):
+            raise ValueError("a customer id belongs to the role customer, and only there")
+
+
+def new_key() -> tuple[str, str]:
+    """Return a new API key, to be shown once, and its prefix, by which people tell keys apart."""
+    prefix = secrets.token_hex(4)
+    return f"ack_{prefix}_{secrets.token_urlsafe(32)}", prefix
+
+
+def key_digest(key: str) -> bytes:
+    """Return what is stored of a key: its SHA-256."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def same_secret(given: str, expected: str) -> bool:
+    """Return whether two secrets are equal, in a time that tells nothing about where they differ."""
+    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode("utf-8", "surrogatepass"))
+
+
+def issue_token(settings: Settings, principal: Principal, lifetime: timedelta, now: datetime) -> str:
+    """Return a signed token for `principal`, valid from `now` for `lifetime`."""
+    claims: dict[str, Any] = {
+        "iss": settings.jwt_issuer,
+        "aud": settings.jwt_audience,
+        "sub": str(principal.id),
+        "role": str(principal.role),
+        "iat": now,
+        "exp": now + lifetime,
+    }
+    if principal.customer_id is not None:
+        claims["customer_id"] = str(principal.customer_id)
+    return jwt.encode(claims, settings.secret_key.get_secret_value(), algorithm=JWT_ALGORITHM)
+
+
+def token_header(token: str) -> Mapping[str, Any]:
+    """Return what a token says of itself, none of it checked: good for choosing where to look, no more.
+
+    Raises:
+        CredentialsError: no token.
+    """
+    if len(token) > PROVIDER_JWT_MAXIMUM_LENGTH:
+        raise CredentialsError("too long")
+    try:
+        return jwt.get_unverified_header(token)
+    except _FAULTS as fault:
+        raise CredentialsError(type(fault).__name__) from fault
+
+
+def read_token(settings: Settings, token: str) -> Principal:
+    """Return whom a token of ours stands for. `SECRET_KEY_PREVIOUS`, where set, still verifies.
+
+    Raises:
+        CredentialsError: not signed by us, with another algorithm, expired, not valid yet, for another
+            audience or from another issuer, or without a claim that is needed.
+    """
+    if len(token) > JWT_MAXIMUM_LENGTH:
+        raise CredentialsError("too long")
+    previous = settings.secret_key_previous.get_secret_value()
+    try:
+        try:
+            claims = _claims_of_ours(settings, token, settings.secret_key.get_secret_value())
+        except jwt.InvalidSignatureError:
+            if not previous:
+                raise
+            claims = _claims_of_ours(settings, token, previous)
+        return _principal(claims)
+    except _FAULTS as fault:
+        raise CredentialsError(type(fault).__name__) from fault
+
+
+def _claims_of_ours(settings: Settings, token: str, secret: str) -> dict[str, Any]:
+    return jwt.decode(
+        token,
+        secret,
+        algorithms=[JWT_ALGORITHM],
+        audience=settings.jwt_audience,
+        issuer=settings.jwt_issuer,
+        options={"require": _REQUIRED_CLAIMS},
+    )
+
+
+def read_provider_token(settings: Settings, token: str, key: jwt.PyJWK) -> Principal:
+    """Return whom a token of the identity provider stands for.
+
+    Args:
+        settings: whose issuer and audience it must name.
+        token: whose header named `key`.
+        key: of the provider's set; its algorithm is the only one taken.
+
+    Raises:
+        CredentialsError: as for `read_token`.
+    """
+    try:
+        claims = jwt.decode(
+            token,
+            key,
+            algorithms=[key.algorithm_name],
+            audience=settings.jwks_audience or settings.jwt_audience,
+            issuer=settings.jwks_issuer or settings.jwt_issuer,
+            leeway=PROVIDER_LEEWAY_SECONDS,
+            options={"require": _REQUIRED_CLAIMS},
+        )
+        return _principal(claims)
+    except _FAULTS as fault:
+        raise CredentialsError(type(fault).__name__) from fault
+
+
+def _principal(claims: Mapping[str, Any]) -> Principal:
+    customer_id = claims.get("customer_id")
+    return Principal(
+        id=UUID(str(claims["sub"])),
+        role=Role(claims["role"]),
+        customer_id=None if customer_id is None else UUID(str(customer_id)),
+    )

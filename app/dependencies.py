@@ -1,0 +1,285 @@
+"""What a web request is given: the services of this process, and who is calling (contract section 7)."""
+
+import ipaddress
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, cast
+
+from fastapi import Request
+from starlette.types import Scope
+
+from app.config import Settings
+from app.core.actor import Actor
+from app.core.enums import ActorType, Role, Trigger
+from app.core.key_cache import KeyCache, KeySetUnavailableError, provider_keys
+from app.core.security import (
+    DEVELOPMENT_PRINCIPAL_ID,
+    JWT_ALGORITHM,
+    CredentialsError,
+    Principal,
+    read_provider_token,
+    read_token,
+    same_secret,
+    token_header,
+)
+from app.database import Database
+from app.services import order_service
+from app.services.audit_service import AuditService
+from app.services.dead_letter_service import DeadLetterService
+from app.services.file_links import FileLinks
+from app.services.health_service import HealthService
+from app.services.idempotency_service import IdempotencyService
+from app.services.key_service import KeyService
+from app.services.notification_log import NotificationLog
+from app.services.order_service import OrderService
+from app.services.payment_service import PaymentService
+from app.services.rate_limit import RateLimiter, Verdict
+from app.services.rate_limit_store import WINDOW_SECONDS, SharedWindows
+from app.services.refund_service import RefundService
+from app.services.return_service import ReturnService
+from app.services.stats_service import StatsService
+from app.utils.clock import Clock, utc_now
+from app.utils.exceptions import RateLimitedError, ServiceUnavailableError, UnauthenticatedError
+
+if TYPE_CHECKING:
+    from app.services.attachment_service import AttachmentService
+    from app.services.file_service import FileService
+    from app.services.invoice_service import InvoiceService
+    from app.utils.storage import Storage
+
+ACTOR = "articurated.actor"
+"""Where a request's scope holds its actor, for the access log."""
+
+RATE_LIMIT = "articurated.rate_limit"
+"""Where a request's scope holds what its caller is told about the limit, for the headers of the answer."""
+
+
+class Services:
+    """The services of a process on one pool, each made when it is first needed."""
+
+    def __init__(self, settings: Settings, database: Database, clock: Clock = utc_now) -> None:
+        self.settings = settings
+        self.database = database
+        self.clock = clock
+        self.orders = OrderService(database, clock)
+        self.returns = ReturnService(database, settings.return_window, clock)
+        self.keys = KeyService(database)
+        self.idempotency = IdempotencyService(database)
+        self.health = HealthService(database, settings)
+        self.stats = StatsService(database, clock, review_hours=settings.return_review_sla_hours)
+
+    @cached_property
+    def audit(self) -> AuditService:
+        """Search and verification of the audit trail."""
+        return AuditService(self.database, self.clock)
+
+    @cached_property
+    def payments(self) -> PaymentService:
+        """What the gateway reports."""
+        return PaymentService(self.database, order_service.STATEMENT, self.clock)
+
+    @cached_property
+    def refunds(self) -> RefundService:
+        """Money on its way back."""
+        return RefundService(self.database, self.clock)
+
+    @cached_property
+    def dead_letters(self) -> DeadLetterService:
+        """Jobs that gave up."""
+        return DeadLetterService(self.database, self.clock)
+
+    @cached_property
+    def notifications(self) -> NotificationLog:
+        """What was told to whom."""
+        return NotificationLog(self.database)
+
+    @cached_property
+    def invoices(self) -> "InvoiceService":
+        """Issued documents. Storage and renderer are loaded with it: most processes never show one."""
+        from app.services.invoice_service import InvoiceService  # noqa: PLC0415
+        from app.utils.invoice_generator import renderer_for  # noqa: PLC0415
+
+        return InvoiceService(self.database, renderer_for(self.settings), self.storage, self.settings, self.clock)
+
+    @cached_property
+    def storage(self) -> "Storage":
+        """Where documents and attachments are kept."""
+        from app.utils.storage import storage_for  # noqa: PLC0415
+
+        return storage_for(self.settings)
+
+    @cached_property
+    def attachments(self) -> "AttachmentService":
+        """Photos and papers of returns."""
+        from app.services.attachment_service import AttachmentService  # noqa: PLC0415
+
+        links = FileLinks.from_settings(self.settings, self.clock)
+        return AttachmentService(self.database, self.storage, links, self.settings, self.clock)
+
+    @cached_property
+    def files(self) -> "FileService":
+        """What signed links lead to."""
+        from app.services.file_service import FileService  # noqa: PLC0415
+
+        links = FileLinks.from_settings(self.settings, self.clock)
+        redirects = self.settings.file_link_delivery == "redirect"
+        return FileService(self.database, self.storage, links, redirects=redirects)
+
+    @cached_property
+    def provider_keys(self) -> KeyCache | None:
+        """Keys of the identity provider; None without one."""
+        return provider_keys(self.settings)
+
+    @cached_property
+    def rate_limiter(self) -> RateLimiter | None:
+        """Counts callers; None when there is no limit."""
+        limit = self.settings.rate_limit_per_minute
+        return RateLimiter(limit, SharedWindows(self.settings.redis_url), self.clock) if limit else None
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for part in (self.provider_keys, self.rate_limiter):
+            if part is not None:
+                await part.close()
+        await self.health.close()
+        await self.database.close()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """Who calls, and the services to serve them with."""
+
+    actor: Actor
+    services: Services
+
+
+async def request_context(request: Request) -> RequestContext:
+    """Return the context of a request that the route has authenticated."""
+    return RequestContext(request.scope[ACTOR], request.app.state.services)
+
+
+async def process_services(request: Request) -> Services:
+    """Return the services, for routes that anyone may call."""
+    return cast("Services", request.app.state.services)
+
+
+async def admit(scope: Scope, services: Services) -> Actor:
+    """Return who makes a request, which counts towards the caller's limit.
+
+    Raises:
+        UnauthenticatedError, ServiceUnavailableError: as in `authenticate`.
+        RateLimitedError: too many requests of this caller, or too many failures from this address.
+    """
+    actor = await authenticate(scope, services)
+    if services.rate_limiter is not None and actor.id is not None:
+        _keep_to(scope, await services.rate_limiter.count_caller(actor.id))
+    return actor
+
+
+async def authenticate(scope: Scope, services: Services) -> Actor:
+    """Return who makes a request, and leave it in the request's scope.
+
+    A header that is there must hold, even beside another one that does. Failures count towards a limit of the
+    address they come from. Beyond it, a key that this process does not know is no longer looked up, be it right
+    or wrong: that is what limits guessing. Callers who are known pass, so that someone behind the same address
+    cannot lock them out, and so do tokens that verify, which nobody guesses.
+
+    Raises:
+        UnauthenticatedError: no credentials, wrong ones, several of a kind, or two that disagree.
+        RateLimitedError: the same, once too often from this address.
+        ServiceUnavailableError: a provider's token, while the provider's keys cannot be had.
+    """
+    try:
+        principal = await _principal(scope, services)
+    except UnauthenticatedError:
+        if services.rate_limiter is not None:
+            _keep_to(scope, await services.rate_limiter.count_failure(client_address(scope)))
+        raise
+    actor = Actor(
+        id=principal.id,
+        type=ActorType.USER,
+        trigger=Trigger.API_CALL,
+        role=principal.role,
+        customer_id=principal.customer_id,
+        ip_address=client_address(scope),
+    )
+    scope[ACTOR] = actor
+    return actor
+
+
+def _keep_to(scope: Scope, verdict: Verdict) -> None:
+    scope[RATE_LIMIT] = verdict
+    if not verdict.allowed:
+        raise RateLimitedError(verdict.limit, WINDOW_SECONDS, verdict.reset_seconds)
+
+
+async def _principal(scope: Scope, services: Services) -> Principal:
+    key, bearer = _credentials(scope)
+    by_key = await _by_key(key, scope, services) if key is not None else None
+    by_token = await _by_token(bearer, services) if bearer is not None else None
+    principal = by_key or by_token
+    if principal is None or (by_key is not None and by_token is not None and by_key != by_token):
+        raise UnauthenticatedError
+    return principal
+
+
+def _credentials(scope: Scope) -> tuple[str | None, str | None]:
+    found: dict[bytes, str] = {}
+    for name, value in scope["headers"]:
+        if name in {b"x-api-key", b"authorization"}:
+            if name in found:
+                raise UnauthenticatedError
+            found[name] = value.decode("latin-1")
+    return found.get(b"x-api-key"), found.get(b"authorization")
+
+
+async def _by_key(key: str, scope: Scope, services: Services) -> Principal:
+    development_key = services.settings.api_key
+    if development_key is not None and services.settings.environment != "production":
+        expected = development_key.get_secret_value()
+        if expected and same_secret(key, expected):
+            return Principal(id=DEVELOPMENT_PRINCIPAL_ID, role=Role.ADMIN)
+    if services.rate_limiter is not None:
+        refusal = services.rate_limiter.known_refusal(client_address(scope))
+        if refusal is not None and not services.keys.has_met(key):
+            _keep_to(scope, refusal)
+    principal = await services.keys.authenticate(key)
+    if principal is None:
+        raise UnauthenticatedError
+    return principal
+
+
+async def _by_token(authorization: str, services: Services) -> Principal:
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer":
+        raise UnauthenticatedError
+    token = token.strip(" ")
+    keys = services.provider_keys
+    try:
+        if keys is None:
+            return read_token(services.settings, token)
+        # What a token says of itself decides who is asked for the key, and nothing else: a secret of ours never
+        # meets another algorithm, nor a key of the provider's the one of our secret.
+        header = token_header(token)
+        if header.get("alg") == JWT_ALGORITHM:
+            return read_token(services.settings, token)
+        return read_provider_token(services.settings, token, await keys.find(header))
+    except CredentialsError:
+        raise UnauthenticatedError from None
+    except KeySetUnavailableError:
+        raise ServiceUnavailableError("Tokens of the identity provider cannot be checked right now.") from None
+
+
+def client_address(scope: Scope) -> str | None:
+    """Return the caller's IP address, or None over a socket that has none."""
+    client = scope.get("client")
+    return _checked_address(client[0]) if client else None
+
+
+@lru_cache(maxsize=4096)
+def _checked_address(text: str) -> str | None:
+    # Behind a proxy this is what a header said: an audit row takes no arbitrary text for an address.
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return None

@@ -1,0 +1,72 @@
+"""One supervised process, as data; `supervisor` moves it from phase to phase."""
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from pathlib import Path
+from typing import Protocol
+
+from app.embedded.process import Process
+
+FIRST_DELAY_SECONDS = 0.2
+
+
+class Phase(Enum):
+    """Where a child is in its life."""
+
+    NEW = auto()
+    STARTING = auto()
+    RUNNING = auto()
+    WAITING = auto()
+    DONE = auto()
+
+
+@dataclass
+class Child:
+    """One supervised process.
+
+    Attributes:
+        name: short and unique, also the name of its log.
+        launch: starts it without waiting.
+        log: file its output goes to.
+        ready: whether it does its work; asked only while it starts.
+        first_launch: for the first start instead of `launch`; returns when the child is ready.
+        stage: children of one stage start together, after all of the stage before are ready.
+        once: runs to completion, and the next stage waits for that.
+        stop_signal: asks it to end in an orderly way.
+        grace_seconds: time for that, then it is killed.
+        start_seconds: time to become ready.
+    """
+
+    name: str
+    launch: Callable[[], Process]
+    log: Path
+    ready: Callable[[], bool] = lambda: True
+    first_launch: Callable[[], Process] | None = None
+    stage: int = 0
+    once: bool = False
+    stop_signal: signal.Signals = signal.SIGTERM
+    grace_seconds: float = 10.0
+    start_seconds: float = 90.0
+    phase: Phase = field(default=Phase.NEW, init=False)
+    process: Process | None = field(default=None, init=False)
+    since: float = field(default=0.0, init=False)
+    delay: float = field(default=FIRST_DELAY_SECONDS, init=False)
+    restarts: int = field(default=0, init=False)
+    was_ready: bool = field(default=False, init=False)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return self.process.pid if self.process and self.process.poll() is None else None
+
+
+class Reporter(Protocol):
+    """Hears what happens, for people and logs."""
+
+    def started(self, child: Child, seconds: float) -> None:
+        """A child is ready, for the first time or again."""
+
+    def say(self, line: str) -> None:
+        """Something worth a line."""

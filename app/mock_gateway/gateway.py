@@ -1,0 +1,43 @@
+"""One gateway, assembled: store, ledger, desk, outbox, dispatcher."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app.mock_gateway.books import Books
+from app.mock_gateway.clock import Clock
+from app.mock_gateway.desk import Desk
+from app.mock_gateway.events import Outbox
+from app.mock_gateway.faults import Faults
+from app.mock_gateway.ledger import Ledger
+from app.mock_gateway.settings import GatewaySettings
+from app.mock_gateway.store import Store
+from app.mock_gateway.webhooks import Dispatcher
+
+
+class Gateway:
+    """The parts of a running gateway, sharing one store and one clock."""
+
+    def __init__(self, settings: GatewaySettings, clock: Clock) -> None:
+        self.store = Store(settings.data_dir)
+        self.faults = Faults(self.store)
+        self.outbox = Outbox(self.store, clock)
+        self.ledger = Ledger(self.store, self.outbox, clock)
+        self.books = Books(self.store)
+        self.dispatcher = Dispatcher(settings, self.outbox, clock)
+        self.desk = Desk(
+            self.store,
+            self.faults,
+            self.dispatcher,
+            clock=clock,
+            ttl_seconds=settings.idempotency_ttl_seconds,
+        )
+
+
+def current_gateway(request: Request) -> Gateway:
+    """Return the gateway that serves this request."""
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+CurrentGateway = Annotated[Gateway, Depends(current_gateway)]

@@ -1,0 +1,36 @@
+"""The tables, one module a noun; importing this package registers them all with the metadata."""
+
+from app.models.api_key import ApiKey
+from app.models.attachment import Attachment
+from app.models.base import Base
+from app.models.event import Event
+from app.models.idempotency_key import IdempotencyKey
+from app.models.invoice import Invoice, InvoiceSeries
+from app.models.job import DeadLetter, Job
+from app.models.notification import Notification
+from app.models.order import Order, OrderLineItem
+from app.models.payment import GatewayEvent, Payment, Refund
+from app.models.return_request import ReturnRequest
+from app.models.state_history import StateHistory, StateTransition, TransitionRejection
+
+__all__ = [
+    "ApiKey",
+    "Attachment",
+    "Base",
+    "DeadLetter",
+    "Event",
+    "GatewayEvent",
+    "IdempotencyKey",
+    "Invoice",
+    "InvoiceSeries",
+    "Job",
+    "Notification",
+    "Order",
+    "OrderLineItem",
+    "Payment",
+    "Refund",
+    "ReturnRequest",
+    "StateHistory",
+    "StateTransition",
+    "TransitionRejection",
+]

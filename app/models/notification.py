@@ -1,0 +1,41 @@
+"""What was told to whom, once per event, template, recipient and channel (REQ-006)."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import ForeignKey, Index, String, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.core.enums import Channel, NotificationState
+from app.models.base import Base, CreatedAt, PrimaryKey, one_of
+
+
+class Notification(Base):
+    """A message and its delivery. `source_key` names the event it tells of, the same on every channel."""
+
+    __tablename__ = "notifications"
+
+    id: Mapped[PrimaryKey]
+    source_key: Mapped[str] = mapped_column(String(200))
+    template: Mapped[str] = mapped_column(String(60))
+    recipient: Mapped[str] = mapped_column(String(320))
+    channel: Mapped[str] = mapped_column(String(10), server_default=text(f"'{Channel.EMAIL}'"))
+    entity_id: Mapped[UUID]
+    order_id: Mapped[UUID | None] = mapped_column(ForeignKey("orders.id"))
+    state: Mapped[str] = mapped_column(String(10), server_default=text(f"'{NotificationState.PENDING}'"))
+    message_id: Mapped[str] = mapped_column(String(300))
+    subject: Mapped[str]
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    last_error: Mapped[str | None]
+    created_at: Mapped[CreatedAt]
+    sent_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        one_of("state", NotificationState),
+        one_of("channel", Channel),
+        UniqueConstraint("source_key", "template", "recipient", "channel"),
+        Index(None, "entity_id"),
+        Index(None, "order_id"),
+        Index(None, "created_at", "id"),
+        Index(None, "state", "created_at", "id"),
+    )

@@ -1,0 +1,66 @@
+"""Returns: one an order, with the lines that come back and what they are worth."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, String, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.core.enums import RejectionReason, ReturnStatus
+from app.models.base import Base, CreatedAt, PrimaryKey, one_of
+
+
+class ReturnRequest(Base):
+    """A return. `items` lists `{"line_item_id", "quantity", "amount"}`, amounts as strings.
+
+    `items_amount` is what those lines cost with tax: the most that can ever be paid back (REQ-002).
+    """
+
+    __tablename__ = "return_requests"
+
+    id: Mapped[PrimaryKey]
+    order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id"), unique=True)
+    customer_id: Mapped[UUID]
+    status: Mapped[str] = mapped_column(server_default=text(f"'{ReturnStatus.REQUESTED}'"))
+    version: Mapped[int] = mapped_column(server_default=text("1"))
+    reason: Mapped[str] = mapped_column(String(1000))
+    customer_notes: Mapped[str | None] = mapped_column(String(2000))
+    manager_notes: Mapped[str | None] = mapped_column(String(2000))
+    rejection_reason: Mapped[str | None] = mapped_column(String(30))
+    items: Mapped[list[Any]]
+    items_amount: Mapped[Decimal]
+    restocking_fee: Mapped[Decimal] = mapped_column(server_default=text("0"))
+    refund_amount: Mapped[Decimal]
+    currency: Mapped[str] = mapped_column(String(3))
+    refund_transaction_id: Mapped[str | None] = mapped_column(String(100))
+    requested_by: Mapped[UUID]
+    reviewed_by: Mapped[UUID | None]
+    carrier: Mapped[str | None] = mapped_column(String(100))
+    tracking_number: Mapped[str | None] = mapped_column(String(100))
+    created_at: Mapped[CreatedAt]
+    updated_at: Mapped[CreatedAt]
+    approved_at: Mapped[datetime | None]
+    rejected_at: Mapped[datetime | None]
+    in_transit_at: Mapped[datetime | None]
+    received_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
+    review_reminded_at: Mapped[datetime | None]
+    audit_seq: Mapped[int] = mapped_column(server_default=text("0"))
+    audit_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
+
+    __table_args__ = (
+        one_of("status", ReturnStatus),
+        one_of("rejection_reason", RejectionReason, nullable=True),
+        CheckConstraint("version >= 1", name="version"),
+        CheckConstraint("items_amount >= 0", name="items_amount"),
+        CheckConstraint("restocking_fee >= 0", name="restocking_fee"),
+        CheckConstraint("refund_amount >= 0 AND refund_amount <= items_amount - restocking_fee", name="refund_amount"),
+        CheckConstraint("(status = 'REJECTED') = (rejection_reason IS NOT NULL)", name="rejected_with_reason"),
+        CheckConstraint("(audit_seq = 0) = (audit_hash IS NULL)", name="audit_head"),
+        CheckConstraint("jsonb_typeof(items) = 'array' AND jsonb_array_length(items) > 0", name="items"),
+        Index(None, "created_at", "id"),
+        Index(None, "status", "created_at", "id"),
+        Index(None, "customer_id", "created_at", "id"),
+    )

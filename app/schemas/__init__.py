@@ -1,0 +1,1 @@
+"""Requests and responses: what crosses the wire, per noun."""

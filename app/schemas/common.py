@@ -1,0 +1,288 @@
+"""Types that several requests share: strict text, money, addresses, pages, the one error shape."""
+
+import math
+import re
+import unicodedata
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from app.config import MONEY_LIMIT
+from app.schemas.iso_codes import COUNTRIES, CURRENCIES
+from app.utils.card_numbers import any_holds_card_number, holds_card_number
+
+_TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+
+CARD_NUMBER_REFUSED = "holds what looks like a card number; none is ever stored here"
+
+COUNTRY_ALPHA_3 = {"USA": "US"}
+"""Accepted besides ISO 3166-1 alpha-2 (contract section 5)."""
+
+
+TEXT_LINE_PATTERN = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]*$"
+TEXT_BLOCK_PATTERN = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]*$"
+"""What the document says of texts; the validators below say which fault a text has. A test compares the two."""
+
+
+def _is_unprintable(character: str) -> bool:
+    """Whether a character has no business in a name: controls, line separators, and what turns text around."""
+    return unicodedata.category(character) in {"Cc", "Zl", "Zp"} or unicodedata.bidirectional(character) in _TURNING
+
+
+def has_control_characters(value: str) -> bool:
+    """Return whether a line of text holds what nobody can see and what may steer a screen, a log or a header."""
+    return not value.isprintable() and any(map(_is_unprintable, value))
+
+
+def _no_control_characters(value: str) -> str:
+    if has_control_characters(value):
+        raise ValueError("must not contain control characters")
+    return value
+
+
+def _no_control_but_line_breaks(value: str) -> str:
+    if any(_is_unprintable(character) and character not in "\n\r\t" for character in value):
+        raise ValueError("must not contain control characters")
+    return value
+
+
+def _no_card_number(value: str) -> str:
+    if holds_card_number(value):
+        raise ValueError(CARD_NUMBER_REFUSED)
+    return value
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be blank")
+    return value
+
+
+def text_line(maximum: int, minimum: int = 1) -> Any:
+    """Return the type of one line of text: a string of 1 to `maximum` characters, none a control character."""
+    return Annotated[
+        str,
+        Field(strict=True, min_length=minimum, max_length=maximum, json_schema_extra={"pattern": TEXT_LINE_PATTERN}),
+        AfterValidator(_no_control_characters),
+        AfterValidator(_not_blank),
+    ]
+
+
+def text_block(maximum: int) -> Any:
+    """Return the type of a note: like a line, but line breaks and tabs are allowed, and no card numbers."""
+    return Annotated[
+        str,
+        Field(strict=True, min_length=1, max_length=maximum, json_schema_extra={"pattern": TEXT_BLOCK_PATTERN}),
+        AfterValidator(_no_control_but_line_breaks),
+        AfterValidator(_not_blank),
+        AfterValidator(_no_card_number),
+    ]
+
+
+def _number_or_string(value: Any) -> Any:
+    """Take a JSON number or string for an amount; a float by its shortest text, so 19.99 is 19.99."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        raise ValueError("must be a number or a string")  # noqa: TRY004 - pydantic wants ValueError
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("must be finite")
+        return repr(value)
+    if isinstance(value, str) and (len(value) > 20 or not value.isascii()):
+        raise ValueError("must be a decimal number")
+    return value
+
+
+def _whole_number(value: Any) -> Any:
+    """Take 2.0 for 2, as JSON Schema does; what is no whole number goes on to be refused as what it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def as_number(value: Decimal) -> float | int:
+    """Return an amount as the JSON number of the same text; exact for all that NUMERIC(12,2) holds."""
+    return float(value)
+
+
+_AmountInput = (
+    Annotated[float, Field(ge=0, le=float(MONEY_LIMIT))]
+    | Annotated[str, Field(pattern=r"^[0-9]{1,10}(\.[0-9]{1,2})?$", examples=["19.90"])]
+)
+_CountInput = Annotated[int, Field(ge=1, le=1_000_000)]
+_RateInput = (
+    Annotated[float, Field(ge=0, le=1)]
+    | Annotated[str, Field(pattern=r"^(0(\.[0-9]{1,4})?|1(\.0{1,4})?)$", examples=["0.2"])]
+)
+
+Money = Annotated[
+    Decimal,
+    Field(ge=0, le=MONEY_LIMIT, max_digits=12, decimal_places=2, allow_inf_nan=False),
+    BeforeValidator(_number_or_string, json_schema_input_type=_AmountInput),
+    PlainSerializer(as_number, return_type=float, when_used="json"),
+]
+"""An amount: at most two decimals, within NUMERIC(12,2); a JSON number, or a string, in; a number out."""
+
+Count = Annotated[
+    int, Field(strict=True, ge=1, le=1_000_000), BeforeValidator(_whole_number, json_schema_input_type=_CountInput)
+]
+"""How many of something: at least one."""
+
+TaxRate = Annotated[
+    Decimal,
+    Field(ge=0, le=1, max_digits=5, decimal_places=4, allow_inf_nan=False),
+    BeforeValidator(_number_or_string, json_schema_input_type=_RateInput),
+    PlainSerializer(as_number, return_type=float, when_used="json"),
+]
+"""A tax rate as a fraction: 0.2 is 20 %."""
+
+EMAIL_PATTERN = (
+    r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@"
+    r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)+$"
+)
+Email = Annotated[str, Field(strict=True, max_length=254, pattern=EMAIL_PATTERN)]
+"""A mail address as HTML forms take it: no comments, no quoted parts, nothing that could end a header."""
+
+Timestamp = Annotated[AwareDatetime, Field(description="RFC 3339, UTC")]
+
+
+class Request(BaseModel):
+    """Base of every body: a field nobody knows is refused, not ignored (contract section 5)."""
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=False, frozen=True)
+
+
+class Answer(BaseModel):
+    """Base of every documented response."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def _country(value: Any) -> Any:
+    return COUNTRY_ALPHA_3.get(value, value) if isinstance(value, str) else value
+
+
+def _is_country(value: str) -> str:
+    if value not in COUNTRIES:
+        raise ValueError("must be an ISO 3166-1 alpha-2 code")
+    return value
+
+
+def _is_currency(value: str) -> str:
+    if value not in CURRENCIES:
+        raise ValueError("must be an ISO 4217 code")
+    return value
+
+
+Currency = Annotated[str, Field(strict=True, pattern=r"^[A-Z]{3}$"), AfterValidator(_is_currency)]
+
+
+class Address(Request):
+    """A postal address; country is ISO 3166-1 alpha-2 (`USA` is accepted)."""
+
+    name: text_line(200) | None = None  # type: ignore[valid-type]
+    street: text_line(200)  # type: ignore[valid-type]
+    street2: text_line(200) | None = None  # type: ignore[valid-type]
+    city: text_line(100)  # type: ignore[valid-type]
+    state: text_line(100) | None = None  # type: ignore[valid-type]
+    postal_code: text_line(20)  # type: ignore[valid-type]
+    country: Annotated[
+        str,
+        BeforeValidator(_country, json_schema_input_type=Annotated[str, Field(pattern=r"^([A-Z]{2}|USA)$")]),
+        Field(strict=True, pattern=r"^[A-Z]{2}$"),
+        AfterValidator(_is_country),
+    ]
+
+
+def _json_of_reasonable_size(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    if len(value) > 50:
+        raise ValueError("must not have more than 50 keys")
+    if any_holds_card_number(value):
+        raise ValueError(CARD_NUMBER_REFUSED)
+    return value
+
+
+Metadata = Annotated[
+    dict[str, Any], Field(json_schema_extra={"maxProperties": 50}), AfterValidator(_json_of_reasonable_size)
+]
+"""Facts of the caller's own: kept, given back, never interpreted."""
+
+
+class Pagination(Answer):
+    """Where a page of a list stands, and how to get the next one."""
+
+    limit: int
+    next_cursor: str | None = None
+    offset: int | None = None
+    total: int | None = None
+
+
+class ErrorBody(Answer):
+    """The one error: a stable code, a sentence for people, facts for programs."""
+
+    code: str
+    message: str
+    details: dict[str, Any] | list[dict[str, Any]]
+    request_id: str
+
+
+class ErrorResponse(Answer):
+    """Every answer with a status of 400 or more has exactly this shape (contract section 6)."""
+
+    error: ErrorBody
+
+
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
+
+
+def _as_rfc_3339(value: Any) -> Any:
+    """Refuse what pydantic would take for a time besides: 1700000000 may be seconds, or half a date."""
+    if isinstance(value, str) and not _MOMENT.fullmatch(value):
+        raise ValueError("must be a time as RFC 3339 writes it, with its zone: 2026-11-23T10:15:00Z")
+    return value
+
+
+def _as_digits(value: Any) -> Any:
+    if isinstance(value, str) and not _WHOLE_NUMBER.fullmatch(value):
+        raise ValueError("must be a whole number")
+    return value
+
+
+def _as_true_or_false(value: Any) -> Any:
+    if isinstance(value, str) and value not in {"true", "false"}:
+        raise ValueError("must be true or false")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_as_rfc_3339)]
+"""A time in a query."""
+
+
+def whole_number(minimum: int, maximum: int) -> Any:
+    """Return the type of a number in a query: its digits, and nothing that could be read in two ways.
+
+    The bounds stand before the validator, or pydantic leaves them out of the document.
+    """
+    return Annotated[int, Field(ge=minimum, le=maximum), BeforeValidator(_as_digits)]
+
+
+Flag = Annotated[bool, BeforeValidator(_as_true_or_false)]
+"""A switch in a query."""
+
+
+class PageQuery(BaseModel):
+    """`limit` with `cursor` or `offset`; `total` is counted only on request, for it has to read every row."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: whole_number(1, 100) = 20  # type: ignore[valid-type]
+    cursor: Annotated[str, Field(max_length=200, json_schema_extra={"pattern": "^[A-Za-z0-9_-]+$"})] | None = None
+    offset: whole_number(0, 10_000) | None = None  # type: ignore[valid-type]
+    include_total: Flag = False
+
+
+class CreatedQuery(PageQuery):
+    """A page, narrowed to when things were created: from (inclusive) and to (exclusive)."""
+
+    created_from: Moment | None = None
+    created_to: Moment | None = None

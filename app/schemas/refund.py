@@ -1,0 +1,42 @@
+"""Refunds on the wire."""
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field
+
+from app.core.enums import RefundReason, RefundState
+from app.schemas.common import Answer, PageQuery, Pagination, Timestamp
+
+
+class RefundQuery(PageQuery):
+    """Filters of `GET /refunds`."""
+
+    state: Annotated[list[RefundState], Field(max_length=5)] = Field(default_factory=list)
+    order_id: UUID | None = None
+
+
+class RefundResponse(Answer):
+    """A refund and how far it got."""
+
+    id: UUID
+    order_id: UUID
+    return_id: UUID | None
+    payment_id: UUID
+    reason: RefundReason
+    state: RefundState
+    version: int
+    amount: float
+    currency: str
+    gateway_refund_id: str | None
+    last_error: str | None
+    created_at: Timestamp
+    updated_at: Timestamp
+    succeeded_at: Timestamp | None
+
+
+class RefundList(Answer):
+    """A page of refunds, newest first."""
+
+    data: list[RefundResponse]
+    pagination: Pagination

@@ -1,0 +1,291 @@
+"""Photos and papers of a return: added while it is open, never changed (REQ-002, INT-004).
+
+The bytes are stored first, under a key of their own, then the row, the return's new version and its event commit
+together, under the return's row lock. Whatever dies in between leaves bytes that no row names, never a row without
+bytes. `remove_orphans` finds those bytes once no upload can be about to name them.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy import func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from app.config import Settings
+from app.core.actor import Actor
+from app.core.enums import EntityType, ReturnStatus, Role
+from app.database import Database
+from app.models.attachment import Attachment
+from app.models.return_request import ReturnRequest
+from app.schemas.attachment import AttachmentQuery, Upload, display_name
+from app.services import event_service, pages, permissions
+from app.services.file_links import FileKind, FileLinks
+from app.services.permissions import Action
+from app.utils.clock import Clock, utc_now, uuid7
+from app.utils.exceptions import AttachmentNotAllowedError, ReturnNotFoundError, UnsupportedMediaTypeError
+from app.utils.media_types import ACCEPTED, MediaType, content_disposition, sniff
+from app.utils.storage import Storage, StorageError
+
+logger = structlog.get_logger(__name__)
+
+FOLDER = "attachments"
+CLOSED = {ReturnStatus.REJECTED, ReturnStatus.COMPLETED}
+ORPHAN_AGE = timedelta(days=7)
+"""How old bytes without a row must be to be removed. An upload ends in seconds; this also leaves time after a
+database was set back to an earlier day, when rows are missing that somebody may want to bring back."""
+
+_ATTACHMENTS = Attachment.__table__.c
+_RETURNS = ReturnRequest.__table__.c
+
+SEARCHED_AGE = timedelta(days=30)
+"""How long after its end a return is still looked through: time for every part of `PARTS` to come up twice."""
+
+PARTS = 256
+"""The sweep looks at the returns in as many parts, by the last byte of their ids, which is random: one part a tick."""
+
+# Found by way of the returns that this database knows: in a storage that two databases share, by mistake or after a
+# restore, what one of them does not know may be the other's.
+_SEARCHED = text("""
+    SELECT id FROM return_requests
+    WHERE get_byte(uuid_send(id), 15) = :part AND created_at < :created_before
+        AND (status NOT IN ('REJECTED', 'COMPLETED') OR updated_at > :closed_after)
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """An upload that was looked at: what it is, and the names it gets."""
+
+    id: UUID
+    kind: MediaType
+    sha256: bytes
+    storage_key: str
+
+
+class AttachmentService:
+    """Adding attachments, listing them, and removing what failed uploads left behind."""
+
+    def __init__(
+        self, database: Database, storage: Storage, links: FileLinks, settings: Settings, clock: Clock = utc_now
+    ) -> None:
+        self._database = database
+        self._storage = storage
+        self._links = links
+        self._maximum = settings.attachments_per_return
+        self._clock = clock
+
+    async def require_addable(self, return_id: UUID, actor: Actor) -> None:
+        """Refuse, before a body is read, whoever may not add to this return whatever it holds.
+
+        Raises:
+            ForbiddenError: the role may not.
+            ReturnNotFoundError: there is no such return that this actor may see.
+        """
+        permissions.require(actor, Action.ADD_ATTACHMENT)
+        async with self._database.autocommit() as connection:
+            await _return(connection, return_id, actor)
+
+    async def add(self, return_id: UUID, upload: Upload, actor: Actor) -> tuple[dict[str, Any], bool]:
+        """Add a file to a return; return its record, and whether it is new: the same bytes again change nothing.
+
+        Raises:
+            ForbiddenError: the role may not.
+            ReturnNotFoundError: there is no such return that this actor may see.
+            UnsupportedMediaTypeError: the bytes are of no kind that is accepted.
+            AttachmentNotAllowedError: the return is closed, or has its fill.
+            StorageError: the bytes cannot be stored now.
+        """
+        permissions.require(actor, Action.ADD_ATTACHMENT)
+        kind = sniff(upload.content)
+        if kind is None:
+            names = [accepted.name for accepted in ACCEPTED]
+            raise UnsupportedMediaTypeError(
+                "The file is none of the accepted kinds; its bytes decide, not its name or type.", {"accepted": names}
+            )
+        digest = await asyncio.to_thread(hashlib.sha256, upload.content)
+        attachment_id = uuid7(self._clock())
+        key = f"{FOLDER}/{return_id}/{attachment_id}.{kind.extension}"
+        new = _New(attachment_id, kind, digest.digest(), key)
+        # Nothing is stored that would be refused in the end, unless somebody comes in between.
+        async with self._database.autocommit() as connection:
+            found = await self._find_or_allow(connection, return_id, new, actor)
+        if found is not None:
+            return self._view(found, actor), False
+        # A bucket answers without our headers: from there nothing of a stranger's is shown in a browser.
+        disposition = content_disposition(display_name(upload.file_name, kind.extension), is_shown=False)
+        await self._storage.put_new(key, upload.content, kind.name, disposition)
+        row, is_new = await self._record(return_id, new, upload, actor)
+        return self._view(row, actor), is_new
+
+    async def list(self, return_id: UUID, query: AttachmentQuery, actor: Actor) -> dict[str, Any]:
+        """Return a page of a return's attachments, oldest first, each with a link.
+
+        Raises:
+            ReturnNotFoundError: there is no such return that this actor may see.
+            InvalidInputError: a cursor that is not one.
+        """
+        permissions.require(actor, Action.READ_RETURN)
+        async with self._database.autocommit() as connection:
+            await _return(connection, return_id, actor)
+            return await pages.fetch_page(
+                connection,
+                select(*_ATTACHMENTS).where(_ATTACHMENTS.return_id == return_id),
+                (_ATTACHMENTS.created_at, _ATTACHMENTS.id),
+                query,
+                lambda row: self._view(row._mapping, actor),
+                newest_first=False,
+            )
+
+    async def remove_orphans(self, part: int) -> int:
+        """Remove bytes that an upload stored and did not live to record; return how many there were.
+
+        Args:
+            part: of the returns, 0 to `PARTS` - 1.
+
+        Raises:
+            StorageError: the storage cannot be asked now.
+        """
+        before = self._clock() - ORPHAN_AGE
+        parameters = {"part": part, "created_before": before, "closed_after": self._clock() - SEARCHED_AGE}
+        async with self._database.autocommit() as connection:
+            return_ids = (await connection.execute(_SEARCHED, parameters)).scalars().all()
+        removed = 0
+        for return_id in return_ids:
+            found = await self._storage.list_old(f"{FOLDER}/{return_id}", before)
+            for key in sorted(set(found) - await self._keys(return_id)) if found else ():
+                logger.warning("orphaned attachment removed", key=key)
+                await self._storage.delete(key)
+                removed += 1
+        return removed
+
+    async def _keys(self, return_id: UUID) -> set[str]:
+        async with self._database.autocommit() as connection:
+            keys = await connection.execute(select(_ATTACHMENTS.storage_key).where(_ATTACHMENTS.return_id == return_id))
+            return set(keys.scalars())
+
+    async def _record(self, return_id: UUID, new: _New, upload: Upload, actor: Actor) -> tuple[Mapping[Any, Any], bool]:
+        """Write the row of stored bytes, the return's new version and the event; or find that there is no need.
+
+        Bytes are taken back only where it is certain that no row names them. A commit whose outcome is unknown may
+        have named them.
+        """
+        try:
+            async with self._database.transaction() as session:
+                found = await self._find_or_allow(session, return_id, new, actor, lock=True)
+                if found is None:
+                    return await self._insert(session, return_id, new, upload, actor), True
+        except (AttachmentNotAllowedError, ReturnNotFoundError):
+            await self._discard(new.storage_key)
+            raise
+        await self._discard(new.storage_key)
+        return found, False
+
+    async def _find_or_allow(
+        self, executor: AsyncConnection | AsyncSession, return_id: UUID, new: _New, actor: Actor, *, lock: bool = False
+    ) -> Mapping[Any, Any] | None:
+        """Return the attachment of this return that has the same bytes, or None where a new one may be added.
+
+        Raises:
+            ReturnNotFoundError, AttachmentNotAllowedError: as `add`.
+        """
+        status = await _return(executor, return_id, actor, lock=lock)
+        of_return = _ATTACHMENTS.return_id == return_id
+        same = await executor.execute(select(*_ATTACHMENTS).where(of_return, _ATTACHMENTS.sha256 == new.sha256))
+        if (row := same.one_or_none()) is not None:
+            return row._mapping
+        if status in CLOSED:
+            raise AttachmentNotAllowedError(
+                "RETURN_CLOSED",
+                f"Return {return_id} is {status}; nothing can be added to it.",
+                return_id=str(return_id),
+                status=status,
+            )
+        counted = await executor.execute(select(func.count()).select_from(Attachment).where(of_return))
+        if counted.scalar_one() >= self._maximum:
+            raise AttachmentNotAllowedError(
+                "TOO_MANY",
+                f"Return {return_id} has {self._maximum} attachments; it takes no more.",
+                return_id=str(return_id),
+                maximum=self._maximum,
+            )
+        return None
+
+    async def _insert(
+        self, session: AsyncSession, return_id: UUID, new: _New, upload: Upload, actor: Actor
+    ) -> Mapping[Any, Any]:
+        now = self._clock()
+        inserted = await session.execute(
+            insert(Attachment.__table__)  # type: ignore[arg-type]
+            .values(
+                id=new.id,
+                return_id=return_id,
+                file_name=display_name(upload.file_name, new.kind.extension),
+                media_type=new.kind.name,
+                size_bytes=len(upload.content),
+                sha256=new.sha256,
+                description=upload.description,
+                storage_key=new.storage_key,
+                uploaded_by=actor.id,
+                uploaded_by_role=actor.role,
+                created_at=now,
+            )
+            .returning(*_ATTACHMENTS)
+        )
+        changed = await session.execute(
+            update(ReturnRequest)
+            .where(ReturnRequest.id == return_id)
+            .values(version=ReturnRequest.version + 1, updated_at=func.greatest(ReturnRequest.updated_at, now))
+            .returning(ReturnRequest.version)
+        )
+        facts = {"attachment_id": str(new.id), "media_type": new.kind.name, "size": len(upload.content)}
+        version = changed.scalar_one()
+        await event_service.append(
+            session, EntityType.RETURN, return_id, version, "return.attachment_added", now, facts
+        )
+        return inserted.one()._mapping
+
+    async def _discard(self, key: str) -> None:
+        try:
+            await self._storage.delete(key)
+        except StorageError as fault:
+            logger.warning("attachment left behind", key=key, reason=fault.reason)
+
+    def _view(self, row: Mapping[Any, Any], actor: Actor) -> dict[str, Any]:
+        # A customer is not told which of the staff.
+        is_told = actor.sees_only is None or row["uploaded_by_role"] == Role.CUSTOMER
+        return {
+            "id": row["id"],
+            "return_id": row["return_id"],
+            "file_name": row["file_name"],
+            "media_type": row["media_type"],
+            "size": row["size_bytes"],
+            "sha256": bytes(row["sha256"]).hex(),
+            "description": row["description"],
+            "uploaded_by": row["uploaded_by"] if is_told else None,
+            "uploaded_by_role": row["uploaded_by_role"],
+            "created_at": row["created_at"],
+            **self._links.to(FileKind.ATTACHMENTS, row["id"]),
+        }
+
+
+async def _return(
+    executor: AsyncConnection | AsyncSession, return_id: UUID, actor: Actor, *, lock: bool = False
+) -> str:
+    """Return the state of a return that this actor may see.
+
+    Raises:
+        ReturnNotFoundError: there is none.
+    """
+    statement = select(_RETURNS.status).where(
+        _RETURNS.id == return_id, *pages.given((actor.sees_only, _RETURNS.customer_id.__eq__))
+    )
+    status: str | None = await executor.scalar(statement.with_for_update(key_share=True) if lock else statement)
+    if status is None:
+        raise ReturnNotFoundError(return_id)
+    return status

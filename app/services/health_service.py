@@ -1,0 +1,197 @@
+"""How the service is: every part it depends on, all looked at within two seconds (NFR-003).
+
+Only the database is needed to answer requests. Without any other part, work waits in PostgreSQL and nothing is lost,
+so that is `degraded`, and no reason for a load balancer to take the API away.
+
+A part that only workers use is judged by two signs: a look of our own, shared by all who ask (`health_probes`), and the
+jobs that it failed within the last minute, which a gateway that greets and then fails cannot hide.
+"""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from app import __version__
+from app.config import Settings
+from app.core.enums import Queue
+from app.database import Database
+from app.services.health_probes import SharedLook, gateway_look, smtp_look, storage_look
+from app.services.job_figures import PICKUP_SECONDS, JobFigures, job_figures
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+ALIVE_PREFIX = "articurated:alive:"
+"""Workers, relays and beats keep a key `articurated:alive:<part>:<name>` in Redis, with a time to live; a worker's
+value is the queues that it takes from, separated by commas."""
+
+CHECK_SECONDS = 1.5
+
+HINTS = {
+    "database": "PostgreSQL does not answer in time; requests get 503 until it does. Look at the server, then"
+    " `articurated doctor`.",
+    "redis": "Redis does not answer in time. Requests are served; jobs wait in PostgreSQL and go on by themselves.",
+    "unknown": "Not to be told while Redis is away: signs of life are kept there.",
+    "worker": "No worker is alive: start `articurated worker`. Jobs wait meanwhile.",
+    "queues": "No worker takes from: {queues}. Their jobs wait; start a worker with --queues.",
+    "relay": "No relay is alive: start `articurated relay`. Due jobs wait meanwhile.",
+    "beat": "No beat is alive: start `articurated beat`. Reminders and expiries wait and are caught up with.",
+    "jobs": "The oldest job has been due for {seconds:.0f} s: are workers enough, and not stuck? See the worker's log.",
+    "smtp": "The mail server does not answer ({fault}). Mails wait and are tried again; then `articurated jobs list`.",
+    "storage": "The document storage does not work ({fault}): disk full, rights, credentials? Documents wait.",
+    "gateway": "The payment gateway does not answer ({fault}). Captures and refunds wait and are tried again.",
+    "failing": "It answers, yet {cases} jobs failed on it within the last minute and wait for another try:"
+    " `articurated jobs list --state PENDING`.",
+}
+_STRUCK_BY = {
+    "smtp": ("MailUnavailable",),
+    "storage": ("StorageError",),
+    "gateway": ("GatewayUnavailable", "GatewayOutcomeUnknown", "GatewayCircuitOpen"),
+}
+"""The errors, as `jobs.last_error` begins with them, by which a part makes jobs fail."""
+
+logger = structlog.get_logger(__name__)
+
+Check = dict[str, Any]
+
+
+class HealthService:
+    """Looks at the database, Redis, the other processes, the work, and what the work needs."""
+
+    def __init__(self, database: Database, settings: Settings, check_seconds: float = CHECK_SECONDS) -> None:
+        self._database = database
+        self._settings = settings
+        self._check_seconds = check_seconds
+        self._redis: Redis | None = None
+        looks = {"smtp": smtp_look, "storage": storage_look, "gateway": gateway_look}
+        self._looks = {
+            part: SharedLook(look(settings), limit_seconds=min(check_seconds, 1.3)) for part, look in looks.items()
+        }
+
+    async def check(self) -> dict[str, Any]:
+        """Return the answer of `GET /health`; it takes two seconds at most, whatever hangs."""
+        (figures, latency), alive, faults = await asyncio.gather(
+            self._ask_database(),
+            self._check_redis(),
+            asyncio.gather(*(look.fault() for look in self._looks.values())),
+        )
+        checks = {"database": _database(figures, latency), **alive, "jobs": _jobs(figures)}
+        for part, fault in zip(self._looks, faults, strict=True):
+            checks[part] = _used_part(part, fault, figures)
+        if checks["database"]["status"] == "down":
+            status = "down"
+        else:
+            status = "ok" if all(check["status"] == "ok" for check in checks.values()) else "degraded"
+        return {"status": status, "version": __version__, "checks": checks}
+
+    async def figures(self) -> JobFigures | None:
+        """Return the state of the work for `/metrics`, or None when the database does not answer in time."""
+        try:
+            async with asyncio.timeout(self._check_seconds), self._database.autocommit() as connection:
+                return await job_figures(connection, self._settings.return_review_sla_hours)
+        except (SQLAlchemyError, TimeoutError, OSError) as fault:
+            logger.warning("health.database_down", reason=type(fault).__name__)
+            return None
+
+    async def close(self) -> None:
+        """Close the connection to Redis, and give up looks under way."""
+        for look in self._looks.values():
+            await look.close()
+        if self._redis is not None:
+            await self._redis.aclose()
+
+    async def _ask_database(self) -> tuple[JobFigures | None, float]:
+        started = time.perf_counter()
+        return await self.figures(), _milliseconds_since(started)
+
+    async def _check_redis(self) -> dict[str, Check]:
+        # Imported here: a third of a second that a process which is never asked does not need.
+        from redis.exceptions import RedisError  # noqa: PLC0415
+
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._check_seconds):
+                alive = await signs_of_life(self._client())
+        except (RedisError, TimeoutError, OSError) as fault:
+            logger.warning("health.redis_down", reason=type(fault).__name__)
+            unknown = {"status": "down", "hint": HINTS["unknown"]}
+            return {"redis": _not_well("redis"), **{part: dict(unknown) for part in ("worker", "relay", "beat")}}
+        return {
+            "redis": {"status": "ok", "latency_ms": _milliseconds_since(started)},
+            "worker": _workers(alive["worker"]),
+            "relay": _alive("relay", len(alive["relay"])),
+            "beat": _alive("beat", len(alive["beat"])),
+        }
+
+    def _client(self) -> "Redis":
+        from redis.asyncio import Redis  # noqa: PLC0415
+
+        if self._redis is None:
+            self._redis = Redis.from_url(
+                self._settings.redis_url,
+                socket_connect_timeout=self._check_seconds,
+                socket_timeout=self._check_seconds,
+                decode_responses=True,
+            )
+        return self._redis
+
+
+async def signs_of_life(client: "Redis") -> dict[str, list[str]]:
+    """Return part → the value of each key that a process of that part keeps; the client decodes what it reads."""
+    found: dict[str, list[str]] = {"worker": [], "relay": [], "beat": []}
+    keys = [key async for key in client.scan_iter(match=f"{ALIVE_PREFIX}*", count=1000)]
+    for key, value in zip(keys, await client.mget(keys) if keys else [], strict=True):
+        part = key.removeprefix(ALIVE_PREFIX).partition(":")[0]
+        if part in found and value is not None:
+            found[part].append(str(value))
+    return found
+
+
+def _not_well(part: str, status: str = "down", **facts: Any) -> Check:
+    return {"status": status, "hint": HINTS[part].format(**facts)}
+
+
+def _database(figures: JobFigures | None, latency_ms: float) -> Check:
+    return _not_well("database") if figures is None else {"status": "ok", "latency_ms": latency_ms}
+
+
+def _jobs(figures: JobFigures | None) -> Check:
+    if figures is None:
+        return _not_well("database")
+    oldest = max(figures.oldest_due_seconds.values(), default=0.0)
+    found = {"oldest_due_seconds": round(oldest, 3), "dead_letters": figures.dead_letters}
+    if oldest > PICKUP_SECONDS:
+        return {**_not_well("jobs", "degraded", seconds=oldest), **found}
+    return {"status": "ok", **found}
+
+
+def _alive(part: str, count: int) -> Check:
+    return {"status": "ok", "processes": count} if count else {**_not_well(part), "processes": 0}
+
+
+def _workers(queues_of_each: list[str]) -> Check:
+    taken = {queue for queues in queues_of_each for queue in queues.split(",")}
+    missing = [queue.value for queue in Queue if queue.value not in taken]
+    found = {"workers": len(queues_of_each)}
+    if not queues_of_each:
+        return {**_not_well("worker"), **found}
+    if missing:
+        return {**_not_well("queues", "degraded", queues=", ".join(missing)), **found}
+    return {"status": "ok", **found}
+
+
+def _used_part(part: str, fault: str | None, figures: JobFigures | None) -> Check:
+    """Judge a part that workers use: by our look at it, and by the jobs that failed on it just now."""
+    if fault is not None:
+        return _not_well(part, fault=fault)
+    failing = sum(figures.failed_lately.get(error, 0) for error in _STRUCK_BY[part]) if figures else 0
+    if failing:
+        return _not_well("failing", "degraded", cases=failing)
+    return {"status": "ok"}
+
+
+def _milliseconds_since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 2)

@@ -1,0 +1,326 @@
+"""Invoices and credit notes: numbered without a gap, issued once (REQ-004, contract section 11).
+
+A document is made in two transactions, for drawing and storing it in one would hold the number series all the while:
+
+    number   the next number and the document's row, with all that it will say, commit together
+    draw     from that row alone, so a second try draws the same
+    store    under a key that is written once
+    issue    hash, event, mail and the end of the job commit together, under the fence
+
+What is left behind when the process dies, and what the next try makes of it:
+
+    before `number` commits   nothing; the number was not taken
+    after it                  the row: it is reused, with its number, its date and its key
+    while storing             nothing, for a key gets its bytes at once or not at all
+    after storing             the bytes: drawn again, they are the same, and are left where they are
+    before `issue` commits    as above; after it, the job is done
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import selectinload
+
+from app.config import Settings
+from app.core.actor import Actor
+from app.core.enums import DocumentKind, DocumentState, EntityType, OrderStatus, RefundState
+from app.database import Database
+from app.models.invoice import Invoice
+from app.models.order import Order
+from app.models.payment import Refund
+from app.models.return_request import ReturnRequest
+from app.services import document_series, document_store, document_views, event_service, job_service, permissions
+from app.services.file_links import FileKind, FileLinks
+from app.services.job_service import Claim, JobKind
+from app.services.permissions import Action
+from app.utils.clock import Clock, utc_now, uuid7
+from app.utils.documents import DocumentView
+from app.utils.exceptions import NotFoundError, OrderNotFoundError
+from app.utils.invoice_generator import DocumentRenderer
+from app.utils.storage import Storage, StorageKeyExists
+
+logger = structlog.get_logger(__name__)
+
+_MAILS = {
+    DocumentKind.INVOICE: JobKind.NOTIFY_INVOICE,
+    DocumentKind.CREDIT_NOTE: JobKind.NOTIFY_CREDIT_NOTE,
+}
+_SHIPPED = {OrderStatus.SHIPPED, OrderStatus.DELIVERED}
+
+
+class InvoiceNotIssuedError(Exception):
+    """A credit note has to wait for the invoice that it refers to."""
+
+
+class DocumentKeyTakenError(Exception):
+    """Another document lies where this one belongs, as after a database was set back: a person has to look."""
+
+    retryable = False
+
+
+class _NumberedMeanwhileError(Exception):
+    """Another job gave this document its number while we waited for the series; ours goes back."""
+
+
+class InvoiceService:
+    """Issuing documents, and giving them out."""
+
+    def __init__(
+        self,
+        database: Database,
+        renderer: DocumentRenderer,
+        storage: Storage,
+        settings: Settings,
+        clock: Clock = utc_now,
+    ) -> None:
+        self._database = database
+        self._renderer = renderer
+        self._storage = storage
+        self._settings = settings
+        self._clock = clock
+        self._links = FileLinks.from_settings(settings, clock)
+
+    async def issue(self, claim: Claim) -> None:
+        """Job `invoice.issue`, about an order: issue its invoice and finish the job.
+
+        Raises:
+            RenderingError, StorageError: not this time.
+            LeaseLostError: another worker has the job by now.
+        """
+        async with self._database.transaction() as session:
+            # A zombie takes no number, and of two workers with the same job one waits here for the other.
+            await job_service.require_held(session, claim)
+            document = await _find(session, Invoice.order_id == claim.entity_id, Invoice.kind == DocumentKind.INVOICE)
+            if document is None:
+                document = await self._number_invoice(session, claim)
+        if document is not None:
+            await self._complete(claim, document)
+
+    async def issue_credit_note(self, claim: Claim) -> None:
+        """Job `credit_note.issue`, about a refund: issue its credit note and finish the job.
+
+        Raises:
+            InvoiceNotIssuedError: the order was shipped and its invoice is not issued yet.
+            RenderingError, StorageError: not this time.
+            LeaseLostError: another worker has the job by now.
+        """
+        async with self._database.transaction() as session:
+            await job_service.require_held(session, claim)
+            document = await _find(session, Invoice.refund_id == claim.entity_id)
+            if document is None:
+                document = await self._number_credit_note(session, claim)
+        if document is not None:
+            await self._complete(claim, document)
+
+    async def _number_invoice(self, session: AsyncSession, claim: Claim) -> Invoice | None:
+        order = await _order(session, claim.entity_id)
+        if order is None or order.status not in _SHIPPED:
+            logger.warning("no invoice to issue", status=order.status if order else None)
+            await job_service.finish(session, claim)
+            return None
+        issued_on = self._clock().date()
+        return await self._take_number(
+            session,
+            Invoice(
+                kind=DocumentKind.INVOICE,
+                order_id=order.id,
+                issued_on=issued_on,
+                storage_key=f"invoices/{order.order_number}_{issued_on:%Y%m%d}.pdf",
+            ),
+            lambda number: document_views.invoice_view(order, number, issued_on, self._settings),
+        )
+
+    async def _number_credit_note(self, session: AsyncSession, claim: Claim) -> Invoice | None:
+        refund = await session.get(Refund, claim.entity_id)
+        if refund is None or refund.state != RefundState.SUCCEEDED:
+            logger.warning("no credit note to issue", state=refund.state if refund else None)
+            await job_service.finish(session, claim)
+            return None
+        order = await _order(session, refund.order_id)
+        if order is None:
+            raise OrderNotFoundError(refund.order_id)
+        returned = await session.get(ReturnRequest, refund.return_id) if refund.return_id else None
+        invoice = await _find(session, Invoice.order_id == order.id, Invoice.kind == DocumentKind.INVOICE)
+        if order.status in _SHIPPED and (invoice is None or invoice.state != DocumentState.ISSUED):
+            raise InvoiceNotIssuedError(f"order {order.id} has no issued invoice yet")
+        issued_on = self._clock().date()
+        # An order that was cancelled before shipment never got an invoice: its own number stands for it.
+        refers_to = invoice.number if invoice is not None else order.order_number
+        return await self._take_number(
+            session,
+            Invoice(
+                kind=DocumentKind.CREDIT_NOTE,
+                order_id=order.id,
+                refund_id=refund.id,
+                refers_to_id=invoice.id if invoice is not None else None,
+                issued_on=issued_on,
+                storage_key=f"invoices/{order.order_number}_{issued_on:%Y%m%d}_credit-note.pdf",
+            ),
+            lambda number: document_views.credit_note_view(
+                order,
+                refund,
+                returned,
+                number=number,
+                issued_on=issued_on,
+                refers_to=refers_to,
+                settings=self._settings,
+            ),
+        )
+
+    async def _take_number(
+        self, session: AsyncSession, document: Invoice, view_of: Callable[[str], DocumentView]
+    ) -> Invoice:
+        """Give the document the next number of its series and insert it; both commit together or not at all.
+
+        The series' row stays locked until then, so no number is ever skipped, and none given twice.
+        """
+        now = self._clock()
+        same = (
+            Invoice.refund_id == document.refund_id
+            if document.refund_id is not None
+            else (Invoice.order_id == document.order_id) & (Invoice.kind == document.kind)
+        )
+        try:
+            async with session.begin_nested():
+                kind, year = DocumentKind(document.kind), document.issued_on.year
+                taken, number = await document_series.take(session, kind, year)
+                await _require_none(session, same)
+                document.id, document.created_at = uuid7(now), now
+                document.state, document.version = DocumentState.NUMBERED, 1
+                document.year, document.number_in_year = year, taken
+                document.number = number
+                document.view = view_of(number).to_json()
+                session.add(document)
+                await session.flush()
+        except _NumberedMeanwhileError:
+            found = await _find(session, same)
+            if found is None:
+                raise
+            return found
+        await _append_event(session, document, 1, "numbered", now)
+        return document
+
+    async def _complete(self, claim: Claim, document: Invoice) -> None:
+        """Draw, store and issue a numbered document; finish the job."""
+        content = b""
+        if document.state != DocumentState.ISSUED:
+            view = DocumentView.from_json(document.view)
+            content = await self._store(document, await asyncio.to_thread(self._renderer.render, view))
+        now = self._clock()
+        mail = _MAILS[DocumentKind(document.kind)]
+        async with self._database.transaction() as session:
+            issued = await session.execute(
+                update(Invoice)
+                .where(Invoice.id == document.id, Invoice.state == DocumentState.NUMBERED)
+                .values(
+                    state=DocumentState.ISSUED,
+                    version=Invoice.version + 1,
+                    sha256=hashlib.sha256(content).digest(),
+                    size_bytes=len(content),
+                    issued_at=now,
+                )
+                .returning(Invoice.version)
+            )
+            if (version := issued.scalar_one_or_none()) is not None:
+                await _append_event(session, document, version, "issued", now)
+            await job_service.add(session, mail, document.id, f"{mail}:{document.id}")
+            await job_service.finish(session, claim)
+        logger.info("document issued", number=document.number, size_bytes=len(content))
+
+    async def _store(self, document: Invoice, content: bytes) -> bytes:
+        """Store the bytes, unless an earlier try did so before it died; return them.
+
+        Raises:
+            DocumentKeyTakenError: something else lies under the key, perhaps another customer's document.
+        """
+        try:
+            await self._storage.put_new(document.storage_key, content, "application/pdf")
+        except StorageKeyExists:
+            # The same view gives the same bytes, so an earlier try can have left nothing but these.
+            if await self._storage.get(document.storage_key) != content:
+                raise DocumentKeyTakenError(f"{document.storage_key} holds another document") from None
+            logger.info("stored document found", number=document.number)
+        return content
+
+    async def record(self, order_id: UUID, actor: Actor) -> dict[str, Any]:
+        """Return the record of an order's invoice, with a link to its PDF that works for a while.
+
+        Raises:
+            OrderNotFoundError: there is no such order that this actor may see.
+            NotFoundError: its invoice is not issued yet.
+        """
+        invoice = await self._issued(order_id, actor)
+        return {
+            "number": invoice.number,
+            "order_id": invoice.order_id,
+            "issued_at": invoice.issued_at,
+            "sha256": (invoice.sha256 or b"").hex(),
+            "size": invoice.size_bytes,
+            **self._links.to(FileKind.INVOICES, invoice.id),
+        }
+
+    async def content(self, order_id: UUID, actor: Actor) -> tuple[bytes, str]:
+        """Return the PDF of an order's invoice, exactly as issued, and a file name for it.
+
+        Raises:
+            As `record`.
+            DocumentAlteredError: what is stored is not what was issued.
+            StorageError: it cannot be read now.
+        """
+        invoice = await self._issued(order_id, actor)
+        kept = await document_store.read_document(
+            self._storage, invoice.number, invoice.storage_key, invoice.sha256 or b""
+        )
+        return kept, f"{invoice.number}.pdf"
+
+    async def _issued(self, order_id: UUID, actor: Actor) -> Invoice:
+        permissions.require(actor, Action.READ_ORDER)
+        statement = (
+            select(Order.id, Invoice)
+            .outerjoin(
+                Invoice,
+                (Invoice.order_id == Order.id)
+                & (Invoice.kind == DocumentKind.INVOICE)
+                & (Invoice.state == DocumentState.ISSUED),
+            )
+            .where(Order.id == order_id)
+        )
+        if actor.sees_only is not None:
+            statement = statement.where(Order.customer_id == actor.sees_only)
+        async with self._database.transaction() as session:
+            row = (await session.execute(statement)).first()
+        if row is None:
+            raise OrderNotFoundError(order_id)
+        invoice: Invoice | None = row[1]
+        if invoice is None:
+            raise NotFoundError(f"Order {order_id} has no invoice yet.", {"order_id": str(order_id)})
+        return invoice
+
+
+async def _find(session: AsyncSession, *conditions: ColumnElement[bool]) -> Invoice | None:
+    return (await session.execute(select(Invoice).where(*conditions))).scalar_one_or_none()
+
+
+async def _require_none(session: AsyncSession, condition: ColumnElement[bool]) -> None:
+    if await _find(session, condition) is not None:
+        raise _NumberedMeanwhileError
+
+
+async def _order(session: AsyncSession, order_id: UUID) -> Order | None:
+    statement = select(Order).where(Order.id == order_id).options(selectinload(Order.line_items))
+    return (await session.execute(statement)).scalar_one_or_none()
+
+
+async def _append_event(session: AsyncSession, document: Invoice, seq: int, what: str, at: datetime) -> None:
+    facts = {"number": document.number, "order_id": str(document.order_id)}
+    if document.refund_id is not None:
+        facts["refund_id"] = str(document.refund_id)
+    event_type = f"{document.kind.lower()}.{what}"
+    await event_service.append(session, EntityType.INVOICE, document.id, seq, event_type, at, facts)

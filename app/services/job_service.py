@@ -1,0 +1,319 @@
+"""Job rows and their guarantees (contract section 8, REQ-004).
+
+PostgreSQL holds the truth: a job exists from the transaction that made it due until one worker's last
+write, which requires the fence of its claim. Redis and Celery only carry wake-ups; losing or doubling a
+message changes nothing. All times are the database's, so no clock of a worker matters.
+
+    PENDING ──relay──▶ PUBLISHED ──claim──▶ RUNNING ──finish──▶ SUCCEEDED
+       ▲                                       │
+       └──────── failed, budget left ──────────┤
+                                               └─ budget spent ─▶ DEAD ─▶ (retried) PENDING | DISMISSED
+
+`failures` pays for tries that raised, `claims` for all tries that cost something: a worker that is killed
+burns no retry, yet a job that kills every worker does end in the dead letters. A try that was put back
+because it could not even begin (an open circuit breaker) costs neither.
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Row, and_, func, insert, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.config import Settings
+from app.core.enums import JobState, Queue
+from app.models.job import DeadLetter, Job
+
+
+class JobKind(StrEnum):
+    """Every kind of job; a message's kind names its channel (`notify` is mail) and its template."""
+
+    ISSUE_INVOICE = "invoice.issue"
+    ISSUE_CREDIT_NOTE = "credit_note.issue"
+    CAPTURE_PAYMENT = "payment.capture"
+    PROCESS_REFUND = "refund.process"
+    NOTIFY_ORDER_CONFIRMATION = "notify.order_confirmation"
+    NOTIFY_ORDER_SHIPPED = "notify.order_shipped"
+    NOTIFY_ORDER_DELIVERED = "notify.order_delivered"
+    NOTIFY_ORDER_CANCELLED = "notify.order_cancelled"
+    NOTIFY_INVOICE = "notify.invoice"
+    NOTIFY_CREDIT_NOTE = "notify.credit_note"
+    NOTIFY_RETURN_RECEIVED = "notify.return_received"
+    NOTIFY_RETURN_APPROVED = "notify.return_approved"
+    NOTIFY_RETURN_REJECTED = "notify.return_rejected"
+    NOTIFY_REFUND_PROCESSED = "notify.refund_processed"
+    NOTIFY_WAREHOUSE_ORDER_READY = "notify.warehouse_order_ready"
+    NOTIFY_RETURN_AWAITING_REVIEW = "notify.return_awaiting_review"
+    NOTIFY_RETURN_REVIEW_OVERDUE = "notify.return_review_overdue"
+    NOTIFY_GOODS_RECEIVED = "notify.goods_received"
+    NOTIFY_JOB_FAILED = "notify.job_failed"
+    NOTIFY_DAILY_SUMMARY = "notify.daily_summary"
+    NOTIFY_GATEWAY_EVENT = "notify.gateway_event"
+    NOTIFY_RETURN_ARRIVED = "notify.return_arrived"
+    SMS_ORDER_SHIPPED = "sms.order_shipped"
+    SMS_ORDER_DELIVERED = "sms.order_delivered"
+    SMS_REFUND_PROCESSED = "sms.refund_processed"
+    CHAT_JOB_FAILED = "chat.job_failed"
+    CHAT_GATEWAY_EVENT = "chat.gateway_event"
+    CHAT_RETURN_REVIEW_OVERDUE = "chat.return_review_overdue"
+    CHAT_DAILY_SUMMARY = "chat.daily_summary"
+
+
+_QUEUES = {
+    "invoice": Queue.INVOICES,
+    "credit_note": Queue.INVOICES,
+    "payment": Queue.REFUNDS,
+    "refund": Queue.REFUNDS,
+    "notify": Queue.NOTIFICATIONS,
+    "sms": Queue.NOTIFICATIONS,
+    "chat": Queue.NOTIFICATIONS,
+}
+
+
+def queue_of(kind: JobKind) -> Queue:
+    """Return the queue that carries `kind`: money, documents and messages do not wait for each other."""
+    return _QUEUES[kind.partition(".")[0]]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often a failing job is tried again, and how long it waits; data, not code.
+
+    Attributes:
+        retries: tries after the first.
+        base: wait before the first retry, in seconds; doubles from there.
+        cap: longest wait, in seconds.
+        jitter: each wait is spread by ± this fraction, so that a broken dependency is not met by all at once.
+    """
+
+    retries: int
+    base: float
+    cap: float
+    jitter: float = 0.1
+
+    def delay(self, failures: int) -> timedelta:
+        """Return the wait after the given number of failures (1 = the first)."""
+        seconds = min(self.cap, self.base * 2.0 ** min(failures - 1, 62))
+        return timedelta(seconds=seconds * random.uniform(1 - self.jitter, 1 + self.jitter))  # noqa: S311 - spread, not secrecy
+
+
+def policy_for(queue: Queue, settings: Settings) -> RetryPolicy:
+    """Return the retry policy of a queue from the settings (REQ-004)."""
+    name = {Queue.INVOICES: "invoice", Queue.REFUNDS: "refund", Queue.NOTIFICATIONS: "notification"}[queue]
+    return RetryPolicy(
+        retries=getattr(settings, f"{name}_retries"),
+        base=getattr(settings, f"{name}_retry_base_seconds"),
+        cap=getattr(settings, f"{name}_retry_cap_seconds"),
+    )
+
+
+class LeaseLostError(Exception):
+    """Another worker holds the job by now, or finished it: whatever this one did must not be committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A worker's hold on a job; `fence` is what its last write must show.
+
+    `waited_seconds` is how long the job had been due when it was claimed, `age_seconds` how long ago it was made; both
+    by the database's clock.
+    """
+
+    job_id: UUID
+    kind: JobKind
+    queue: Queue
+    entity_id: UUID
+    dedupe_key: str
+    payload: Mapping[str, Any]
+    failures: int
+    claims: int
+    fence: int
+    owner: str
+    last_error: str | None = None
+    waited_seconds: float = 0.0
+    age_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Burial:
+    """A job that ended in the dead letters."""
+
+    dead_letter_id: UUID
+    job_id: UUID
+    kind: JobKind
+    entity_id: UUID
+    error: str
+
+
+async def add(
+    session: AsyncSession,
+    kind: JobKind,
+    entity_id: UUID,
+    dedupe_key: str,
+    payload: Mapping[str, Any] | None = None,
+) -> bool:
+    """Make a job due in the caller's transaction; return False when `dedupe_key` made one before."""
+    statement = (
+        pg_insert(Job)
+        .values(
+            kind=kind, queue=queue_of(kind), entity_id=entity_id, dedupe_key=dedupe_key, payload=dict(payload or {})
+        )
+        .on_conflict_do_nothing(index_elements=[Job.dedupe_key])
+        .returning(Job.id)
+    )
+    return (await session.execute(statement)).first() is not None
+
+
+def _claimable() -> ColumnElement[bool]:
+    return or_(
+        and_(Job.state.in_([JobState.PENDING, JobState.PUBLISHED]), Job.run_at <= func.now()),
+        and_(Job.state == JobState.RUNNING, Job.lease_until < func.now()),
+    )
+
+
+async def claim(session: AsyncSession, job_id: UUID, owner: str, lease: timedelta) -> Claim | None:
+    """Take the job for `owner`, or return None when it is not due, held by another, or done.
+
+    One UPDATE: of two duplicate messages one gets the row, the other none.
+    """
+    statement = (
+        update(Job)
+        .where(Job.id == job_id, _claimable())
+        .values(
+            state=JobState.RUNNING,
+            claims=Job.claims + 1,
+            fence=Job.fence + 1,
+            lease_owner=owner,
+            lease_until=func.now() + lease,
+            started_at=func.now(),
+        )
+        .returning(*Job.__table__.c)
+    )
+    row = (await session.execute(statement)).first()
+    return None if row is None else _claim(row, owner)
+
+
+def _claim(row: Row[Any], owner: str) -> Claim:
+    return Claim(
+        job_id=row.id,
+        kind=JobKind(row.kind),
+        queue=Queue(row.queue),
+        entity_id=row.entity_id,
+        dedupe_key=row.dedupe_key,
+        payload=row.payload,
+        failures=row.failures,
+        claims=row.claims,
+        fence=row.fence,
+        owner=owner,
+        last_error=row.last_error,
+        waited_seconds=(row.started_at - row.run_at).total_seconds(),
+        age_seconds=(row.started_at - row.created_at).total_seconds(),
+    )
+
+
+def _held(held: Claim) -> ColumnElement[bool]:
+    return and_(Job.id == held.job_id, Job.fence == held.fence, Job.state == JobState.RUNNING)
+
+
+async def renew(session: AsyncSession, held: Claim, lease: timedelta) -> None:
+    """Push the end of the lease out.
+
+    Raises:
+        LeaseLostError: the job is no longer this worker's.
+    """
+    await _write_under_fence(session, held, lease_until=func.now() + lease)
+
+
+async def require_held(session: AsyncSession, held: Claim) -> None:
+    """Lock the job's row and make sure that it is still this worker's, before something irrevocable.
+
+    Raises:
+        LeaseLostError: it is not.
+    """
+    row = await session.execute(select(Job.id).where(_held(held)).with_for_update(key_share=True))
+    if row.first() is None:
+        raise LeaseLostError(f"job {held.job_id} is no longer held under fence {held.fence}")
+
+
+async def is_finished(session: AsyncSession, held: Claim) -> bool:
+    """Return whether the job was finished under this very claim."""
+    statement = select(Job.id).where(Job.id == held.job_id, Job.fence == held.fence, Job.state == JobState.SUCCEEDED)
+    return (await session.execute(statement)).first() is not None
+
+
+async def finish(session: AsyncSession, held: Claim) -> None:
+    """Mark the job done, in the transaction that holds its effect.
+
+    Raises:
+        LeaseLostError: the job is no longer this worker's; the caller's transaction must roll back.
+    """
+    await _write_under_fence(
+        session, held, state=JobState.SUCCEEDED, finished_at=func.now(), lease_owner=None, lease_until=None
+    )
+
+
+async def _write_under_fence(session: AsyncSession, held: Claim, **values: Any) -> None:
+    result = await session.execute(update(Job).where(_held(held)).values(**values).returning(Job.id))
+    if result.first() is None:
+        raise LeaseLostError(f"job {held.job_id} is no longer held under fence {held.fence}")
+
+
+async def postpone(session: AsyncSession, held: Claim, error: str, delay: timedelta, *, failed: bool) -> None:
+    """Put the job back for later; `failed` says whether this try counts, as a failure and as a claim.
+
+    Raises:
+        LeaseLostError: the job is no longer this worker's.
+    """
+    await _write_under_fence(
+        session,
+        held,
+        state=JobState.PENDING,
+        failures=Job.failures + (1 if failed else 0),
+        claims=Job.claims - (0 if failed else 1),
+        run_at=func.now() + delay,
+        last_error=error,
+        lease_owner=None,
+        lease_until=None,
+    )
+
+
+async def bury(session: AsyncSession, held: Claim, error: str) -> Burial:
+    """End the job in the dead letters, with the alert mail due in the same transaction.
+
+    Raises:
+        LeaseLostError: the job is no longer this worker's.
+    """
+    await _write_under_fence(
+        session,
+        held,
+        state=JobState.DEAD,
+        failures=Job.failures + 1,
+        last_error=error,
+        finished_at=func.now(),
+        lease_owner=None,
+        lease_until=None,
+    )
+    dead_letter_id = (
+        await session.execute(
+            insert(DeadLetter)
+            .values(
+                job_id=held.job_id,
+                kind=held.kind,
+                entity_id=held.entity_id,
+                error=error,
+                failures=held.failures + 1,
+                claims=held.claims,
+            )
+            .returning(DeadLetter.id)
+        )
+    ).scalar_one()
+    # An alert that cannot be mailed raises no alert of its own: it would never end.
+    if held.kind is not JobKind.NOTIFY_JOB_FAILED:
+        await add(session, JobKind.NOTIFY_JOB_FAILED, dead_letter_id, f"{JobKind.NOTIFY_JOB_FAILED}:{dead_letter_id}")
+    return Burial(dead_letter_id, held.job_id, held.kind, held.entity_id, error)

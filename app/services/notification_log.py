@@ -1,0 +1,51 @@
+"""What was told to whom, and whether it arrived: for the people who are asked about it (REQ-006)."""
+
+from typing import Any
+
+from sqlalchemy import Row, select
+
+from app.core.actor import Actor
+from app.database import Database
+from app.models.notification import Notification
+from app.schemas.notification import NotificationQuery, NotificationResponse
+from app.services import pages, permissions
+from app.services.permissions import Action
+
+_SHOWN = tuple(Notification.__table__.c[name] for name in NotificationResponse.model_fields)
+
+
+class NotificationLog:
+    """Messages of every channel."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def list(self, query: NotificationQuery, actor: Actor) -> dict[str, Any]:
+        """Return a page of messages, newest first, with their recipients in full: staff sees the order's address too.
+
+        Raises:
+            ForbiddenError: the role may not.
+            InvalidInputError: a cursor that is not one.
+        """
+        permissions.require(actor, Action.READ_NOTIFICATIONS)
+        columns = Notification.__table__.c
+        filters = pages.given(
+            (query.order_id, columns.order_id.__eq__),
+            (query.entity_id, columns.entity_id.__eq__),
+            (query.state or None, columns.state.in_),
+            (query.channel or None, columns.channel.in_),
+            (query.template, columns.template.__eq__),
+        )
+        async with self._database.autocommit() as connection:
+            return await pages.fetch_page(
+                connection,
+                select(*_SHOWN).where(*filters),
+                (columns.created_at, columns.id),
+                query,
+                _view,
+                newest_first=True,
+            )
+
+
+def _view(row: Row[Any]) -> dict[str, Any]:
+    return row._asdict()

@@ -1,0 +1,106 @@
+"""The record of each message and its delivery: written before it is sent, settled with the end of its job (REQ-006)."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.core.enums import Channel, NotificationState
+from app.models.notification import Notification
+
+SETTLED = frozenset({NotificationState.SENT, NotificationState.REJECTED})
+"""Nothing is done about a message in one of these any more, whoever asks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRow:
+    """A message about to be sent; `source_key` is the event's, the same on every channel."""
+
+    id: UUID
+    source_key: str
+    template: str
+    recipient: str
+    channel: Channel
+    entity_id: UUID
+    order_id: UUID | None
+    message_id: str
+    subject: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A message's row: its ids are those of the first try, so every copy of the message carries the same."""
+
+    id: UUID
+    message_id: str
+    created_at: datetime
+    state: NotificationState
+    is_new: bool
+
+
+async def opened(session: AsyncSession, new: NewRow) -> Row:
+    """Return the row of a message, made now or by an earlier try; one that was given up is PENDING again."""
+    values = {name: getattr(new, name) for name in NewRow.__slots__}
+    inserted = await session.execute(
+        pg_insert(Notification).values(**values).on_conflict_do_nothing().returning(Notification.id)
+    )
+    if inserted.first() is not None:
+        return Row(new.id, new.message_id, new.created_at, NotificationState.PENDING, is_new=True)
+    known = select(Notification.id, Notification.message_id, Notification.created_at, Notification.state).where(
+        Notification.source_key == new.source_key,
+        Notification.template == new.template,
+        Notification.recipient == new.recipient,
+        Notification.channel == new.channel,
+    )
+    row = (await session.execute(known)).one()
+    if row.state == NotificationState.FAILED:
+        # A person had the dead job tried again.
+        await session.execute(
+            update(Notification)
+            .where(Notification.id == row.id, Notification.state == NotificationState.FAILED)
+            .values(state=NotificationState.PENDING)
+        )
+    return Row(row.id, row.message_id, row.created_at, NotificationState(row.state), is_new=False)
+
+
+async def note_attempt(session: AsyncSession, notification_id: UUID, error: str) -> None:
+    """Count an attempt that did not come through."""
+    await session.execute(
+        update(Notification)
+        .where(Notification.id == notification_id, Notification.state == NotificationState.PENDING)
+        .values(attempts=Notification.attempts + 1, last_error=error)
+    )
+
+
+async def settle(
+    session: AsyncSession, notification_id: UUID, state: NotificationState, error: str | None, at: datetime
+) -> None:
+    """Record how a message ended."""
+    await session.execute(
+        update(Notification)
+        .where(Notification.id == notification_id, Notification.state == NotificationState.PENDING)
+        .values(
+            state=state,
+            attempts=Notification.attempts + 1,
+            last_error=error,
+            sent_at=at if state is NotificationState.SENT else None,
+        )
+    )
+
+
+async def give_up(session: AsyncSession, source_key: str, template: str, channel: Channel) -> None:
+    """Record that the last retry of a message failed."""
+    await session.execute(
+        update(Notification)
+        .where(
+            Notification.source_key == source_key,
+            Notification.template == template,
+            Notification.channel == channel,
+            Notification.state == NotificationState.PENDING,
+        )
+        .values(state=NotificationState.FAILED)
+    )

@@ -1,0 +1,314 @@
+"""Orders: create, read, transition, cancel, and what each transition sets off (REQ-001)."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, func, literal_column, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.core.actor import Actor
+from app.core.enums import EntityType, OrderStatus, RefundReason, Role, Trigger
+from app.core.precondition import Precondition
+from app.database import Database
+from app.models.order import Order, OrderLineItem, order_number_seq
+from app.models.payment import Payment
+from app.schemas.common import PageQuery
+from app.schemas.order import OrderCancel, OrderCreate, OrderQuery, OrderStateUpdate
+from app.services import audit_service, event_service, order_draft, pages, permissions, transitions
+from app.services.job_service import JobKind
+from app.services.order_views import line_view, order_view, with_lines
+from app.services.permissions import Action
+from app.services.transitions import Effect, Machine, Outcome, TransitionRequest
+from app.utils.clock import Clock, utc_now, uuid7
+from app.utils.exceptions import ForbiddenError, OrderNotFoundError
+
+EFFECTS = (
+    Effect(OrderStatus.PAID, JobKind.NOTIFY_ORDER_CONFIRMATION),
+    Effect(OrderStatus.PAID, JobKind.NOTIFY_WAREHOUSE_ORDER_READY),
+    Effect(OrderStatus.SHIPPED, JobKind.ISSUE_INVOICE),
+    Effect(OrderStatus.SHIPPED, JobKind.NOTIFY_ORDER_SHIPPED),
+    Effect(OrderStatus.DELIVERED, JobKind.NOTIFY_ORDER_DELIVERED),
+    Effect(OrderStatus.CANCELLED, JobKind.NOTIFY_ORDER_CANCELLED),
+)
+"""Which job follows which transition. Money follows in `MONEY`, for it needs rows of its own."""
+
+# PAID: what the order costs counts as captured; unless the gateway itself reported it, a job finds the money
+# there, or reports it as received elsewhere. It charges nobody. PAID → CANCELLED: all that was captured is reserved for a refund, which
+# is due from this very statement on. The payment row is as old as the order, so it is never outside the
+# statement's snapshot, and the UPDATE ends with its newest version; it begins with the snapshot's and checks
+# the constraints on that too, so nothing is set that would contradict a version from before the payment.
+MONEY = f"""money AS (
+    UPDATE payments p SET
+        state = CASE WHEN m.status = 'PAID' THEN 'CAPTURED' ELSE p.state END,
+        captured_amount = CASE WHEN m.status = 'PAID' THEN p.amount ELSE p.captured_amount END,
+        captured_at = CASE WHEN m.status = 'PAID' THEN m.updated_at ELSE p.captured_at END,
+        gateway_payment_id = CASE WHEN m.status = 'PAID' AND m.payment_transaction_id IS NOT NULL
+            THEN m.payment_transaction_id ELSE p.gateway_payment_id END,
+        refund_reserved_amount = CASE WHEN m.status = 'CANCELLED' THEN p.captured_amount
+            ELSE p.refund_reserved_amount END
+    FROM moved m
+    WHERE p.order_id = m.id AND (m.status = 'PAID' OR (m.status = 'CANCELLED' AND m.from_state = 'PAID'))
+    RETURNING p.id, p.captured_amount, p.currency, m.id AS order_id, m.status, m.trigger, m.updated_at
+),
+capture AS (
+    INSERT INTO jobs (kind, queue, entity_id, dedupe_key, state)
+    SELECT '{JobKind.CAPTURE_PAYMENT}', 'refunds', id, '{JobKind.CAPTURE_PAYMENT}:' || id, '{{job_state}}'
+    FROM money WHERE status = 'PAID' AND trigger <> '{Trigger.WEBHOOK}' AND captured_amount > 0
+),
+refund AS (
+    INSERT INTO refunds (payment_id, order_id, reason, amount, currency, created_at, updated_at)
+    SELECT id, order_id, '{RefundReason.ORDER_CANCELLED}', captured_amount, currency, updated_at, updated_at
+    FROM money WHERE status = 'CANCELLED' AND captured_amount > 0
+    RETURNING id, amount, currency, order_id, created_at
+),
+{transitions.REFUND_DUE}"""  # noqa: S608 - constants of this code base
+
+HEAD_OF_CHAIN = {"audit_seq", "audit_hash"}
+LINES = "(SELECT jsonb_agg(to_jsonb(l) ORDER BY l.position) FROM order_line_items l WHERE l.order_id = {order}.id)"
+SHOWN = [column for column in Order.__table__.c if column.name not in HEAD_OF_CHAIN]
+
+MACHINE = Machine(
+    entity_type=EntityType.ORDER,
+    table="orders",
+    stamps={
+        OrderStatus.PAID: "paid_at",
+        OrderStatus.SHIPPED: "shipped_at",
+        OrderStatus.DELIVERED: "delivered_at",
+        OrderStatus.CANCELLED: "cancelled_at",
+    },
+    columns={
+        "carrier": "text",
+        "tracking_number": "text",
+        "cancellation_reason": "text",
+        "payment_transaction_id": "text",
+    },
+    effects=EFFECTS,
+    money=MONEY,
+    answer=", ".join([*(f"m.{column.name}" for column in SHOWN), f"{LINES.format(order='m')} AS line_items"]),
+)
+STATEMENT = MACHINE.statement()
+
+_LINES: ColumnElement[Any] = literal_column(LINES.format(order="orders")).label("line_items")
+
+
+class OrderService:
+    """What can be done with orders; each method is one unit of work and answers a plain dict."""
+
+    def __init__(self, database: Database, clock: Clock = utc_now) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def create(self, data: OrderCreate, actor: Actor) -> dict[str, Any]:
+        """Create an order in PENDING_PAYMENT with its lines and its payment; return it.
+
+        Raises:
+            ForbiddenError: the role may not, or a customer orders for another one.
+            InvalidInputError: the total is beyond what an amount can hold.
+        """
+        permissions.require(actor, Action.CREATE_ORDER)
+        if actor.role is Role.CUSTOMER and data.customer_id != actor.customer_id:
+            raise ForbiddenError("A customer orders for themselves.", {"customer_id": str(data.customer_id)})
+        now = self._clock()
+        order = order_draft.new_order(data)
+        order.id, order.created_at, order.updated_at = uuid7(now), now, now
+        lines = [
+            order_draft.new_line(order.id, position, line) for position, line in enumerate(data.line_items, start=1)
+        ]
+        order_draft.sum_up(order, lines)
+        async with self._database.transaction() as session:
+            order.order_number = await _next_number(session, now.year)
+            session.add(order)
+            await session.flush()
+            session.add_all(lines)
+            session.add(
+                Payment(
+                    order_id=order.id,
+                    method=data.payment_method,
+                    token=data.payment_token,
+                    amount=order.total_amount,
+                    currency=order.currency,
+                    created_at=now,
+                )
+            )
+            await event_service.append(
+                session, EntityType.ORDER, order.id, 1, "order.created", now, {"customer_id": str(order.customer_id)}
+            )
+            await session.flush()
+        columns = {attribute.key: getattr(order, attribute.key) for attribute in Order.__mapper__.column_attrs}
+        columns["metadata"] = columns["details"]
+        return {**order_view(columns), "line_items": [line_view(_columns(line)) for line in lines]}
+
+    async def get(self, order_id: UUID, actor: Actor) -> dict[str, Any]:
+        """Return an order with its lines.
+
+        Raises:
+            OrderNotFoundError: there is none that this actor may see.
+        """
+        permissions.require(actor, Action.READ_ORDER)
+        statement = _visible(select(*SHOWN, _LINES).where(Order.id == order_id), actor)
+        async with self._database.autocommit() as connection:
+            row = (await connection.execute(statement)).first()
+        if row is None:
+            raise OrderNotFoundError(order_id)
+        return with_lines(row)
+
+    async def list(self, query: OrderQuery, actor: Actor) -> dict[str, Any]:
+        """Return a page of orders, newest first, without their lines.
+
+        Raises:
+            InvalidInputError: a cursor that is not one.
+        """
+        permissions.require(actor, Action.READ_ORDER)
+        statement = _visible(select(*SHOWN).where(*_filters(query)), actor)
+        async with self._database.autocommit() as connection:
+            return await pages.fetch_page(
+                connection,
+                statement,
+                (Order.__table__.c.created_at, Order.__table__.c.id),
+                query,
+                lambda row: order_view(row._mapping),
+                newest_first=True,
+            )
+
+    async def transition(
+        self, order_id: UUID, update: OrderStateUpdate, actor: Actor, expected: Precondition | None = None
+    ) -> dict[str, Any]:
+        """Bring an order into `update.new_state`; return it.
+
+        Raises:
+            ForbiddenError: the actor's role may not bring an order there.
+            OrderNotFoundError: there is none that this actor may see.
+            VersionConflictError: it is of another version than expected.
+            InvalidStateTransitionError: the table does not allow it; the attempt is on record.
+        """
+        permissions.require_transition(actor, EntityType.ORDER, update.new_state)
+        changes = {
+            "carrier": update.carrier,
+            "tracking_number": update.tracking_number,
+            "cancellation_reason": update.reason if update.new_state is OrderStatus.CANCELLED else None,
+        }
+        return await self._move(order_id, update.new_state, actor, update.reason, changes, expected)
+
+    async def cancel(
+        self, order_id: UUID, data: OrderCancel, actor: Actor, expected: Precondition | None = None
+    ) -> dict[str, Any]:
+        """Cancel an order that is not yet in the warehouse; when it was paid, its refund is due at once.
+
+        Raises:
+            As `transition`.
+        """
+        permissions.require_transition(actor, EntityType.ORDER, OrderStatus.CANCELLED)
+        changes = {"cancellation_reason": data.reason}
+        return await self._move(order_id, OrderStatus.CANCELLED, actor, data.reason, changes, expected)
+
+    async def cancel_unpaid(self, older_than: timedelta, limit: int = 500) -> int:
+        """Cancel, as SYSTEM, up to `limit` orders unpaid for longer than `older_than`; return how many (REQ-001).
+
+        An order paid in the meantime is left alone: the condition is checked under its lock.
+        """
+        now = self._clock()
+        overdue = (
+            select(Order.id)
+            .where(Order.status == OrderStatus.PENDING_PAYMENT, Order.created_at < now - older_than)
+            .order_by(Order.created_at)
+            .limit(limit)
+        )
+        reason = "not paid in time"
+        async with self._database.autocommit() as connection:
+            order_ids = (await connection.execute(overdue)).scalars().all()
+            requests = [
+                TransitionRequest(
+                    entity_id=order_id,
+                    new_state=OrderStatus.CANCELLED,
+                    actor=transitions.SYSTEM_JOB,
+                    at=now,
+                    metadata={"reason": reason},
+                    changes={"cancellation_reason": reason},
+                    expected_state=OrderStatus.PENDING_PAYMENT,
+                )
+                for order_id in order_ids
+            ]
+            results = await transitions.apply(connection, STATEMENT, requests) if requests else []
+        return sum(result.outcome is Outcome.MOVED for result in results)
+
+    async def transitions(self, order_id: UUID, actor: Actor) -> dict[str, Any]:
+        """Return which states this actor could bring the order into now, and why not the others.
+
+        Raises:
+            OrderNotFoundError: there is none that this actor may see.
+        """
+        order = await self.get(order_id, actor)
+        return transitions.options(EntityType.ORDER, order["status"], actor)
+
+    async def history(self, order_id: UUID, page: PageQuery, actor: Actor) -> dict[str, Any]:
+        """Return a page of the order's transitions, oldest first.
+
+        Raises:
+            OrderNotFoundError: there is none that this actor may see.
+        """
+        await self.get(order_id, actor)
+        async with self._database.autocommit() as connection:
+            return await audit_service.history_of(connection, EntityType.ORDER, order_id, page, actor)
+
+    async def _move(
+        self,
+        order_id: UUID,
+        new_state: OrderStatus,
+        actor: Actor,
+        reason: str | None,
+        changes: Mapping[str, Any],
+        expected: Precondition | None,
+    ) -> dict[str, Any]:
+        given = {column: value for column, value in changes.items() if value is not None}
+        metadata = {"reason": reason, "carrier": given.get("carrier"), "tracking_number": given.get("tracking_number")}
+        request = TransitionRequest(
+            entity_id=order_id,
+            new_state=new_state,
+            actor=actor,
+            at=self._clock(),
+            metadata={key: value for key, value in metadata.items() if value is not None},
+            changes=given,
+            expected_versions=expected.versions if expected is not None else None,
+        )
+        async with self._database.autocommit() as connection:
+            [result] = await transitions.apply(connection, STATEMENT, [request])
+        return with_lines(
+            transitions.moved_row(EntityType.ORDER, new_state, result, OrderNotFoundError(order_id), expected)
+        )
+
+
+def _columns(line: OrderLineItem) -> dict[str, Any]:
+    return {attribute.key: getattr(line, attribute.key) for attribute in OrderLineItem.__mapper__.column_attrs}
+
+
+async def _next_number(session: AsyncSession, year: int) -> str:
+    number = (await session.execute(select(order_number_seq.next_value()))).scalar_one()
+    return f"ORD-{year}-{number:06d}"
+
+
+def _visible(statement: Select[Any], actor: Actor) -> Select[Any]:
+    return statement if actor.sees_only is None else statement.where(Order.customer_id == actor.sees_only)
+
+
+def _filters(query: OrderQuery) -> list[ColumnElement[bool]]:
+    columns = Order.__table__.c
+    return pages.given(
+        (query.status or None, columns.status.in_),
+        (query.customer_id, columns.customer_id.__eq__),
+        (query.order_number, columns.order_number.__eq__),
+        (query.created_from, columns.created_at.__ge__),
+        (query.created_to, columns.created_at.__lt__),
+        (query.q, _matches),
+    )
+
+
+def _matches(words: str) -> ColumnElement[bool]:
+    """Match what a person at a counter types; each alternative has an index of its own."""
+    return or_(
+        Order.order_number.startswith(words.upper(), autoescape=True),
+        func.lower(Order.customer_email).startswith(words.lower(), autoescape=True),
+        func.lower(Order.customer_name).startswith(words.lower(), autoescape=True),
+        Order.tracking_number == words,
+    )

@@ -1,0 +1,79 @@
+"""Our refunds beside the gateway's books: how they can differ, and the comparison of one (contract section 9)."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Row
+
+from app.core.enums import RefundState
+from app.services.payment_gateway import GatewayTransaction, PaymentGateway
+
+
+class DifferenceKind(StrEnum):
+    """How the gateway's books and ours can differ about a refund."""
+
+    PAID_BUT_NOT_RECORDED = "PAID_BUT_NOT_RECORDED"
+    RECORDED_BUT_NOT_PAID = "RECORDED_BUT_NOT_PAID"
+    PAID_MORE_THAN_ONCE = "PAID_MORE_THAN_ONCE"
+    AMOUNT_DIFFERS = "AMOUNT_DIFFERS"
+    UNKNOWN_REFERENCE = "UNKNOWN_REFERENCE"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One refund on which the books differ."""
+
+    kind: DifferenceKind
+    reference: str
+    our_amount: Decimal | None
+    their_amount: Decimal | None
+    gateway_refund_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """What a comparison found; empty `differences` means that the books agree."""
+
+    ours: int
+    theirs: int
+    differences: list[Difference]
+    repaired: int
+
+
+async def refunds_at(gateway: PaymentGateway) -> dict[str, list[GatewayTransaction]]:
+    """Return the gateway's refunds by our reference; more than one where it paid more than once."""
+    found: dict[str, list[GatewayTransaction]] = {}
+    async for transaction in gateway.list_transactions():
+        if transaction.type == "refund":
+            found.setdefault(transaction.reference, []).append(transaction)
+    return found
+
+
+def compare(
+    reference: str,
+    ours: Row[*tuple[Any, ...]] | None,
+    theirs: list[GatewayTransaction],
+    earlier: Row[*tuple[Any, ...]] | None,
+) -> Difference | None:
+    """Return how the books differ about one refund, or None.
+
+    Args:
+        ours: our row after the gateway's list was read; `earlier`: before, for refunds go on meanwhile.
+    """
+    their_amount = sum((entry.amount for entry in theirs), Decimal(0)) if theirs else None
+    if ours is None:
+        kind = DifferenceKind.UNKNOWN_REFERENCE
+    elif len(theirs) > 1:
+        kind = DifferenceKind.PAID_MORE_THAN_ONCE
+    elif theirs and (their_amount, theirs[0].currency) != (ours.amount, ours.currency):
+        kind = DifferenceKind.AMOUNT_DIFFERS
+    elif theirs and ours.state != RefundState.SUCCEEDED:
+        kind = DifferenceKind.PAID_BUT_NOT_RECORDED
+    elif not theirs and earlier is not None and earlier.state == RefundState.SUCCEEDED:
+        kind = DifferenceKind.RECORDED_BUT_NOT_PAID
+    else:
+        return None
+    our_amount = ours.amount if ours is not None else None
+    return Difference(kind, reference, our_amount, their_amount, theirs[0].refund_id if theirs else None)

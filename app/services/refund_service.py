@@ -1,0 +1,262 @@
+"""Money out: one refund pays once, whatever dies and whenever (contract section 9, REQ-004).
+
+    PENDING ──▶ PROCESSING ──▶ SUCCEEDED            the gateway said so
+       ▲            │
+       │            ├──▶ UNKNOWN ──▶ (look up) ──▶  time-out, reset, 5xx, or we died: the money may have moved
+       └────────────┘                               declined, or nothing was sent: certainly not
+    budget spent ──▶ FAILED, or still UNKNOWN       dead letter, alert, a person
+
+PROCESSING is committed before any byte is sent, so whoever finds a refund in PROCESSING knows that someone
+may have sent it, and asks the gateway by our reference before anything else. The idempotency key is the
+refund's own, the same at every try; only a definite decline, which the gateway would replay under that key
+for ever, adds its number to it.
+"""
+
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Row, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.core.enums import RefundState
+from app.database import Database
+from app.models.payment import Refund
+from app.schemas.refund import RefundQuery
+from app.services import collection, job_service, money_ledger, pages
+from app.services.job_service import Claim
+from app.services.payment_gateway import (
+    GatewayDeclined,
+    GatewayError,
+    GatewayOutcomeUnknown,
+    GatewayRefund,
+    PaymentGateway,
+    RefundRequest,
+)
+from app.services.reconciliation import DifferenceKind, Reconciliation, compare, refunds_at
+from app.utils.clock import Clock, utc_now
+from app.utils.exceptions import NotFoundError
+
+logger = structlog.get_logger(__name__)
+
+
+class RefundPendingError(Exception):
+    """The gateway has the refund and has not decided it yet; ask again later, until the retries are spent."""
+
+
+class RefundService:
+    """Paying refunds back, showing them, and comparing them with the gateway's books."""
+
+    def __init__(self, database: Database, clock: Clock = utc_now) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def process(self, claim: Claim, gateway: PaymentGateway) -> None:
+        """Job `refund.process`: pay one refund back.
+
+        Raises:
+            GatewayError: this try did not get there; its outcome is on the refund, the job is tried again.
+            RefundPendingError: the gateway has not decided yet.
+            LeaseLostError: another worker has the job by now.
+        """
+        refund_id = claim.entity_id
+        payment_id = await self._payment_of(refund_id)
+        # Before PROCESSING: this takes money in, if it must, and moves none out.
+        gateway_payment_id = await collection.collected(self._database, gateway, payment_id, self._clock)
+        request, perhaps_sent = await self._begin(claim, gateway_payment_id)
+        if request is None:
+            return
+        try:
+            paid = await _paid(gateway, request, perhaps_sent=perhaps_sent)
+        except GatewayDeclined as refusal:
+            await self._note(claim, RefundState.PENDING, refusal, declined=True)
+            raise
+        except GatewayOutcomeUnknown as fault:
+            await self._note(claim, RefundState.UNKNOWN, fault)
+            raise
+        except GatewayError as fault:
+            # Nothing was sent by this try; what an earlier one sent is as unknown as it was.
+            await self._note(claim, RefundState.UNKNOWN if perhaps_sent else RefundState.PENDING, fault)
+            raise
+        await self._conclude(claim, paid)
+
+    async def _payment_of(self, refund_id: UUID) -> UUID:
+        async with self._database.autocommit() as connection:
+            statement = select(Refund.payment_id).where(Refund.id == refund_id)
+            return (await connection.execute(statement)).scalar_one()
+
+    async def _begin(self, claim: Claim, gateway_payment_id: str) -> tuple[RefundRequest | None, bool]:
+        """Commit PROCESSING; return the request to send, and whether one may have been sent before.
+
+        None when there is nothing left to do: the job is finished then.
+        """
+        async with self._database.transaction() as session:
+            refund = await money_ledger.locked_refund(session, claim.entity_id)
+            if refund is None or refund.state == RefundState.SUCCEEDED or refund.released_at is not None:
+                logger.info("refund needs no work", refund_id=str(claim.entity_id))
+                await job_service.finish(session, claim)
+                return None, False
+            await job_service.require_held(session, claim)
+            perhaps_sent = refund.state in {RefundState.PROCESSING, RefundState.UNKNOWN}
+            now = self._clock()
+            first_sent_at = refund.first_sent_at or now
+            await money_ledger.change_refund(session, refund, RefundState.PROCESSING, now, first_sent_at=first_sent_at)
+            attempt = f":{refund.declines + 1}" if refund.declines else ""
+            request = RefundRequest(
+                refund_id=refund.id,
+                gateway_payment_id=gateway_payment_id,
+                amount=refund.amount,
+                currency=refund.currency,
+                idempotency_key=f"refund:{refund.id}{attempt}",
+                reason=refund.reason,
+            )
+            return request, perhaps_sent
+
+    async def _note(self, claim: Claim, state: RefundState, fault: GatewayError, *, declined: bool = False) -> None:
+        async with self._database.transaction() as session:
+            refund = await money_ledger.locked_refund(session, claim.entity_id)
+            # A webhook may have settled it while we waited for the answer that we then did not get.
+            if refund is None or refund.state == RefundState.SUCCEEDED:
+                return
+            await job_service.require_held(session, claim)
+            declines = refund.declines + (1 if declined else 0)
+            await money_ledger.change_refund(
+                session, refund, state, self._clock(), last_error=str(fault), declines=declines
+            )
+
+    async def _conclude(self, claim: Claim, paid: GatewayRefund) -> None:
+        """Record what the gateway said and finish the job, together and under the fence.
+
+        Dying before this commit leaves PROCESSING: the next worker looks the refund up and ends here too.
+        """
+        async with self._database.transaction() as session:
+            refund = await money_ledger.locked_refund(session, claim.entity_id)
+            if refund is None:
+                raise NotFoundError(f"Refund {claim.entity_id} was not found.")
+            if paid.status == "succeeded":
+                await money_ledger.settle(session, refund, paid.id, self._clock())
+                await job_service.finish(session, claim)
+                return
+        raise RefundPendingError(f"gateway refund {paid.id} is {paid.status}")
+
+    async def on_dead(self, session: AsyncSession, claim: Claim) -> None:
+        """Mark the refund FAILED as its job is buried, unless the money may have moved: then it stays UNKNOWN."""
+        refund = await money_ledger.locked_refund(session, claim.entity_id)
+        if refund is None or refund.state in {RefundState.SUCCEEDED, RefundState.FAILED}:
+            return
+        certain = refund.state == RefundState.PENDING
+        state = RefundState.FAILED if certain else RefundState.UNKNOWN
+        await money_ledger.change_refund(session, refund, state, self._clock())
+
+    async def list(self, query: RefundQuery) -> dict[str, Any]:
+        """Return a page of refunds, newest first.
+
+        Raises:
+            InvalidInputError: a cursor that is not one.
+        """
+        table = Refund.__table__.c
+        statement = select(*table)
+        if query.state:
+            statement = statement.where(table.state.in_(query.state))
+        if query.order_id is not None:
+            statement = statement.where(table.order_id == query.order_id)
+        async with self._database.autocommit() as connection:
+            return await pages.fetch_page(
+                connection,
+                statement,
+                (table.created_at, table.id),
+                query,
+                lambda row: refund_view(row._mapping),
+                newest_first=True,
+            )
+
+    async def get(self, refund_id: UUID) -> dict[str, Any]:
+        """Return a refund.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        table = Refund.__table__.c
+        async with self._database.autocommit() as connection:
+            row = (await connection.execute(select(*table).where(table.id == refund_id))).first()
+        if row is None:
+            raise NotFoundError(f"Refund {refund_id} was not found.", {"refund_id": str(refund_id)})
+        return refund_view(row._mapping)
+
+    async def reconcile(self, gateway: PaymentGateway, *, repair: bool = False) -> Reconciliation:
+        """Compare our refunds with the gateway's transaction list.
+
+        Args:
+            repair: record as SUCCEEDED what the gateway paid and we do not know of. Nothing is ever paid here.
+        """
+        # Refunds go on meanwhile: what their list must have is what we had before it was read, and what we must have
+        # is what we have afterwards.
+        earlier = await self._all()
+        theirs = await refunds_at(gateway)
+        ours = await self._all()
+        differences = [
+            difference
+            for reference in sorted(ours.keys() | theirs.keys())
+            if (
+                difference := compare(reference, ours.get(reference), theirs.get(reference, []), earlier.get(reference))
+            )
+            is not None
+        ]
+        repaired = 0
+        for difference in differences if repair else []:
+            if difference.kind is DifferenceKind.PAID_BUT_NOT_RECORDED and difference.gateway_refund_id is not None:
+                async with self._database.transaction() as session:
+                    refund = await money_ledger.locked_refund(session, UUID(difference.reference))
+                    if refund is not None:
+                        repaired += await money_ledger.settle(
+                            session, refund, difference.gateway_refund_id, self._clock()
+                        )
+        return Reconciliation(ours=len(ours), theirs=len(theirs), differences=differences, repaired=repaired)
+
+    async def _all(self) -> dict[str, Row[*tuple[Any, ...]]]:
+        table = Refund.__table__.c
+        async with self._database.autocommit() as connection:
+            return {str(row.id): row for row in await connection.execute(select(*table))}
+
+
+async def _paid(gateway: PaymentGateway, request: RefundRequest, *, perhaps_sent: bool) -> GatewayRefund:
+    """Return the gateway's refund: the one that an earlier try left there, else the one that this try makes.
+
+    Raises:
+        GatewayError: see `PaymentGateway`; what is found and does not fit is as unknown as no answer at all.
+    """
+    known = await gateway.find_refund(request.refund_id) if perhaps_sent else None
+    if known is not None and known.status != "failed":
+        if (known.payment_id, known.amount, known.currency) != (
+            request.gateway_payment_id,
+            request.amount,
+            request.currency,
+        ):
+            raise GatewayOutcomeUnknown(f"Gateway refund {known.id} does not fit the request.", "refund_differs")
+        return known
+    # What failed may be an earlier attempt, while the last one is still on its way. Its own key alone tells: the
+    # gateway answers what became of that attempt, and carries it out only if it never came.
+    paid = await gateway.refund(request)
+    if known is not None and paid.id == known.id:
+        raise GatewayDeclined(known.failure_code or "failed", f"Gateway refund {known.id} failed.")
+    return paid
+
+
+def refund_view(row: Any) -> dict[str, Any]:
+    """Return a refund row as the API shows it."""
+    return {
+        "id": row["id"],
+        "order_id": row["order_id"],
+        "return_id": row["return_id"],
+        "payment_id": row["payment_id"],
+        "reason": row["reason"],
+        "state": row["state"],
+        "version": row["version"],
+        "amount": float(row["amount"]),
+        "currency": row["currency"],
+        "gateway_refund_id": row["gateway_refund_id"],
+        "last_error": row["last_error"],
+        "created_at": row["created_at"],
+        "updated_at": row["updated_at"],
+        "succeeded_at": row["succeeded_at"],
+    }

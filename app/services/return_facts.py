@@ -1,0 +1,120 @@
+"""What each message about a return tells (REQ-002, REQ-006)."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from app.core.enums import ReturnStatus
+from app.models.order import Order
+from app.models.return_request import ReturnRequest
+from app.services.mail_scene import (
+    GONE,
+    Loader,
+    MailFacts,
+    NothingToTell,
+    Scene,
+    order_of,
+    returned_items,
+    to_customer,
+)
+from app.utils.documents import seller_party
+
+Teller = Callable[[Scene, ReturnRequest, Order], dict[str, Any] | NothingToTell]
+
+
+def customer_loader(tell: Teller) -> Loader:
+    """Return the loader of a message to the customer."""
+    return _loader(tell, lambda _, order, told: to_customer(order, told))
+
+
+def staff_loader(address: str, tell: Teller) -> Loader:
+    """Return the loader of a message to the people whose address the setting `address` holds."""
+    return _loader(tell, lambda scene, order, told: MailFacts(getattr(scene.settings, address), told, order.id))
+
+
+def _loader(tell: Teller, address: Callable[[Scene, Order, dict[str, Any]], MailFacts]) -> Loader:
+    async def loader(scene: Scene) -> MailFacts | NothingToTell:
+        request = await scene.session.get(ReturnRequest, scene.claim.entity_id)
+        order = await order_of(scene.session, request.order_id) if request is not None else None
+        if request is None or order is None:
+            return GONE
+        told = tell(scene, request, order)
+        return told if isinstance(told, NothingToTell) else address(scene, order, told)
+
+    return loader
+
+
+def return_received(_: Scene, request: ReturnRequest, order: Order) -> dict[str, Any]:
+    """The request has come in."""
+    return {"reason": request.reason, "items": returned_items(order, request.items)}
+
+
+def return_arrived(_: Scene, request: ReturnRequest, order: Order) -> dict[str, Any]:
+    """The goods have."""
+    return {"refund_amount": request.refund_amount, "items": returned_items(order, request.items)}
+
+
+def return_approved(scene: Scene, request: ReturnRequest, order: Order) -> dict[str, Any]:
+    """Under which conditions, and how to send it back."""
+    shop = seller_party(scene.settings)
+    return {
+        # The last block of a UUIDv7 is random; the first is the time, which returns of one minute share.
+        "return_reference": f"RET-{str(request.id)[-12:].upper()}",
+        "currency": request.currency,
+        "items": returned_items(order, request.items),
+        "restocking_fee": request.restocking_fee,
+        "refund_amount": request.refund_amount,
+        "notes": request.manager_notes,
+        "return_address": [shop.name, *shop.lines],
+    }
+
+
+def return_rejected(_: Scene, request: ReturnRequest, __: Order) -> dict[str, Any] | NothingToTell:
+    """Why not, in the manager's words."""
+    if request.rejection_reason is None:
+        return NothingToTell("the return is not rejected")
+    return {"category": request.rejection_reason, "notes": request.manager_notes}
+
+
+def awaiting_review(scene: Scene, request: ReturnRequest, order: Order) -> dict[str, Any] | NothingToTell:
+    """A decision is due."""
+    if request.status != ReturnStatus.REQUESTED:
+        return NothingToTell("the return was reviewed meanwhile")
+    return {
+        "order_number": order.order_number,
+        "return_id": str(request.id),
+        "customer_name": order.customer_name,
+        "reason": request.reason,
+        "customer_notes": request.customer_notes,
+        "currency": order.currency,
+        "order_total": order.total_amount,
+        "items": returned_items(order, request.items),
+        "requested_at": request.created_at,
+        "review_by": request.created_at + timedelta(hours=scene.settings.return_review_sla_hours),
+    }
+
+
+def review_overdue(scene: Scene, request: ReturnRequest, order: Order) -> dict[str, Any] | NothingToTell:
+    """The decision is late."""
+    if request.status != ReturnStatus.REQUESTED:
+        return NothingToTell("the return was reviewed meanwhile")
+    waiting = scene.clock() - request.created_at
+    return {
+        "order_number": order.order_number,
+        "return_id": str(request.id),
+        "customer_name": order.customer_name,
+        "reason": request.reason,
+        "requested_at": request.created_at,
+        "hours_waiting": int(waiting.total_seconds() // 3600),
+        "expires_at": request.created_at + timedelta(days=scene.settings.return_expiry_days),
+    }
+
+
+def goods_received(_: Scene, request: ReturnRequest, order: Order) -> dict[str, Any]:
+    """What to inspect and restock."""
+    return {
+        "order_number": order.order_number,
+        "return_id": str(request.id),
+        "received_at": request.received_at or request.updated_at,
+        "items": returned_items(order, request.items),
+    }

@@ -1,0 +1,344 @@
+"""Returns: request, review, follow, complete, and what each step sets off (REQ-002)."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import selectinload
+
+from app.core.actor import SYSTEM_JOB, Actor
+from app.core.enums import EntityType, OrderStatus, RefundReason, RejectionReason, ReturnStatus
+from app.core.precondition import Precondition
+from app.database import Database
+from app.models.order import Order
+from app.models.return_request import ReturnRequest
+from app.schemas.common import PageQuery
+from app.schemas.return_request import (
+    ReturnApprove,
+    ReturnCreate,
+    ReturnQuery,
+    ReturnReject,
+    ReturnStateUpdate,
+)
+from app.services import audit_service, event_service, job_service, pages, permissions, transitions
+from app.services.job_service import JobKind
+from app.services.permissions import Action
+from app.services.return_draft import new_return
+from app.services.return_views import return_view
+from app.services.transitions import Effect, Machine, Outcome, TransitionRequest
+from app.utils.clock import Clock, utc_now
+from app.utils.exceptions import (
+    InvalidInputError,
+    OrderNotFoundError,
+    ReturnAlreadyExistsError,
+    ReturnNotAllowedError,
+    ReturnNotFoundError,
+)
+
+CREATION_EFFECTS = (JobKind.NOTIFY_RETURN_RECEIVED, JobKind.NOTIFY_RETURN_AWAITING_REVIEW)
+EFFECTS = (
+    Effect(ReturnStatus.APPROVED, JobKind.NOTIFY_RETURN_APPROVED),
+    Effect(ReturnStatus.REJECTED, JobKind.NOTIFY_RETURN_REJECTED),
+    Effect(ReturnStatus.RECEIVED, JobKind.NOTIFY_GOODS_RECEIVED),
+    Effect(ReturnStatus.RECEIVED, JobKind.NOTIFY_RETURN_ARRIVED),
+)
+"""Which job follows which step. The refund follows in `MONEY`, for it needs a row of its own."""
+
+# COMPLETED: the refund is due from this very statement on, its amount reserved under the payment's cap. The
+# UPDATE of the payment reads its newest version, so two reservations never overlook each other.
+MONEY = f"""money AS (
+    UPDATE payments p SET refund_reserved_amount = p.refund_reserved_amount + m.refund_amount
+    FROM moved m
+    WHERE p.order_id = m.order_id AND m.status = 'COMPLETED' AND m.refund_amount > 0
+    RETURNING p.id, m.order_id, m.id AS return_id, m.refund_amount, p.currency, m.updated_at
+),
+refund AS (
+    INSERT INTO refunds (payment_id, order_id, return_id, reason, amount, currency, created_at, updated_at)
+    SELECT id, order_id, return_id, '{RefundReason.RETURN_COMPLETED}', refund_amount, currency, updated_at, updated_at
+    FROM money
+    RETURNING id, amount, currency, order_id, created_at
+),
+{transitions.REFUND_DUE}"""  # noqa: S608 - constants of this code base
+
+MACHINE = Machine(
+    entity_type=EntityType.RETURN,
+    table="return_requests",
+    stamps={
+        ReturnStatus.APPROVED: "approved_at",
+        ReturnStatus.REJECTED: "rejected_at",
+        ReturnStatus.IN_TRANSIT: "in_transit_at",
+        ReturnStatus.RECEIVED: "received_at",
+        ReturnStatus.COMPLETED: "completed_at",
+    },
+    columns={
+        "manager_notes": "text",
+        "rejection_reason": "text",
+        "restocking_fee": "numeric",
+        "refund_amount": "numeric",
+        "reviewed_by": "uuid",
+        "carrier": "text",
+        "tracking_number": "text",
+    },
+    effects=EFFECTS,
+    money=MONEY,
+    answer=", ".join(f"m.{column.name}" for column in ReturnRequest.__table__.c),
+)
+STATEMENT = MACHINE.statement()
+
+
+class ReturnService:
+    """What can be done with returns; each method is one unit of work and answers a plain dict."""
+
+    def __init__(self, database: Database, return_window: timedelta, clock: Clock = utc_now) -> None:
+        self._database = database
+        self._window = return_window
+        self._clock = clock
+
+    async def create(self, data: ReturnCreate, actor: Actor) -> dict[str, Any]:
+        """Request a return of a delivered order; return it, in REQUESTED.
+
+        Raises:
+            ForbiddenError: the role may not.
+            OrderNotFoundError: there is no such order that this actor may see.
+            ReturnNotAllowedError: not delivered, or the window has closed.
+            ReturnAlreadyExistsError: the order has one.
+            InvalidInputError: a line that is not the order's, or more of it than was bought.
+        """
+        permissions.require(actor, Action.CREATE_RETURN)
+        now = self._clock()
+        try:
+            async with self._database.transaction() as session:
+                order = await _order(session, data.order_id, actor)
+                existing = select(ReturnRequest.id).where(ReturnRequest.order_id == order.id)
+                if (await session.execute(existing)).first() is not None:
+                    raise ReturnAlreadyExistsError(order.id)
+                self._require_returnable(order, now)
+                request = new_return(order, data, actor, now)
+                session.add(request)
+                await session.flush()
+                await event_service.append(
+                    session, EntityType.RETURN, request.id, 1, "return.created", now, {"order_id": str(order.id)}
+                )
+                for kind in CREATION_EFFECTS:
+                    await job_service.add(session, kind, request.id, f"{kind}:{request.id}:1")
+        except IntegrityError as fault:
+            # Another request for the same order committed between our look and our insert.
+            if "uq_return_requests_order_id" in str(fault.orig):
+                raise ReturnAlreadyExistsError(data.order_id) from None
+            raise
+        columns = {
+            attribute.key: getattr(request, attribute.key) for attribute in ReturnRequest.__mapper__.column_attrs
+        }
+        return return_view(columns)
+
+    def _require_returnable(self, order: Order, now: datetime) -> None:
+        if order.status != OrderStatus.DELIVERED or order.delivered_at is None:
+            raise ReturnNotAllowedError(
+                "NOT_DELIVERED",
+                f"Order {order.order_number} is {order.status}; only a delivered order can be returned.",
+                current_state=order.status,
+            )
+        closes_at = order.delivered_at + self._window
+        if now > closes_at:
+            raise ReturnNotAllowedError(
+                "WINDOW_CLOSED",
+                f"The return window of order {order.order_number} has closed.",
+                delivered_at=order.delivered_at,
+                window_closed_at=closes_at,
+            )
+
+    async def get(self, return_id: UUID, actor: Actor) -> dict[str, Any]:
+        """Return a return.
+
+        Raises:
+            ReturnNotFoundError: there is none that this actor may see.
+        """
+        return return_view((await self._row(return_id, actor))._mapping)
+
+    async def list(self, query: ReturnQuery, actor: Actor) -> dict[str, Any]:
+        """Return a page of returns, newest first.
+
+        Raises:
+            InvalidInputError: a cursor that is not one.
+        """
+        permissions.require(actor, Action.READ_RETURN)
+        table = ReturnRequest.__table__.c
+        statement = select(*table).where(
+            *pages.given(
+                (query.status or None, table.status.in_),
+                (query.customer_id, table.customer_id.__eq__),
+                (query.order_id, table.order_id.__eq__),
+                (query.created_from, table.created_at.__ge__),
+                (query.created_to, table.created_at.__lt__),
+                (actor.sees_only, table.customer_id.__eq__),
+            )
+        )
+        async with self._database.autocommit() as connection:
+            return await pages.fetch_page(
+                connection,
+                statement,
+                (table.created_at, table.id),
+                query,
+                lambda row: return_view(row._mapping),
+                newest_first=True,
+            )
+
+    async def approve(
+        self, return_id: UUID, data: ReturnApprove, actor: Actor, expected: Precondition | None = None
+    ) -> dict[str, Any]:
+        """Approve a return, perhaps with a restocking fee or a partial refund; return it.
+
+        Raises:
+            ForbiddenError, ReturnNotFoundError, VersionConflictError, InvalidStateTransitionError: as `transition`.
+            InvalidInputError: the fee or the refund is more than the returned lines are worth.
+        """
+        permissions.require_transition(actor, EntityType.RETURN, ReturnStatus.APPROVED)
+        row = await self._row(return_id, actor)
+        fee = data.restocking_fee if data.restocking_fee is not None else Decimal(0)
+        refund = data.refund_amount if data.refund_amount is not None else row.items_amount - fee
+        # Amounts matter only where the step itself is legal; otherwise the refusal below is the answer.
+        if row.status == ReturnStatus.REQUESTED:
+            if fee > row.items_amount:
+                raise InvalidInputError(("restocking_fee", f"must not exceed the returned lines: {row.items_amount}"))
+            if refund > row.items_amount - fee:
+                raise InvalidInputError(
+                    ("refund_amount", f"must not exceed the returned lines less the fee: {row.items_amount - fee}")
+                )
+        changes = {
+            "manager_notes": data.notes,
+            "restocking_fee": fee,
+            "refund_amount": refund,
+            "reviewed_by": actor.id,
+        }
+        metadata = {"notes": data.notes, "restocking_fee": str(fee), "refund_amount": str(refund)}
+        return await self._move(return_id, ReturnStatus.APPROVED, actor, metadata, changes, expected)
+
+    async def reject(
+        self, return_id: UUID, data: ReturnReject, actor: Actor, expected: Precondition | None = None
+    ) -> dict[str, Any]:
+        """Reject a return with a category and notes; return it.
+
+        Raises:
+            As `transition`.
+        """
+        permissions.require_transition(actor, EntityType.RETURN, ReturnStatus.REJECTED)
+        changes = {"manager_notes": data.notes, "rejection_reason": data.rejection_reason, "reviewed_by": actor.id}
+        metadata = {"notes": data.notes, "rejection_reason": data.rejection_reason}
+        return await self._move(return_id, ReturnStatus.REJECTED, actor, metadata, changes, expected)
+
+    async def transition(
+        self, return_id: UUID, update: ReturnStateUpdate, actor: Actor, expected: Precondition | None = None
+    ) -> dict[str, Any]:
+        """Bring a return into `update.new_state`; return it. The review has its own methods.
+
+        Raises:
+            ForbiddenError: the actor's role may not bring a return there.
+            ReturnNotFoundError: there is none that this actor may see.
+            VersionConflictError: it is of another version than expected.
+            InvalidStateTransitionError: the table does not allow it; the attempt is on record.
+            InvalidInputError: a review that is due, asked for without its notes.
+        """
+        permissions.require_transition(actor, EntityType.RETURN, update.new_state)
+        verb = {ReturnStatus.APPROVED: "approve", ReturnStatus.REJECTED: "reject"}.get(update.new_state)
+        if verb is not None and (await self._row(return_id, actor)).status == ReturnStatus.REQUESTED:
+            raise InvalidInputError(("new_state", f"a review needs its notes: use PATCH /returns/{{id}}/{verb}"))
+        changes = {"carrier": update.carrier, "tracking_number": update.tracking_number}
+        given = {column: value for column, value in changes.items() if value is not None}
+        metadata = {**({"reason": update.reason} if update.reason is not None else {}), **given}
+        return await self._move(return_id, update.new_state, actor, metadata, given, expected)
+
+    async def expire_unreviewed(self, older_than: timedelta, limit: int = 500) -> int:
+        """Reject as EXPIRED, as SYSTEM, up to `limit` requests nobody reviewed; return how many (REQ-002)."""
+        now = self._clock()
+        overdue = (
+            select(ReturnRequest.id)
+            .where(ReturnRequest.status == ReturnStatus.REQUESTED, ReturnRequest.created_at < now - older_than)
+            .order_by(ReturnRequest.created_at)
+            .limit(limit)
+        )
+        changes = {"rejection_reason": RejectionReason.EXPIRED}
+        async with self._database.autocommit() as connection:
+            return_ids = (await connection.execute(overdue)).scalars().all()
+            requests = [
+                TransitionRequest(
+                    entity_id=return_id,
+                    new_state=ReturnStatus.REJECTED,
+                    actor=SYSTEM_JOB,
+                    at=now,
+                    metadata=changes,
+                    changes=changes,
+                    expected_state=ReturnStatus.REQUESTED,
+                )
+                for return_id in return_ids
+            ]
+            results = await transitions.apply(connection, STATEMENT, requests) if requests else []
+        return sum(result.outcome is Outcome.MOVED for result in results)
+
+    async def transitions(self, return_id: UUID, actor: Actor) -> dict[str, Any]:
+        """Return which states this actor could bring the return into now, and why not the others.
+
+        Raises:
+            ReturnNotFoundError: there is none that this actor may see.
+        """
+        row = await self._row(return_id, actor)
+        return transitions.options(EntityType.RETURN, row.status, actor)
+
+    async def history(self, return_id: UUID, page: PageQuery, actor: Actor) -> dict[str, Any]:
+        """Return a page of the return's transitions, oldest first.
+
+        Raises:
+            ReturnNotFoundError: there is none that this actor may see.
+        """
+        await self._row(return_id, actor)
+        async with self._database.autocommit() as connection:
+            return await audit_service.history_of(connection, EntityType.RETURN, return_id, page, actor)
+
+    async def _row(self, return_id: UUID, actor: Actor) -> Row[Any]:
+        permissions.require(actor, Action.READ_RETURN)
+        table = ReturnRequest.__table__.c
+        statement = select(*table).where(table.id == return_id)
+        if actor.sees_only is not None:
+            statement = statement.where(table.customer_id == actor.sees_only)
+        async with self._database.autocommit() as connection:
+            row = (await connection.execute(statement)).first()
+        if row is None:
+            raise ReturnNotFoundError(return_id)
+        return row
+
+    async def _move(
+        self,
+        return_id: UUID,
+        new_state: ReturnStatus,
+        actor: Actor,
+        metadata: Mapping[str, Any],
+        changes: Mapping[str, Any],
+        expected: Precondition | None,
+    ) -> dict[str, Any]:
+        request = TransitionRequest(
+            entity_id=return_id,
+            new_state=new_state,
+            actor=actor,
+            at=self._clock(),
+            metadata=metadata,
+            changes={column: value for column, value in changes.items() if value is not None},
+            expected_versions=expected.versions if expected is not None else None,
+        )
+        async with self._database.autocommit() as connection:
+            [result] = await transitions.apply(connection, STATEMENT, [request])
+        missing = ReturnNotFoundError(return_id)
+        return return_view(transitions.moved_row(EntityType.RETURN, new_state, result, missing, expected)._mapping)
+
+
+async def _order(session: AsyncSession, order_id: UUID, actor: Actor) -> Order:
+    statement = select(Order).where(Order.id == order_id).options(selectinload(Order.line_items))
+    if actor.sees_only is not None:
+        statement = statement.where(Order.customer_id == actor.sees_only)
+    order = (await session.execute(statement)).scalar_one_or_none()
+    if order is None:
+        raise OrderNotFoundError(order_id)
+    return order

@@ -1,0 +1,108 @@
+"""Is this the database that this code was written for? Asked by every process before it serves.
+
+Two things are compared: the migrations that were run with those of this checkout, and the transitions that
+the database's guard lets through with `app.services.state_machine`, the only place where one is made legal.
+"""
+
+import re
+from pathlib import Path
+
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.config import ROOT
+from app.database import Database
+from app.models.state_history import StateTransition
+from app.services.state_machine import TRANSITIONS, StateMachine
+
+MIGRATIONS = ROOT / "alembic" / "versions"
+_UNDEFINED_TABLE = "42P01"
+_REVISION = re.compile(r'^(revision|down_revision)\b[^=\n]*= *(?:"(\w+)"|None)', re.MULTILINE)
+
+
+class SchemaMismatchError(Exception):
+    """The database must not be used by this version of the code; the message says why and what to do."""
+
+
+def newest_revision(folder: Path = MIGRATIONS) -> str:
+    """Return the migration that no other one builds upon.
+
+    Read from the files' own lines: Alembic, which would tell too, costs memory and time in every process.
+
+    Raises:
+        SchemaMismatchError: there is not exactly one.
+    """
+    revisions: set[str] = set()
+    built_upon: set[str] = set()
+    for file in folder.glob("*.py"):
+        found = dict(_REVISION.findall(file.read_text(encoding="utf-8")))
+        revisions.add(found["revision"])
+        built_upon.add(found["down_revision"])
+    newest = revisions - built_upon
+    if len(newest) != 1:
+        raise SchemaMismatchError(f"{folder} has {len(newest)} newest migrations, not one: {sorted(newest)}")
+    return newest.pop()
+
+
+async def verify_schema(database: Database, *, restricted: bool = False) -> None:
+    """Compare the database with this code.
+
+    Args:
+        restricted: refuse a login that could lift the guards, whatever role it takes on: an owner, a superuser.
+
+    Raises:
+        SchemaMismatchError: migrations are missing or too new, the transitions differ, it cannot be reached, or the
+            login may do too much.
+    """
+    expected = newest_revision()
+    try:
+        async with database.autocommit() as connection:
+            await _compare_revision(connection, expected)
+            await _compare_transitions(connection)
+            if restricted and await has_powerful_login(connection):
+                raise SchemaMismatchError(
+                    "DATABASE_URL names a login that owns the tables or is a superuser, so it could rewrite history. In"
+                    " production give it a login of its own that is only a member of DATABASE_ROLE, and the owner's as"
+                    " DATABASE_ADMIN_URL."
+                )
+    except (DBAPIError, TimeoutError, OSError) as fault:
+        reason = str(getattr(fault, "orig", fault)).strip().splitlines()
+        raise SchemaMismatchError(f"The database cannot be used: {reason[0] if reason else fault}") from fault
+
+
+async def _compare_revision(connection: AsyncConnection, expected: str) -> None:
+    try:
+        present = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalars().all()
+    except DBAPIError as fault:
+        if getattr(fault.orig, "sqlstate", None) != _UNDEFINED_TABLE:
+            raise
+        present = []
+    if list(present) != [expected]:
+        found = ", ".join(present) or "none"
+        raise SchemaMismatchError(
+            f"The database is at migration {found}, this code needs {expected}: run `articurated migrate`."
+        )
+
+
+async def _compare_transitions(connection: AsyncConnection) -> None:
+    rows = await connection.execute(
+        select(StateTransition.entity_type, StateTransition.from_state, StateTransition.to_state)
+    )
+    stored = {(entity, source, target) for entity, source, target in rows}
+    coded = {(str(entity), *edge) for entity in TRANSITIONS for edge in StateMachine.edges(entity)}
+    if stored != coded:
+        differing = "; ".join(f"{entity} {source} → {target}" for entity, source, target in sorted(stored ^ coded))
+        raise SchemaMismatchError(
+            "The transitions that the database allows are not those of app.services.state_machine: "
+            f"{differing}. A migration has to bring them together."
+        )
+
+
+async def has_powerful_login(connection: AsyncConnection) -> bool:
+    """Return whether the login could lift the guards, whatever role the connection has taken on: that can be laid down."""
+    powerful = text(
+        "SELECT rolsuper OR EXISTS (SELECT FROM pg_class c WHERE c.relname = 'state_history'"
+        " AND pg_has_role(session_user, c.relowner, 'USAGE')) FROM pg_roles WHERE rolname = session_user"
+    )
+    return bool((await connection.execute(powerful)).scalar_one())

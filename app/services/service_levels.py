@@ -1,0 +1,123 @@
+"""What was promised and what was kept: reviews, invoices, refunds, the pick-up of jobs; how long returns take.
+
+Over a period that ends now. Every statement reads an index that is ordered by time, from the beginning of the period.
+"""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.services.job_figures import INVOICE_SECONDS, PICKUP_SECONDS, REFUND_SECONDS, JobFigures
+
+SLA_DAYS: Final = 30
+RETURN_TIMES_DAYS: Final = 90
+"""Longer, because a return takes weeks: of those begun in the last 30 days few would have ended."""
+
+_CASES = {
+    # A review by the clock (EXPIRED) came after the promise by far, so it counts as missed like any late one.
+    "review": text("""
+        SELECT count(*), count(*) FILTER (
+            WHERE coalesce(least(approved_at, rejected_at), now()) - created_at > make_interval(secs => :promised))
+        FROM return_requests WHERE created_at >= :since
+    """),
+    "invoice": text("""
+        SELECT count(*), count(*) FILTER (
+            WHERE coalesce(i.issued_at, now()) - h.created_at > make_interval(secs => :promised))
+        FROM state_history h LEFT JOIN invoices i ON i.order_id = h.entity_id AND i.kind = 'INVOICE'
+        WHERE h.new_state = 'SHIPPED' AND h.entity_type = 'ORDER' AND h.created_at >= :since
+    """),
+    "refund": text("""
+        SELECT count(*), count(*) FILTER (
+            WHERE coalesce(succeeded_at, released_at, now()) - created_at > make_interval(secs => :promised))
+        FROM refunds WHERE created_at >= :since
+    """),
+    # Time-ordered keys make the primary key the index. A job that outlived a crashed worker was picked up once before
+    # (it has more claims than tries that failed), so its last start says nothing of the first.
+    "pickup": text("""
+        SELECT count(*), count(*) FILTER (
+            WHERE claims <= failures + 1 AND coalesce(started_at, now()) - run_at > make_interval(secs => :promised))
+        FROM jobs WHERE id >= :since_id AND (started_at IS NOT NULL OR run_at <= now())
+    """),
+}
+_STEPS = {
+    "request_to_review": "CASE WHEN r.rejection_reason IS DISTINCT FROM 'EXPIRED'"
+    " THEN least(r.approved_at, r.rejected_at) - r.created_at END",
+    "review_to_received": "r.received_at - r.approved_at",
+    "received_to_completed": "r.completed_at - r.received_at",
+    "completed_to_refunded": "f.succeeded_at - r.completed_at",
+}
+_RETURN_TIMES = text(
+    "SELECT "  # noqa: S608 - put together from the lines above
+    + ", ".join(
+        f"count({step}) AS {name}_cases, percentile_cont(ARRAY[0.5, 0.9])"
+        f" WITHIN GROUP (ORDER BY extract(epoch FROM {step})::float8) AS {name}"
+        for name, step in _STEPS.items()
+    )
+    + " FROM return_requests r LEFT JOIN refunds f ON f.return_id = r.id AND f.state = 'SUCCEEDED'"
+    " WHERE r.created_at >= :since"
+)
+_ORDERS_PER_DAY = text("""
+    SELECT (created_at AT TIME ZONE 'UTC')::date AS day, count(*) AS orders
+    FROM orders WHERE created_at >= :since GROUP BY 1
+""")
+
+
+async def service_levels(
+    connection: AsyncConnection, figures: JobFigures, review_hours: int, now: datetime
+) -> dict[str, Any]:
+    """Return per promise: its seconds, the cases past it now, those of the period, and how many of them missed it.
+
+    `kept` is the share of cases that were in time, None where there was none.
+    """
+    promised = {
+        "review": review_hours * 3600,
+        "invoice": INVOICE_SECONDS,
+        "refund": REFUND_SECONDS,
+        "pickup": PICKUP_SECONDS,
+    }
+    since = now - timedelta(days=SLA_DAYS)
+    levels: dict[str, Any] = {}
+    for name, statement in _CASES.items():
+        period = {"since_id": first_id_of(since)} if name == "pickup" else {"since": since}
+        cases, missed = (await connection.execute(statement, {"promised": promised[name], **period})).one()
+        levels[name] = {
+            "promised_seconds": promised[name],
+            "overdue_now": figures.overdue[name],
+            "cases": cases,
+            "missed": missed,
+            "kept": round(1 - missed / cases, 4) if cases else None,
+        }
+    return {"days": SLA_DAYS, **levels}
+
+
+async def return_times(connection: AsyncConnection, now: datetime) -> dict[str, Any]:
+    """Return median and 90th percentile, in seconds, of each step of a return; None where no return took it."""
+    row = (await connection.execute(_RETURN_TIMES, {"since": now - timedelta(days=RETURN_TIMES_DAYS)})).one()
+    return {"days": RETURN_TIMES_DAYS, **{name: _step(row, name) for name in _STEPS}}
+
+
+def _step(row: Row[*tuple[Any, ...]], name: str) -> dict[str, Any]:
+    median, p90 = getattr(row, name) or (None, None)
+    return {
+        "cases": getattr(row, f"{name}_cases"),
+        "median_seconds": None if median is None else round(median, 3),
+        "p90_seconds": None if p90 is None else round(p90, 3),
+    }
+
+
+async def orders_per_day(connection: AsyncConnection, now: datetime) -> list[dict[str, Any]]:
+    """Return the orders of each of the last 30 days (UTC), today included, oldest first; a day without is 0."""
+    today = now.astimezone(UTC).date()
+    days = [today - timedelta(days=back) for back in range(SLA_DAYS - 1, -1, -1)]
+    since = datetime(days[0].year, days[0].month, days[0].day, tzinfo=UTC)
+    rows = await connection.execute(_ORDERS_PER_DAY, {"since": since})
+    found: dict[date, int] = {row.day: row.orders for row in rows}
+    return [{"day": day, "orders": found.get(day, 0)} for day in days]
+
+
+def first_id_of(moment: datetime) -> UUID:
+    """Return the smallest time-ordered key (UUIDv7) that can have been made at that time."""
+    return UUID(int=int(moment.timestamp() * 1000) << 80)

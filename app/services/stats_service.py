@@ -1,0 +1,106 @@
+"""Figures for people: `GET /stats`.
+
+Counting reads whole tables: 170 ms at a million orders. So the figures are kept for twenty times as long as
+it took to collect them, at most a minute: fresh to the blink of an eye while the shop is small, and never
+more than a twentieth of one connection's time once it is large.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, literal_column, select, union_all
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.core.actor import Actor
+from app.core.enums import JobState, OrderStatus, PaymentState, RefundState, ReturnStatus
+from app.database import Database
+from app.models.job import Job
+from app.models.order import Order
+from app.models.payment import Payment, Refund
+from app.models.return_request import ReturnRequest
+from app.services import permissions, service_levels
+from app.services.job_figures import job_figures
+from app.services.permissions import Action
+from app.utils.clock import Clock, utc_now
+
+_NOTHING: ColumnElement[Decimal] = literal_column("0")
+_KEPT_FOR = 20
+_KEPT_AT_MOST_SECONDS = 60.0
+
+
+class StatsService:
+    """Counts and sums over everything."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+        review_hours: int = 24,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._review_hours = review_hours
+        self._monotonic = monotonic
+        self._collecting = asyncio.Lock()
+        self._kept: dict[str, Any] = {}
+        self._kept_until = 0.0
+
+    async def collect(self, actor: Actor) -> dict[str, Any]:
+        """Return the figures of `GET /stats`, collected just now or a moment ago (`collected_at`).
+
+        Raises:
+            ForbiddenError: the role may not.
+        """
+        permissions.require(actor, Action.READ_STATS)
+        async with self._collecting:
+            started = self._monotonic()
+            if not self._kept or started >= self._kept_until:
+                self._kept = await self._count()
+                finished = self._monotonic()
+                self._kept_until = finished + min(_KEPT_FOR * (finished - started), _KEPT_AT_MOST_SECONDS)
+        return self._kept
+
+    async def _count(self) -> dict[str, Any]:
+        now = self._clock()
+        async with self._database.autocommit() as connection:
+            figures = await job_figures(connection, self._review_hours)
+            return {
+                "orders": await _by_state(connection, Order.status, OrderStatus),
+                "returns": await _by_state(connection, ReturnRequest.status, ReturnStatus),
+                "revenue": await _revenue(connection),
+                "jobs": await _by_state(connection, Job.state, JobState),
+                "orders_per_day": await service_levels.orders_per_day(connection, now),
+                "service_levels": await service_levels.service_levels(connection, figures, self._review_hours, now),
+                "return_times": await service_levels.return_times(connection, now),
+                "collected_at": now,
+            }
+
+
+async def _by_state(connection: AsyncConnection, column: Any, states: Any) -> dict[str, int]:
+    rows = await connection.execute(select(column, func.count()).group_by(column))
+    return {str(state): 0 for state in states} | {str(state): count for state, count in rows}
+
+
+async def _revenue(connection: AsyncConnection) -> dict[str, dict[str, float]]:
+    captured = (
+        select(Payment.currency, func.sum(Payment.captured_amount).label("captured"), _NOTHING.label("refunded"))
+        .where(Payment.state == PaymentState.CAPTURED)
+        .group_by(Payment.currency)
+    )
+    refunded = (
+        select(Refund.currency, _NOTHING.label("captured"), func.sum(Refund.amount).label("refunded"))
+        .where(Refund.state == RefundState.SUCCEEDED)
+        .group_by(Refund.currency)
+    )
+    both = union_all(captured, refunded).subquery()
+    statement = (
+        select(both.c.currency, func.sum(both.c.captured), func.sum(both.c.refunded))
+        .group_by(both.c.currency)
+        .order_by(both.c.currency)
+    )
+    rows = await connection.execute(statement)
+    return {currency: {"captured": float(got), "refunded": float(gone)} for currency, got, gone in rows}

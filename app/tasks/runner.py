@@ -1,0 +1,247 @@
+"""Carrying out one job: claim, work under a lease, finish, or put back (contract section 8, REQ-004).
+
+What happens when this process dies, line by line:
+
+    before the claim commits    nothing has happened; the relay sends the message again
+    after it                    the lease runs out, the relay sends the message again, the next claim has a new fence
+    during the work             as above; each service says what its own lines leave behind
+    in the last transaction     it holds the effect and the end of the job: both are there, or neither
+    after it                    the message may come back; the job cannot be claimed any more
+
+A process that was merely frozen wakes up as a zombie: the first thing it tries to commit for the job asks for its
+fence, which is not the current one, and rolls back.
+"""
+
+import asyncio
+import re
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from enum import StrEnum
+from uuid import UUID
+
+import structlog
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.config import Settings
+from app.core import error_tracking, monitoring
+from app.database import Database
+from app.services import job_service
+from app.services.job_service import Claim, JobKind, LeaseLostError
+from app.services.operations_facts import entity_of
+
+logger = structlog.get_logger(__name__)
+
+JOB_TIME_LIMIT = timedelta(seconds=25)
+"""A job that takes longer counts as failed. An asyncio time-out, so that it strikes between two steps: Celery's soft
+limit would raise inside whatever line happens to run, the event loop's own included."""
+
+_RENEWALS_PER_LEASE = 4
+_ERROR_LENGTH = 1000
+_MAIL_ADDRESS = re.compile(r"[^\s<>@'\"]+@[^\s<>@'\"]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+
+Handler = Callable[[Claim], Awaitable[None]]
+"""Does the work of one kind of job and finishes it in the transaction that holds the effect."""
+
+LastRites = Callable[[AsyncSession, Claim], Awaitable[None]]
+"""What else is to be written when a job of this kind is buried, in the same transaction."""
+
+
+class Verdict(StrEnum):
+    """How a wake-up ended."""
+
+    NOTHING_TO_DO = "NOTHING_TO_DO"
+    SUCCEEDED = "SUCCEEDED"
+    POSTPONED = "POSTPONED"
+    BURIED = "BURIED"
+    LEASE_LOST = "LEASE_LOST"
+
+
+class JobTimeoutError(Exception):
+    """The job was not done within its time limit."""
+
+
+class JobCrashesError(Exception):
+    """The job killed its worker again and again."""
+
+
+class JobRunner:
+    """Carries out jobs of one process.
+
+    Args:
+        handlers: what to do per kind of job.
+        last_rites: what else a burial writes, per kind of job.
+        owner: this process, as `jobs.lease_owner` shows it.
+        time_limit: after which a job counts as failed.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        handlers: Mapping[JobKind, Handler],
+        *,
+        last_rites: Mapping[JobKind, LastRites] | None = None,
+        owner: str,
+        time_limit: timedelta = JOB_TIME_LIMIT,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._handlers = handlers
+        self._last_rites = last_rites or {}
+        self._owner = owner
+        self._time_limit = time_limit
+        self._lease = timedelta(seconds=settings.job_lease_seconds)
+
+    async def run(self, job_id: UUID) -> Verdict:
+        """Carry out the job if it is due and nobody else has it; tell how that ended.
+
+        An unknown id, a duplicate message, a job that is done: NOTHING_TO_DO. A job's own errors are dealt with here;
+        those of the database, without which nothing can be dealt with, are raised.
+        """
+        async with self._database.transaction() as session:
+            claim = await job_service.claim(session, job_id, self._owner, self._lease)
+        if claim is None:
+            logger.info("job not claimed", job_id=str(job_id))
+            return Verdict.NOTHING_TO_DO
+        if claim.claims == claim.failures + 1:  # One that outlived its worker was picked up before.
+            monitoring.job_picked_up(claim.queue, claim.waited_seconds)
+        with structlog.contextvars.bound_contextvars(
+            job_id=str(job_id),
+            job_kind=str(claim.kind),
+            **{f"{entity_of(claim.kind).lower()}_id": str(claim.entity_id)},
+            fence=claim.fence,
+        ):
+            started = time.perf_counter()
+            try:
+                verdict = await self._carry_out(claim)
+            except LeaseLostError:
+                logger.warning("job lost to another worker")
+                verdict = Verdict.LEASE_LOST
+            seconds = time.perf_counter() - started
+            monitoring.job_tried(claim.kind, verdict.lower(), seconds)
+            if verdict is Verdict.SUCCEEDED:
+                monitoring.job_completed(claim.kind, claim.age_seconds + seconds)
+            return verdict
+
+    async def _carry_out(self, claim: Claim) -> Verdict:
+        if claim.claims > self._settings.job_max_claims:
+            crashes = f"crashed {claim.claims - 1} times"
+            return await self._bury(claim, f"{crashes}: {claim.last_error}" if claim.last_error else crashes)
+        logger.debug("job started", claims=claim.claims, failures=claim.failures)
+        try:
+            await self._work(claim)
+        except LeaseLostError:
+            raise
+        except Exception as fault:  # noqa: BLE001 - whatever a handler raises is this job's failure, and is recorded
+            return await self._failed(claim, fault)
+        logger.info("job succeeded")
+        return Verdict.SUCCEEDED
+
+    async def _work(self, claim: Claim) -> None:
+        """Run the handler while its lease is kept alive; stop it when the lease or the time is up."""
+        handler = self._handlers[claim.kind]
+        work = asyncio.ensure_future(handler(claim))
+        keeper = asyncio.create_task(self._keep_lease(claim))
+        try:
+            deadline = asyncio.get_running_loop().time() + self._time_limit.total_seconds()
+            await asyncio.wait(
+                {work, keeper}, timeout=self._time_limit.total_seconds(), return_when=asyncio.FIRST_COMPLETED
+            )
+            if keeper.done() and keeper.exception() is None:
+                # The handler has committed and is about to return; there is no lease left to keep.
+                await asyncio.wait({work}, timeout=deadline - asyncio.get_running_loop().time())
+        finally:
+            work.cancel()
+            keeper.cancel()
+            await asyncio.gather(work, keeper, return_exceptions=True)
+        if not work.cancelled():
+            work.result()
+        elif not keeper.cancelled() and (lost := keeper.exception()) is not None:
+            raise lost
+        else:
+            raise JobTimeoutError(f"not done within {self._time_limit.total_seconds():g} s")
+
+    async def _keep_lease(self, claim: Claim) -> None:
+        """Renew the lease until cancelled; return when the job was finished under this claim.
+
+        Raises:
+            LeaseLostError: another worker has it by now.
+        """
+        while True:
+            await asyncio.sleep(self._lease.total_seconds() / _RENEWALS_PER_LEASE)
+            try:
+                async with self._database.transaction() as session:
+                    await job_service.renew(session, claim, self._lease)
+            except LeaseLostError:
+                async with self._database.transaction() as session:
+                    if await job_service.is_finished(session, claim):
+                        return
+                raise
+            except (SQLAlchemyError, OSError) as fault:
+                # Three more tries fit into the lease. If it does run out, the fence decides, not this worker.
+                logger.warning("lease not renewed", error=describe(fault))
+
+    async def _failed(self, claim: Claim, fault: Exception) -> Verdict:
+        policy = job_service.policy_for(claim.queue, self._settings)
+        error = describe(fault)
+        counts = getattr(fault, "consumes_retry", True)
+        hopeless = getattr(fault, "retryable", True) is False
+        if counts and (hopeless or claim.failures >= policy.retries):
+            return await self._bury(claim, error, fault)
+        wanted = timedelta(seconds=getattr(fault, "retry_after", None) or 0)
+        delay = max(wanted, policy.delay(claim.failures + 1)) if counts else wanted or policy.delay(1)
+        async with self._database.transaction() as session:
+            await job_service.postpone(session, claim, error, delay, failed=counts)
+        if claim.failures == 0 and not (error_tracking.is_outage(fault) or isinstance(fault, JobTimeoutError)):
+            error_tracking.report(fault)
+        logger.warning(
+            "job postponed",
+            error=type(fault).__name__,
+            failures=claim.failures + (1 if counts else 0),
+            retries=policy.retries,
+            delay_seconds=round(delay.total_seconds(), 1),
+            trace=trace_of(fault),
+        )
+        return Verdict.POSTPONED
+
+    async def _bury(self, claim: Claim, error: str, fault: Exception | None = None) -> Verdict:
+        async with self._database.transaction() as session:
+            # First the entity's row, then the job's: the order in which the work itself locks them.
+            if last_rites := self._last_rites.get(claim.kind):
+                await last_rites(session, claim)
+            burial = await job_service.bury(session, claim, error)
+        error_tracking.report(fault or JobCrashesError(error))
+        logger.critical(
+            "job dead",
+            dead_letter_id=str(burial.dead_letter_id),
+            failures=claim.failures + 1,
+            claims=claim.claims,
+            error=type(fault).__name__ if fault else "crashes",
+            trace=trace_of(fault) if fault else [],
+        )
+        return Verdict.BURIED
+
+
+def describe(fault: BaseException) -> str:
+    """Return an error for `jobs.last_error`: its type and message, one line, without anyone's mail address.
+
+    What a database error says can quote whole rows, so of those only the kind, code and constraint are told.
+    """
+    if isinstance(fault, DBAPIError):
+        diagnosis = getattr(fault.orig, "diag", None)
+        facts = (type(fault.orig).__name__, getattr(fault.orig, "sqlstate", None))
+        constraint = getattr(diagnosis, "constraint_name", None)
+        return ": ".join(str(fact) for fact in (*facts, constraint) if fact)
+    message = _CONTROL.sub(" ", str(fault)).encode(errors="replace").decode()
+    text = f"{type(fault).__name__}: {message}" if message else type(fault).__name__
+    return _MAIL_ADDRESS.sub("<address>", text)[:_ERROR_LENGTH]
+
+
+def trace_of(fault: BaseException, depth: int = 8) -> list[str]:
+    """Return where an error came from, innermost last, without values: `module:line function`."""
+    frames = traceback.extract_tb(fault.__traceback__)[-depth:]
+    return [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]

@@ -1,0 +1,138 @@
+"""The life of a worker: one event loop and one workbench per child process, signs of life from the parent.
+
+The loop and every connection are made after the fork: a socket or a thread that a parent shares with its children
+belongs to nobody.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+from uuid import UUID
+
+import structlog
+from celery import signals
+
+from app.config import get_settings
+from app.core import error_tracking, exposition
+from app.tasks import presence
+from app.tasks.celery_app import celery_app
+from app.tasks.runner import JOB_TIME_LIMIT, JobRunner, Verdict, describe, trace_of
+from app.tasks.workbench import Workbench
+
+logger = structlog.get_logger(__name__)
+_T = TypeVar("_T")
+
+
+class WorkInterruptedError(Exception):
+    """Something outside the work itself went wrong, such as the database going away; whatever was begun comes back.
+
+    All that Celery gets to see and to log of an error, whose own message might quote a row.
+    """
+
+
+class WorkerProcess:
+    """Runs coroutines of this process, one after the other, on its one event loop."""
+
+    def __init__(self, workbench: Workbench) -> None:
+        self.workbench = workbench
+        self._loop = asyncio.Runner()
+        self._runner: JobRunner = workbench.runner(f"{socket.gethostname()}:{os.getpid()}"[:100])
+
+    def run_job(self, job_id: UUID) -> Verdict:
+        """Carry out a job.
+
+        Raises:
+            WorkInterruptedError: it could not be begun or ended; its lease runs out, and it is sent again.
+        """
+        return self._loop.run(_discreetly(self._runner.run(job_id), job_id=str(job_id)))
+
+    def run(self, work: Callable[[Workbench], Awaitable[_T]]) -> _T:
+        """Do something that is no job, within a job's time limit.
+
+        Raises:
+            WorkInterruptedError: it took longer, or failed.
+        """
+
+        async def limited() -> _T:
+            async with asyncio.timeout(JOB_TIME_LIMIT.total_seconds()):
+                return await work(self.workbench)
+
+        return self._loop.run(_discreetly(limited()))
+
+    def close(self) -> None:
+        """Close the connections and the loop."""
+        self._loop.run(self.workbench.close())
+        self._loop.close()
+
+
+async def _discreetly(work: Coroutine[Any, Any, _T], **facts: str) -> _T:
+    """Do the work; of an error, log what quotes nobody, and raise no more than that."""
+    try:
+        return await work
+    except Exception as fault:  # noqa: BLE001 - whatever it is, it is raised again, without its message
+        logger.error("work interrupted", error=describe(fault), trace=trace_of(fault), **facts)  # noqa: TRY400 - its own message may quote a row
+        if not error_tracking.is_outage(fault):
+            error_tracking.report(fault, **facts)
+        raise WorkInterruptedError(type(fault).__name__) from None
+
+
+_processes: dict[int, WorkerProcess] = {}
+"""The one of this process, by its pid: after a fork the parent's is not the child's."""
+
+
+def current() -> WorkerProcess:
+    """Return this process's event loop and workbench, made on first use."""
+    if (process := _processes.get(os.getpid())) is None:
+        process = _processes[os.getpid()] = WorkerProcess(Workbench(get_settings()))
+    return process
+
+
+def run_job(argument: object) -> None:
+    """Carry out the job that a message names; a message that names none is logged and done with."""
+    try:
+        job_id = UUID(str(argument))
+    except ValueError:
+        # Whatever it is, it may be somebody's data: only its kind is told.
+        logger.error("malformed job message", argument_type=type(argument).__name__)  # noqa: TRY400 - no trace: it would quote the value
+        return
+    current().run_job(job_id)
+
+
+def _open(**_: Any) -> None:
+    exposition.leave_to_parent()
+    error_tracking.configure(get_settings(), "worker")
+    current()
+
+
+def _close(**_: Any) -> None:
+    if (process := _processes.pop(os.getpid(), None)) is not None:
+        process.close()
+    error_tracking.flush()
+
+
+def _show_presence(sender: Any, **_: Any) -> None:
+    _show(sender.eventer.hostname)
+
+
+def _ready(sender: Any, **_: Any) -> None:
+    # Not before: the children that the pool begins with need not know of the port.
+    exposition.serve(get_settings())
+    _show(sender.hostname)
+    presence.ready()
+
+
+def _show(node: str) -> None:
+    presence.worker(node, sorted(celery_app.amqp.queues.consume_from))
+
+
+def _beat_ready(**_: Any) -> None:
+    presence.ready()
+
+
+signals.worker_process_init.connect(_open)
+signals.worker_process_shutdown.connect(_close)
+signals.heartbeat_sent.connect(_show_presence)
+signals.worker_ready.connect(_ready)
+signals.beat_init.connect(_beat_ready)

@@ -1,0 +1,140 @@
+"""A document as the strings that stand on its page: what every template draws, whatever draws it.
+
+Labels, formats and the choice of what to show are made here once, so a template holds layout alone.
+"""
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+from app.utils.documents import DocumentView, Party
+from app.utils.formatting import date_text, money_text, payment_text, printable, rate_text
+
+Clean = Callable[[str], str]
+Row = list[str]
+MAXIMUM_TEXT = 300
+"""Characters of one text that are printed: more than any name has, and few enough that a layout stays quick. Without
+it, a name of a few thousand letters would keep WeasyPrint busy for minutes."""
+MAXIMUM_NOTES = 30
+"""Lines of notes that are printed."""
+
+
+def page_of(view: DocumentView, clean: Clean = printable) -> dict[str, Any]:
+    """Return the page's texts as JSON values.
+
+    Args:
+        view: the document.
+        clean: applied to every text that came from outside; replaces what the fonts cannot draw.
+    """
+    clean = _shortening(clean)
+    credit = view.kind == "CREDIT_NOTE"
+    title = "Credit note" if credit else "Invoice"
+    return {
+        "title": title,
+        "credit": credit,
+        "number": clean(view.number),
+        "seller": clean(view.seller.name),
+        "issued": [view.issued_on.year, view.issued_on.month, view.issued_on.day],
+        "facts": _facts(view, title, clean),
+        "parties": _parties(view, clean),
+        "lines": _lines(view, clean),
+        "currency": view.currency,
+        "taxes": [
+            [rate_text(band.rate), money_text(band.net, view.currency), money_text(band.tax, view.currency)]
+            for band in view.tax_bands()
+        ],
+        "totals": _totals(view),
+        "total": ["Total credited" if credit else "Total", money_text(view.total, view.currency)],
+        "payment": _payment(view, clean),
+        "delivery": _delivery(view, clean),
+        "reason": clean(view.reason or ""),
+        "notes": _free_lines(view.notes, clean),
+        "imprint": _imprint(view.seller, clean),
+    }
+
+
+def _free_lines(text: str | None, clean: Clean) -> list[str]:
+    return [line for line in map(clean, (text or "").splitlines()[:MAXIMUM_NOTES]) if line]
+
+
+def _shortening(clean: Clean) -> Clean:
+    def shortened(text: str) -> str:
+        cleaned = clean(text[: 4 * MAXIMUM_TEXT])
+        return (
+            cleaned
+            if len(cleaned) <= MAXIMUM_TEXT
+            else cleaned[: MAXIMUM_TEXT - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+        )
+
+    return shortened
+
+
+def _facts(view: DocumentView, title: str, clean: Clean) -> list[Row]:
+    facts = [[f"{title} no.", clean(view.number)], ["Date of issue", date_text(view.issued_on)]]
+    if view.refers_to:
+        # An order that was cancelled before it was shipped never got an invoice: its own number stands for it.
+        what = "order" if view.refers_to == view.order_number else "invoice"
+        facts.append([f"Refers to {what}", clean(view.refers_to)])
+    return [*facts, ["Order", clean(view.order_number)], ["Order date", date_text(view.order_date)]]
+
+
+def _parties(view: DocumentView, clean: Clean) -> list[dict[str, Any]]:
+    payer = "Credited to" if view.kind == "CREDIT_NOTE" else "Bill to"
+    named = [(payer, view.bill_to), ("Ship to", view.ship_to), ("From", view.seller)]
+    return [
+        {
+            "label": label,
+            "name": clean(party.name),
+            "lines": [line for line in map(clean, party.lines) if line],
+            "more": [
+                clean(text)
+                for text in (f"Tax ID {party.tax_id}" if party.tax_id else None, party.email)
+                if text is not None
+            ],
+        }
+        for label, party in named
+        if party is not None
+    ]
+
+
+def _lines(view: DocumentView, clean: Clean) -> list[dict[str, str]]:
+    return [
+        {
+            "description": clean(line.description),
+            "sku": clean(line.sku or ""),
+            "quantity": str(line.quantity),
+            "unit_price": money_text(line.unit_price, view.currency),
+            "rate": rate_text(line.tax_rate),
+            "amount": money_text(line.subtotal, view.currency),
+        }
+        for line in view.lines
+    ]
+
+
+def _totals(view: DocumentView) -> list[Row]:
+    rows = [("Subtotal", view.subtotal), ("Tax", view.tax_total)]
+    if view.shipping != Decimal() or view.kind == "INVOICE":
+        rows.insert(1, ("Shipping", view.shipping))
+    return [[label, money_text(amount, view.currency)] for label, amount in rows]
+
+
+def _payment(view: DocumentView, clean: Clean) -> list[Row]:
+    rows = [
+        ("Refunded to" if view.kind == "CREDIT_NOTE" else "Paid by", payment_text(view.payment_method or "")),
+        ("Reference", view.payment_reference),
+    ]
+    return [[label, clean(value)] for label, value in rows if value]
+
+
+def _delivery(view: DocumentView, clean: Clean) -> list[Row]:
+    rows = [
+        ("Shipped on", date_text(view.shipped_on) if view.shipped_on else None),
+        ("Carrier", view.carrier),
+        ("Tracking", view.tracking_number),
+    ]
+    return [[label, clean(value)] for label, value in rows if value]
+
+
+def _imprint(seller: Party, clean: Clean) -> str:
+    parts = [seller.name, *seller.lines, f"Tax ID {seller.tax_id}" if seller.tax_id else "", seller.email or ""]
+    return "  \N{MIDDLE DOT}  ".join(part for part in map(clean, parts) if part)

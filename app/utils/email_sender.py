@@ -1,0 +1,284 @@
+"""Message → SMTP (INT-002, REQ-006).
+
+A mail is sent at least once: a worker that dies after the server took the message sends it again, under the same
+Message-ID, by which mail clients and servers recognise the copy (contract section 8). The caller therefore chooses
+the Message-ID, derived from what the mail is about, never from the attempt.
+"""
+
+import asyncio
+import re
+import smtplib
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import format_datetime
+from functools import partial
+from typing import Final, Protocol
+
+from app.config import Settings
+from app.utils.messages import Attachment, MessageDelayed, MessageRefused
+from app.utils.redaction import foreign_words
+
+__all__ = [
+    "Attachment",
+    "EmailSender",
+    "MailRejected",
+    "MailSender",
+    "MailUnavailable",
+    "OutgoingMail",
+    "checked_address",
+    "compose",
+    "message_id_for",
+]
+
+_POLICY: Final = SMTP.clone(max_line_length=78)
+_LOCAL_PART: Final = re.compile(r"""[^\s@<>()\[\],;:\\"]{1,64}""")
+_DOMAIN_LABEL: Final = re.compile(r"[^\W_](?:[\w-]{0,61}[^\W_])?")
+_DOMAIN_LENGTH: Final = 253
+_MESSAGE_ID: Final = re.compile(r"<[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,180}@[A-Za-z0-9.-]{1,253}>")
+_UNFIT: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters, line ends of any kind and lone surrogates."""
+_MIME_TYPE: Final = re.compile(r"[a-z0-9.+-]+/[a-z0-9.+-]+")
+_PERMANENT: Final = 500
+_OUR_LOGIN: Final = frozenset({530, 534, 535, 538})
+"""Answers that say our login is wrong, not the mail: an operator will mend it, and the mail goes then."""
+
+
+class MailRejected(MessageRefused):
+    """The server refused this mail for good; sending it again gives the same answer."""
+
+
+class MailUnavailable(MessageDelayed):
+    """The mail could not be handed over now: no server, no login, or a temporary refusal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutgoingMail:
+    """A mail ready to send.
+
+    Attributes:
+        to: one address.
+        subject: one line.
+        text, html: the same message twice; both parts are always sent.
+        message_id: with angle brackets; the same for each attempt, see `message_id_for`.
+        attachments: sent beside the message.
+        reply_to: address for answers; the sender's when absent.
+    """
+
+    to: str
+    subject: str
+    text: str
+    html: str
+    message_id: str
+    attachments: tuple[Attachment, ...] = ()
+    reply_to: str | None = None
+
+
+class MailSender(Protocol):
+    """The port; tests put a fake behind it."""
+
+    async def send(self, mail: OutgoingMail) -> None:
+        """Hand the mail to a server that takes the responsibility for it.
+
+        Raises:
+            MailRejected: it will never be taken.
+            MailUnavailable: it could not be handed over now.
+            ValueError: a header value or an address is not acceptable; that, too, is for good.
+        """
+
+
+def message_id_for(local: str, mail_from: str) -> str:
+    """Return the Message-ID of a matter, e.g. `<notification.018f….1@articurated.example>`.
+
+    Args:
+        local: names event, template and recipient; letters, digits, `.`, `_`, `-`.
+        mail_from: the sender's address, whose domain makes it unique in the world.
+
+    Raises:
+        ValueError: no Message-ID can be made of it.
+    """
+    return _checked_message_id(f"<{local}@{_ascii_domain(mail_from.rpartition('@')[2])}>")
+
+
+class EmailSender:
+    """Sends through the configured SMTP server, one connection a mail, in a thread.
+
+    With `SMTP_TLS=starttls` or `implicit` the server's certificate is checked and nothing is said in clear; a server
+    without TLS is then `MailUnavailable`, never a fallback.
+
+    Args:
+        settings: the `smtp_…` and `mail_…` fields.
+        now: the clock, for the Date header.
+    """
+
+    def __init__(self, settings: Settings, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._settings = settings
+        self._now = now
+        self._tls = ssl.create_default_context() if settings.smtp_tls != "none" else None
+        # Given, because smtplib would otherwise ask the name service for it on each connection.
+        self._local_name = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()) or "localhost"
+
+    async def send(self, mail: OutgoingMail) -> None:
+        """Send one mail (see `MailSender`)."""
+        message = compose(mail, self._settings.mail_from, self._settings.mail_from_name, self._now())
+        await asyncio.to_thread(self._deliver, message)
+
+    async def check(self) -> None:
+        """Open a session with the mail server, log in, and leave.
+
+        Raises:
+            MailUnavailable: it did not come to that.
+        """
+        await asyncio.to_thread(lambda: self._session().quit())
+
+    def _session(self) -> smtplib.SMTP:
+        try:
+            return self._connect()
+        except smtplib.SMTPException as fault:
+            raise MailUnavailable(f"no session with the mail server: {self._reason(fault)}") from fault
+        except OSError as fault:
+            raise MailUnavailable(f"the mail server cannot be reached: {fault}") from fault
+
+    def _deliver(self, message: EmailMessage) -> None:
+        connection = self._session()
+        try:
+            connection.send_message(message)
+        except smtplib.SMTPNotSupportedError as fault:
+            raise MailRejected(f"the mail server cannot take this address: {fault}") from fault
+        except (smtplib.SMTPException, OSError) as fault:
+            kind = MailRejected if _is_final(fault) else MailUnavailable
+            raise kind(f"the mail was not taken: {self._reason(fault)}") from fault
+        finally:
+            # The server has answered by now; a lost farewell changes nothing.
+            with suppress(smtplib.SMTPException, OSError):
+                connection.quit()
+            connection.close()
+
+    def _reason(self, fault: Exception) -> str:
+        """Return what the server said, without what it may have quoted of us and of the customer."""
+        return foreign_words(_words_of(fault), [self._settings.smtp_password.get_secret_value()])
+
+    def _connect(self) -> smtplib.SMTP:
+        settings = self._settings
+        connect: Callable[..., smtplib.SMTP] = smtplib.SMTP
+        if settings.smtp_tls == "implicit":
+            connect = partial(smtplib.SMTP_SSL, context=self._tls)
+        connection = connect(
+            settings.smtp_host,
+            settings.smtp_port,
+            local_hostname=self._local_name,
+            timeout=settings.smtp_timeout_seconds,
+        )
+        try:
+            if settings.smtp_tls == "starttls":
+                connection.starttls(context=self._tls)
+            if settings.smtp_user:
+                connection.login(settings.smtp_user, settings.smtp_password.get_secret_value())
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def compose(mail: OutgoingMail, mail_from: str, from_name: str, sent_at: datetime) -> EmailMessage:
+    """Return the message as it goes over the wire: multipart/alternative, inside multipart/mixed with attachments.
+
+    Args:
+        mail: what to say and to whom.
+        mail_from: the sender's address.
+        from_name: shown beside it.
+        sent_at: aware; the Date header.
+
+    Raises:
+        ValueError: a header value holds a control character, or an address or Message-ID is malformed.
+    """
+    message = EmailMessage(policy=_POLICY)
+    message["From"] = _address(mail_from, _checked_header("sender name", from_name))
+    message["To"] = _address(mail.to)
+    if mail.reply_to is not None:
+        message["Reply-To"] = _address(mail.reply_to)
+    message["Subject"] = _checked_header("subject", mail.subject)
+    message["Date"] = format_datetime(sent_at)
+    message["Message-ID"] = _checked_message_id(mail.message_id)
+    message["Auto-Submitted"] = "auto-generated"
+    message.set_content(mail.text, cte="quoted-printable")
+    message.add_alternative(mail.html, subtype="html", cte="quoted-printable")
+    for attachment in mail.attachments:
+        if not _MIME_TYPE.fullmatch(attachment.content_type):
+            raise ValueError(f"not a content type: {attachment.content_type!r}")
+        maintype, _, subtype = attachment.content_type.partition("/")
+        message.add_attachment(
+            attachment.data,
+            maintype=maintype,
+            subtype=subtype,
+            filename=_checked_header("file name", attachment.filename),
+        )
+    return message
+
+
+def checked_address(address: str) -> str:
+    """Return an address that can be put into an envelope.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    local, _, domain = address.rpartition("@")
+    if (
+        _UNFIT.search(address)
+        or not _LOCAL_PART.fullmatch(local)
+        or "" in local.split(".")
+        or len(domain) > _DOMAIN_LENGTH
+        or not all(map(_DOMAIN_LABEL.fullmatch, domain.split(".")))
+    ):
+        raise ValueError(f"not a mail address: {address!r}")
+    return address
+
+
+def _address(address: str, display_name: str = "") -> Address:
+    local, _, domain = checked_address(address).rpartition("@")
+    return Address(display_name=display_name, username=local, domain=_ascii_domain(domain))
+
+
+def _ascii_domain(domain: str) -> str:
+    try:
+        return domain.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise ValueError(f"not a mail domain: {domain!r}") from None
+
+
+def _checked_header(name: str, value: str) -> str:
+    if _UNFIT.search(value):
+        raise ValueError(f"the {name} holds a control character or lone surrogate")
+    return value
+
+
+def _checked_message_id(message_id: str) -> str:
+    if not _MESSAGE_ID.fullmatch(message_id):
+        raise ValueError(f"not a Message-ID: {message_id!r}")
+    return message_id
+
+
+def _is_final(fault: Exception) -> bool:
+    """Return whether the server will never take this mail; of several refusals the mildest counts."""
+    if isinstance(fault, smtplib.SMTPRecipientsRefused):
+        code = min(code for code, _ in fault.recipients.values())
+    elif isinstance(fault, smtplib.SMTPResponseException):
+        code = fault.smtp_code
+    else:
+        return False
+    return code >= _PERMANENT and code not in _OUR_LOGIN
+
+
+def _words_of(fault: Exception) -> str:
+    if isinstance(fault, smtplib.SMTPRecipientsRefused):
+        return "; ".join(f"{code} {text.decode(errors='replace')}" for code, text in fault.recipients.values())
+    if isinstance(fault, smtplib.SMTPResponseException):
+        error = fault.smtp_error
+        return f"{fault.smtp_code} {error.decode(errors='replace') if isinstance(error, bytes) else error}"
+    return str(fault)

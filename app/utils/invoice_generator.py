@@ -1,0 +1,175 @@
+"""View → PDF, behind one port (REQ-004, INT-003, contract section 11).
+
+`TypstRenderer` is the default: it comes with pip alone and draws `templates/invoices/invoice.typ` with the fonts
+beside it. `WeasyPrintRenderer` draws `invoice_template.html` for shops whose designers work in HTML; it needs Pango
+from the system and the extra `weasyprint`.
+
+Both get the document as data, never as source: Typst reads JSON, Jinja escapes. Neither reads a file or an address
+that a template or a value names, and the same view gives the same bytes.
+"""
+
+import hashlib
+import json
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import jinja2
+import typst
+
+from app.config import ROOT, Settings
+from app.utils.document_page import Clean, page_of
+from app.utils.documents import DocumentView
+from app.utils.font_coverage import FontCoverage
+from app.utils.formatting import printable
+
+TEMPLATES = ROOT / "templates" / "invoices"
+
+
+class RenderingError(Exception):
+    """The document could not be drawn; drawing it again will not help until template or view change."""
+
+    retryable = False
+
+
+class DocumentRenderer(Protocol):
+    """The port. Blocking and safe to call from several threads."""
+
+    def render(self, view: DocumentView) -> bytes:
+        """Return the document as a PDF, the same bytes for the same view.
+
+        Raises:
+            RenderingError: it cannot be drawn.
+        """
+
+
+class TypstRenderer:
+    """Draws with Typst: tagged PDF, PDF/A-3a and PDF/UA-1.
+
+    One compiler is kept, as its parsed template and fonts make the next document several times faster. It serves
+    one thread at a time; more processes, not more threads, make more documents.
+
+    Args:
+        templates: folder with `invoice.typ` and `fonts/`; nothing outside it is read.
+
+    Raises:
+        ValueError: a font in it cannot be used.
+    """
+
+    def __init__(self, templates: Path = TEMPLATES) -> None:
+        fonts = templates / "fonts"
+        self._clean = _cleaner(fonts)
+        self._lock = threading.Lock()
+        self._compiler = typst.Compiler(
+            templates / "invoice.typ",
+            root=templates,
+            font_paths=[fonts],
+            ignore_system_fonts=True,
+            package_path=templates / "packages",
+            package_cache_path=templates / "packages",
+        )
+
+    def render(self, view: DocumentView) -> bytes:
+        """Draw the view (see `DocumentRenderer`)."""
+        inputs = {"page": json.dumps(page_of(view, self._clean))}
+        issued = datetime.combine(view.issued_on, datetime.min.time(), UTC)
+        with self._lock:
+            try:
+                drawn = self._compiler.compile(
+                    format="pdf",
+                    sys_inputs=inputs,
+                    pdf_standards=["a-3a", "ua-1"],
+                    timestamp=issued,  # what a template that asks for today is told
+                )
+            except typst.TypstError as fault:
+                raise RenderingError(f"{view.number}: {fault.message}") from fault
+        return cast("bytes", drawn)  # as for every PDF that is not written to a file
+
+
+class WeasyPrintRenderer:
+    """Draws the HTML template with WeasyPrint (extra `weasyprint`): tagged PDF, PDF/UA-1.
+
+    Args:
+        templates: folder with `invoice_template.html` and `fonts/`.
+
+    Raises:
+        RenderingError: WeasyPrint or its system libraries are not installed.
+    """
+
+    def __init__(self, templates: Path = TEMPLATES) -> None:
+        try:
+            import weasyprint  # noqa: PLC0415 - an optional extra, absent in the default installation
+            from weasyprint.text.fonts import FontConfiguration  # noqa: PLC0415 - likewise
+        except (ImportError, OSError) as fault:
+            raise RenderingError(
+                f"INVOICE_RENDERER=weasyprint needs the extra `weasyprint` and Pango from the system: {fault}"
+            ) from fault
+        self._html = weasyprint.HTML
+        self._font_config = FontConfiguration()
+        self._clean = _cleaner(templates / "fonts")
+        self._fetcher = _shipped_fonts_only(templates / "fonts")
+        self._lock = threading.Lock()
+        self._template = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(templates),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        ).get_template("invoice_template.html")
+
+    def render(self, view: DocumentView) -> bytes:
+        """Draw the view (see `DocumentRenderer`)."""
+        from weasyprint.urls import FatalURLFetchingError  # noqa: PLC0415 - an optional extra
+
+        source = self._template.render(page=page_of(view, self._clean))
+        identifier = hashlib.sha256(source.encode()).digest()[:16]
+        with self._lock:
+            try:
+                drawn: bytes = self._html(string=source, url_fetcher=self._fetcher).write_pdf(
+                    font_config=self._font_config, pdf_variant="pdf/ua-1", pdf_identifier=identifier
+                )
+            except (FatalURLFetchingError, ValueError) as fault:
+                raise RenderingError(f"{view.number}: {fault}") from fault
+        return drawn
+
+
+def renderer_for(settings: Settings) -> DocumentRenderer:
+    """Return the renderer that `INVOICE_RENDERER` names; keep it, as it warms up.
+
+    Raises:
+        RenderingError: it cannot work here.
+    """
+    if settings.invoice_renderer == "weasyprint":
+        return WeasyPrintRenderer()
+    return TypstRenderer()
+
+
+def _font_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix in (".otf", ".ttf"))
+
+
+def _cleaner(folder: Path) -> Clean:
+    return partial(printable, supports=FontCoverage(_font_files(folder)).__contains__)
+
+
+def _shipped_fonts_only(folder: Path) -> Any:
+    """Return a WeasyPrint fetcher that answers `font:<file>` for the fonts in the folder and nothing else.
+
+    WeasyPrint would otherwise open whatever address or file a document names. A refusal stops the rendering: an
+    invoice with a hole in it is worse than none.
+    """
+    from weasyprint.urls import URLFetcher, URLFetcherResponse  # noqa: PLC0415 - an optional extra
+
+    fonts = {f"font:{path.name}": path for path in _font_files(folder)}
+
+    class ShippedFontsOnly(URLFetcher):  # type: ignore[misc]
+        def fetch(self, url: str, _headers: Mapping[str, str] | None = None) -> Any:
+            """Return a font of ours, or refuse."""
+            if url not in fonts:
+                raise ValueError(f"refused to fetch {url!r}: documents load nothing but their own fonts")
+            return URLFetcherResponse(url, fonts[url].read_bytes(), {"Content-Type": "font/otf"})
+
+    return ShippedFontsOnly(fail_on_errors=True)

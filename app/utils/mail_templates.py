@@ -1,0 +1,190 @@
+"""template + context → subject, text and HTML (REQ-006, INT-002).
+
+Templates lie in `templates/emails/`: `<name>.html` and `<name>.txt`, whose block `subject` is the subject. They are
+ours; what customers typed reaches them as values only. HTML is escaped, nothing in a value is evaluated, and line
+feeds survive only in the fields that hold free text, so that a name cannot write sentences into a mail.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+
+from app.config import ROOT, Settings
+from app.utils import mail_contexts
+from app.utils.formatting import date_text, money_text, payment_text, printable
+from app.utils.mail_samples import SAMPLES
+
+__all__ = ["CUSTOMER", "INTERNAL", "SAMPLES", "TEMPLATES", "RenderedMail", "Shop", "render_mail", "shop_of"]
+
+FOLDER: Final = ROOT / "templates" / "emails"
+CUSTOMER: Final[Mapping[str, Any]] = {
+    "order_confirmation": mail_contexts.OrderConfirmation,
+    "order_shipped": mail_contexts.OrderShipped,
+    "order_delivered": mail_contexts.OrderDelivered,
+    "order_cancelled": mail_contexts.OrderCancelled,
+    "invoice": mail_contexts.InvoiceIssued,
+    "credit_note": mail_contexts.CreditNoteIssued,
+    "return_received": mail_contexts.ReturnReceived,
+    "return_arrived": mail_contexts.ReturnArrived,
+    "return_approved": mail_contexts.ReturnApproved,
+    "return_rejected": mail_contexts.ReturnRejected,
+    "refund_processed": mail_contexts.RefundProcessed,
+}
+INTERNAL: Final[Mapping[str, Any]] = {
+    "warehouse_order_ready": mail_contexts.WarehouseOrderReady,
+    "return_awaiting_review": mail_contexts.ReturnAwaitingReview,
+    "return_review_overdue": mail_contexts.ReturnReviewOverdue,
+    "goods_received": mail_contexts.GoodsReceived,
+    "job_failed": mail_contexts.JobFailed,
+    "gateway_event": mail_contexts.GatewayEventAlert,
+    "daily_summary": mail_contexts.DailySummary,
+}
+TEMPLATES: Final[Mapping[str, Any]] = {**CUSTOMER, **INTERNAL}
+"""Every mail and the type of its context."""
+
+_FREE_TEXT: Final = frozenset({"notes", "customer_notes", "reason", "error"})
+_BLANK_LINES: Final = re.compile(r"\n{3,}")
+_REJECTIONS: Final = {
+    "DAMAGE_NOT_COVERED": "The damage is not covered by our returns policy",
+    "POLICY_VIOLATION": "The item does not meet the conditions for a return",
+    "OUTSIDE_WINDOW": "The return window has closed",
+    "FRAUDULENT": "The request could not be verified",
+    "EXPIRED": "The request was not reviewed in time",
+    "OTHER": "See the note below",
+}
+_GATEWAY_OUTCOMES: Final = {
+    "UNKNOWN_REFERENCE": "The gateway reports money under a reference that no order or refund here has.",
+    "AMOUNT_MISMATCH": "The gateway moved another amount or currency than was agreed. Nothing was recorded here.",
+    "SECOND_PAYMENT": "A second payment has arrived for an order. Only the first one counts here.",
+    "PAID_AFTER_CANCEL": "The order was cancelled before its payment arrived. A full refund has been started.",
+    "SECOND_REFUND": "The gateway reports a refund other than the one recorded: money may have gone back twice.",
+    "REFUND_REVERSED": "A refund that counted as paid has come back. The customer does not have the money.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedMail:
+    """A mail's three texts; the subject is one line."""
+
+    subject: str
+    text: str
+    html: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """Whom a mail is from, as its foot tells: trading name, address on one line, mailbox for questions."""
+
+    name: str = "ArtiCurated"
+    address: str = ""
+    email: str = ""
+
+
+def shop_of(settings: Settings) -> Shop:
+    """Return the shop as the configuration names it."""
+    return Shop(
+        name=settings.seller_name,
+        address=(
+            f"{settings.seller_street}, {settings.seller_postal_code} {settings.seller_city}, {settings.seller_country}"
+        ),
+        email=settings.seller_email,
+    )
+
+
+def render_mail(template: str, context: Mapping[str, Any], shop: Shop | None = None) -> RenderedMail:
+    """Return a mail's subject and both parts.
+
+    Args:
+        template: a key of `TEMPLATES`.
+        context: what `TEMPLATES[template]` lists, all of it and nothing else.
+        shop: named in the foot; the brand alone when absent.
+
+    Raises:
+        KeyError: there is no such template.
+        ValueError: the context or a line in it has missing or unknown keys, or an amount or a day in it is none.
+    """
+    wanted: frozenset[str] = TEMPLATES[template].__required_keys__
+    if wanted != context.keys():
+        faults = [f"missing {name}" for name in sorted(wanted - context.keys())]
+        faults += [f"unknown {name}" for name in sorted(context.keys() - wanted)]
+        raise ValueError(f"context of {template}: {', '.join(faults)}")
+    values = {name: cleaned(name, value) for name, value in context.items()}
+    values |= {"shop": shop or Shop(), "internal": template in INTERNAL}
+    try:
+        return _rendered(template, values)
+    except jinja2.UndefinedError as fault:
+        raise ValueError(f"context of {template}: {fault}") from fault
+
+
+def _rendered(template: str, values: dict[str, Any]) -> RenderedMail:
+    text = environment_of(FOLDER).get_template(f"{template}.txt")
+    subject = " ".join("".join(text.blocks["subject"](text.new_context(values))).split())
+    return RenderedMail(
+        subject=subject,
+        text=_BLANK_LINES.sub("\n\n", text.render(values)).strip() + "\n",
+        html=environment_of(FOLDER).get_template(f"{template}.html").render(values, subject=subject),
+    )
+
+
+@cache
+def environment_of(folder: Path) -> jinja2.Environment:
+    """Return the environment of the templates in a folder: HTML escaped, unknown names refused, our filters."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=jinja2.select_autoescape(("html",), default=False),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "money": money_text,
+        "day": date_text,
+        "moment": _moment_text,
+        "words": _words,
+        "rejection": lambda category: _REJECTIONS.get(category, _words(category)),
+        "payment": payment_text,
+        "gateway_outcome": lambda outcome: _GATEWAY_OUTCOMES.get(outcome, _words(outcome)),
+        "figure_rows": _figure_rows,
+        "state_rows": lambda counts: [(_words(state), f"{count:,}") for state, count in counts.items()],
+        "is_zero": lambda amount: Decimal(amount) == 0,
+    }
+    return environment
+
+
+def cleaned(name: str, value: Any) -> Any:
+    """Return a value fit for print, texts inside it included (see `printable`)."""
+    if isinstance(value, str):
+        return printable(value, keep_lines=name in _FREE_TEXT)
+    if isinstance(value, Mapping):
+        return {cleaned("", key): cleaned(str(key), held) for key, held in value.items()}
+    if isinstance(value, Sequence):
+        return [cleaned(name, held) for held in value]
+    return value
+
+
+def _moment_text(value: datetime | str) -> str:
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    if moment.tzinfo is None:
+        raise ValueError("a moment needs its time zone")
+    moment = moment.astimezone(UTC)
+    return f"{date_text(moment)}, {moment:%H:%M} UTC"
+
+
+def _figure_rows(figures: Sequence[Mapping[str, Any]], name: str) -> list[tuple[str, str]]:
+    return [
+        (f"{name} {figure['currency']} ({figure['count']})", money_text(figure["amount"], figure["currency"]))
+        for figure in figures
+    ]
+
+
+def _words(constant: str) -> str:
+    """Return `PENDING_PAYMENT` as `Pending payment`; text that is no such constant stays as it is."""
+    return constant.replace("_", " ").capitalize() if constant.isupper() else constant

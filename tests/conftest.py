@@ -1,0 +1,174 @@
+"""Fixtures: a clean migrated database per test, settings, a clock that can be moved, and who acts."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+import structlog
+
+from app.config import Settings
+from app.core.actor import Actor
+from app.core.enums import ActorType, Role, Trigger
+from app.database import Database
+from app.services.order_service import OrderService
+from app.services.return_service import ReturnService
+from tests import databases
+from tests.databases import TestServers
+
+_configure_structlog = structlog.configure
+
+
+def _configure_without_cache(**options: Any) -> None:
+    """Configure structlog so that a logger follows the latest configuration: each test may bring its own."""
+    _configure_structlog(**{**options, "cache_logger_on_first_use": False})
+
+
+structlog.configure = _configure_without_cache  # type: ignore[assignment]
+
+_STACK = pytest.StashKey[ExitStack]()
+KEPT = {"alembic_version", "state_transitions"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the servers once, in the process that hands out the tests."""
+    if hasattr(config, "workerinput") or config.option.collectonly:
+        return
+    stack = config.stash[_STACK] = ExitStack()
+    try:
+        databases.start(stack)
+    except BaseException:
+        stack.close()
+        raise
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop what was started."""
+    if _STACK in config.stash:
+        config.stash[_STACK].close()
+
+
+@pytest.fixture(scope="session")
+def servers() -> TestServers:
+    return databases.running()
+
+
+@pytest.fixture(scope="session")
+def database_name(servers: TestServers, worker_id: str) -> Iterator[str]:
+    """Name of this worker's own database, cloned from the migrated template."""
+    name = f"{servers.template}_{worker_id}"
+    databases.create_database(servers, name, servers.template)
+    yield name
+    databases.drop_database(servers, name)
+
+
+@pytest.fixture(scope="session")
+def owner_connection(servers: TestServers, database_name: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(databases.url_of(servers.owner_url, database_name), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def _sweep(owner_connection: psycopg.Connection) -> str:
+    """Return the script that empties every table; history refuses TRUNCATE until its guard is taken off."""
+    tables = [
+        name
+        for (name,) in owner_connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        if name not in KEPT
+    ]
+    guarded = [
+        name
+        for (name,) in owner_connection.execute(
+            "SELECT tgrelid::regclass::text FROM pg_trigger WHERE tgname = 'guard_append_only'"
+        )
+    ]
+    return "; ".join(
+        [
+            "BEGIN",
+            *(f"ALTER TABLE {name} DISABLE TRIGGER guard_append_only" for name in guarded),
+            f"TRUNCATE {', '.join(tables)}",
+            *(f"ALTER TABLE {name} ENABLE ALWAYS TRIGGER guard_append_only" for name in guarded),
+            "ALTER SEQUENCE order_number_seq RESTART",
+            "COMMIT",
+        ]
+    )
+
+
+@pytest.fixture
+def settings(servers: TestServers, database_name: str, worker_id: str, tmp_path: Path) -> Settings:
+    number = int(worker_id.removeprefix("gw")) + 1 if worker_id.startswith("gw") else 1
+    return Settings(
+        _env_file=None,
+        environment="testing",
+        database_url=databases.url_of(servers.app_url, database_name),
+        database_pool_size=20,
+        redis_url=servers.redis_url.rsplit("/", 1)[0] + f"/{number}",
+        storage_path=tmp_path / "storage",
+        log_format="console",
+        # Tests call far more often than a caller may; those of the limit set one.
+        rate_limit_per_minute=0,
+    )
+
+
+@pytest.fixture
+def clean_database(owner_connection: psycopg.Connection, _sweep: str) -> None:
+    """Empty all tables before the test."""
+    owner_connection.execute(_sweep.encode())
+
+
+@pytest.fixture
+async def database(settings: Settings, clean_database: None) -> AsyncIterator[Database]:
+    """A pool on an empty, migrated database, as the restricted role of the application."""
+    database = Database(settings)
+    yield database
+    await database.close()
+
+
+class MovableClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC)
+
+    def __call__(self) -> datetime:
+        """Tell the time."""
+        return self.now
+
+    def advance(self, **by: float) -> None:
+        """Move on by the given timedelta."""
+        self.now += timedelta(**by)
+
+
+@pytest.fixture
+def clock() -> MovableClock:
+    return MovableClock()
+
+
+def actor(role: Role, **fields: object) -> Actor:
+    """Return a caller with that role."""
+    values = {"customer_id": uuid4() if role is Role.CUSTOMER else None, "ip_address": "192.0.2.7", **fields}
+    return Actor(id=uuid4(), type=ActorType.USER, trigger=Trigger.API_CALL, role=role, **values)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def admin() -> Actor:
+    return actor(Role.ADMIN)
+
+
+@pytest.fixture
+def customer() -> Actor:
+    return actor(Role.CUSTOMER)
+
+
+@pytest.fixture
+def orders(database: Database, clock: MovableClock) -> OrderService:
+    return OrderService(database, clock)
+
+
+@pytest.fixture
+def returns(database: Database, clock: MovableClock, settings: Settings) -> ReturnService:
+    return ReturnService(database, settings.return_window, clock)

@@ -1,0 +1,103 @@
+"""Real servers for the suite: one PostgreSQL and one Valkey for all workers, one database a worker.
+
+With DATABASE_URL and REDIS_URL set, those servers are used; otherwise embedded ones, made for this run. The
+real migrations run once, on a template that each worker's database is cloned from.
+"""
+
+import os
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import orjson
+import psycopg
+from alembic.config import Config
+from sqlalchemy import make_url
+
+from alembic import command
+from app.config import ROOT
+from app.embedded.servers import ensure_servers
+
+ENVIRONMENT_KEY = "ARTICURATED_TEST_SERVERS"
+ROLE = "articurated_app"
+
+
+@dataclass(frozen=True)
+class TestServers:
+    """Where the suite's servers are.
+
+    Attributes:
+        owner_url: login that owns the test databases and may create them.
+        app_url: login that the application uses.
+        superuser_url: for attacks on the audit trail that only a superuser can try.
+        redis_url: of database 0; workers count up from 1.
+        template: name of the migrated database.
+        given: whether these are servers that the environment named, not embedded ones.
+    """
+
+    __test__ = False
+
+    owner_url: str
+    app_url: str
+    superuser_url: str
+    redis_url: str
+    template: str
+    given: bool
+
+
+def start(stack: ExitStack) -> TestServers:
+    """Start or find the servers, migrate the template, and tell the workers through the environment."""
+    given = os.environ.pop("DATABASE_URL", None), os.environ.pop("REDIS_URL", None)
+    template = f"articurated_test_{os.getpid()}"
+    if all(given):
+        database_url, redis_url = str(given[0]), str(given[1])
+        servers = TestServers(database_url, database_url, database_url, redis_url, template, given=True)
+    else:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="articurated-test-"))
+        embedded = stack.enter_context(ensure_servers(Path(folder), durable=False))
+        servers = TestServers(
+            embedded.owner_url, embedded.app_url, embedded.superuser_url, embedded.redis_url, template, given=False
+        )
+    create_database(servers, template, None)
+    stack.callback(drop_database, servers, template)
+    migrate(url_of(servers.owner_url, template), servers.app_url)
+    os.environ[ENVIRONMENT_KEY] = orjson.dumps(asdict(servers)).decode()
+    stack.callback(os.environ.pop, ENVIRONMENT_KEY, None)
+    return servers
+
+
+def running() -> TestServers:
+    """Return the servers that `start` left word of."""
+    return TestServers(**orjson.loads(os.environ[ENVIRONMENT_KEY]))
+
+
+def url_of(url: str, database: str) -> str:
+    """Return `url` with another database in it."""
+    return make_url(url).set(database=database).render_as_string(hide_password=False)
+
+
+def create_database(servers: TestServers, name: str, template: str | None) -> None:
+    """Create a database, empty or as a clone."""
+    with psycopg.connect(servers.owner_url, autocommit=True) as connection:
+        source = f' TEMPLATE "{template}"' if template else ""
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
+        connection.execute(f'CREATE DATABASE "{name}"{source}'.encode())
+
+
+def drop_database(servers: TestServers, name: str) -> None:
+    """Drop a database, whoever is connected to it."""
+    with psycopg.connect(servers.owner_url, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
+
+
+def alembic_config(owner_url: str, app_url: str) -> Config:
+    """Return the configuration for a migration of the database in `owner_url`."""
+    config = Config(str(ROOT / "alembic.ini"))
+    config.attributes.update(url=owner_url, application_login=make_url(app_url).username, database_role=ROLE)
+    return config
+
+
+def migrate(owner_url: str, app_url: str, revision: str = "head") -> None:
+    """Run the real migrations."""
+    command.upgrade(alembic_config(owner_url, app_url), revision)

@@ -1,0 +1,109 @@
+"""What the tests of the API share: an application in this process, and callers of every role."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from app.config import Settings
+from app.core.enums import Role
+from app.database import Database
+from app.dependencies import Services
+from app.main import create_app
+from tests.conftest import MovableClock
+from tests.factories import order_payload
+
+API_KEY = "dev-api-key"
+Steps = tuple[str, ...]
+TO_DELIVERED: Steps = ("PAID", "PROCESSING_IN_WAREHOUSE", "SHIPPED", "DELIVERED")
+
+
+@pytest.fixture
+async def services(settings: Settings, database: Database, clock: MovableClock) -> AsyncIterator[Services]:
+    services = Services(settings, database, clock)
+    yield services
+    await services.health.close()
+
+
+@pytest.fixture
+def application(settings: Settings, services: Services) -> FastAPI:
+    return create_app(settings, services)
+
+
+Connect = Callable[..., httpx2.AsyncClient]
+
+
+@pytest.fixture
+async def connect(application: FastAPI) -> AsyncIterator[Connect]:
+    """Return a function that gives a client with the headers named."""
+    clients: list[httpx2.AsyncClient] = []
+
+    def connected(**headers: str) -> httpx2.AsyncClient:
+        transport = httpx2.ASGITransport(app=application, raise_app_exceptions=False, client=("192.0.2.9", 4711))
+        client = httpx2.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+        clients.append(client)
+        return client
+
+    yield connected
+    for client in clients:
+        await client.aclose()
+
+
+@pytest.fixture
+def api(connect: Connect) -> httpx2.AsyncClient:
+    """A client that may do everything."""
+    return connect(**{"X-API-Key": API_KEY})
+
+
+@pytest.fixture
+def anonymous(connect: Connect) -> httpx2.AsyncClient:
+    return connect()
+
+
+@pytest.fixture
+def customer_id() -> UUID:
+    return uuid4()
+
+
+@pytest.fixture
+async def callers(services: Services, connect: Connect, customer_id: UUID) -> dict[Role, httpx2.AsyncClient]:
+    """A client for every role, each with a database key; the customer is `customer_id`."""
+    clients = {}
+    for role in Role:
+        made = await services.keys.create(role, f"{role} of the tests", customer_id if role is Role.CUSTOMER else None)
+        clients[role] = connect(**{"X-API-Key": made["key"]})
+    return clients
+
+
+async def new_order(api: httpx2.AsyncClient, *steps: str, **fields: Any) -> dict[str, Any]:
+    """Create an order and take it through `steps`; return it."""
+    created = await api.post("/api/v1/orders", json=order_payload(**fields))
+    assert created.status_code == 201, created.text
+    order: dict[str, Any] = created.json()
+    for step in steps:
+        moved = await api.patch(f"/api/v1/orders/{order['id']}/state", json={"new_state": step})
+        assert moved.status_code == 200, moved.text
+        order = moved.json()
+    return order
+
+
+async def new_return(api: httpx2.AsyncClient, order_id: str) -> dict[str, Any]:
+    """Request a return of a delivered order; return it."""
+    requested = await api.post("/api/v1/returns", json={"order_id": order_id, "reason": "Glaze is cracked"})
+    assert requested.status_code == 201, requested.text
+    found: dict[str, Any] = requested.json()
+    return found
+
+
+def error_of(response: httpx2.Response) -> dict[str, Any]:
+    """Return the error in a response, which must have exactly the one shape (contract section 6)."""
+    body = response.json()
+    assert list(body) == ["error"], body
+    assert sorted(body["error"]) == ["code", "details", "message", "request_id"], body
+    assert body["error"]["request_id"] == response.headers["x-request-id"]
+    assert response.headers["content-type"] == "application/json"
+    error: dict[str, Any] = body["error"]
+    return error

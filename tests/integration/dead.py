@@ -1,0 +1,23 @@
+"""Jobs that have given up, made in the way that workers make them."""
+
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+from sqlalchemy import select
+
+from app.database import Database
+from app.models.job import Job
+from app.services import job_service
+from app.services.job_service import JobKind
+
+
+async def bury_job(database: Database, kind: JobKind = JobKind.ISSUE_INVOICE, entity_id: UUID | None = None) -> UUID:
+    """Add a job, claim it, bury it; return the id of its dead letter."""
+    about = entity_id or uuid4()
+    key = f"{kind}:{about}"
+    async with database.transaction() as session:
+        await job_service.add(session, kind, about, key)
+        job_id = (await session.execute(select(Job.id).where(Job.dedupe_key == key))).scalar_one()
+        claim = await job_service.claim(session, job_id, "test-worker", timedelta(minutes=1))
+        assert claim is not None
+        return (await job_service.bury(session, claim, "RuntimeError: printer on fire")).dead_letter_id

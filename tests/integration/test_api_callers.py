@@ -1,0 +1,207 @@
+"""Who a request is from: keys, tokens, both, and neither (contract section 7)."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import httpx2
+import psycopg
+import pytest
+
+from app.config import Settings
+from app.core.enums import Role
+from app.core.security import DEVELOPMENT_PRINCIPAL_ID, Principal, issue_token
+from app.database import Database
+from app.dependencies import Services
+from app.services.key_service import REMEMBERED_SECONDS, KeyService
+from app.utils.exceptions import InvalidInputError, NotFoundError
+from tests.conftest import MovableClock
+from tests.integration.conftest import API_KEY, Connect, error_of, new_order
+
+pytestmark = [pytest.mark.req("NFR-004"), pytest.mark.security]
+
+ORDERS = "/api/v1/orders"
+
+
+def token(settings: Settings, role: Role = Role.MANAGER, principal: UUID | None = None, **lifetime: float) -> str:
+    """Return a token that holds for a minute, unless told otherwise."""
+    whom = Principal(principal or uuid4(), role, uuid4() if role is Role.CUSTOMER else None)
+    return issue_token(settings, whom, timedelta(**lifetime or {"minutes": 1}), datetime.now(UTC))
+
+
+class Stopwatch:
+    """Monotonic seconds that pass when told to."""
+
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        """Return how many have passed."""
+        return self.seconds
+
+
+@pytest.mark.req("NFR-004.1")
+async def test_each_kind_of_credentials_is_taken(connect: Connect, services: Services, settings: Settings) -> None:
+    made = await services.keys.create(Role.WAREHOUSE, "scanner", None)
+    for headers in (
+        {"X-API-Key": API_KEY},
+        {"X-API-Key": made["key"]},
+        {"Authorization": f"Bearer {token(settings)}"},
+        {"Authorization": f"bearer {token(settings)}"},
+        {"X-API-Key": made["key"], "Authorization": f"Bearer {token(settings, Role.WAREHOUSE, made['id'])}"},
+    ):
+        response = await connect(**headers).get(ORDERS)
+        assert response.status_code == 200, headers
+
+
+@pytest.mark.req("NFR-004.1")
+async def test_everything_else_is_nobody(connect: Connect, services: Services, settings: Settings) -> None:
+    made = await services.keys.create(Role.ADMIN, "ci", None)
+    key, bearer = made["key"], f"Bearer {token(settings)}"
+    wrong: list[dict[str, str]] = [
+        {},
+        {"X-API-Key": ""},
+        {"X-API-Key": "dev-api-kez"},
+        {"X-API-Key": key[:-1] + ("A" if key[-1] != "A" else "B")},
+        {"X-API-Key": key + "x"},
+        {"X-API-Key": key.upper()},
+        {"X-API-Key": "ack_" + "0" * 8 + "_" + "A" * 43},
+        {"X-API-Key": "x" * 10_000},
+        {"Authorization": ""},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer "},
+        {"Authorization": bearer.replace("Bearer", "Basic")},
+        {"Authorization": f"Bearer {key}"},
+        {"Authorization": bearer.removeprefix("Bearer ")},
+        {"Authorization": f"Bearer {token(settings, seconds=-1)}"},
+        # One that holds does not make up for one that does not.
+        {"X-API-Key": key, "Authorization": "Bearer x.y.z"},
+        {"X-API-Key": "wrong", "Authorization": bearer},
+        {"X-API-Key": "", "Authorization": bearer},
+        # Two that hold and name different callers.
+        {"X-API-Key": key, "Authorization": bearer},
+    ]
+    for headers in wrong:
+        response = await connect(**headers).get(ORDERS)
+        assert response.status_code == 401, headers
+        assert error_of(response)["code"] == "UNAUTHENTICATED"
+
+
+@pytest.mark.parametrize("name", [b"x-api-key", b"authorization"])
+async def test_a_header_given_twice_is_nobody(
+    name: bytes, connect: Connect, services: Services, settings: Settings
+) -> None:
+    value = API_KEY.encode() if name == b"x-api-key" else f"Bearer {token(settings)}".encode()
+    response = await connect().get(ORDERS, headers=[(name, value), (name, value)])
+    assert response.status_code == 401
+
+
+async def test_bytes_that_are_no_text_are_nobody(connect: Connect) -> None:
+    for name in (b"x-api-key", b"authorization"):
+        for value in (b"\xff\xfe\xe9", b"Bearer \xff.\xe9.\xff"):
+            response = await connect().get(ORDERS, headers=[(name, value)])
+            assert response.status_code == 401
+
+
+@pytest.mark.req("NFR-004.7")
+async def test_the_development_key_opens_nothing_in_production(connect: Connect, services: Services) -> None:
+    services.settings = services.settings.model_copy(update={"environment": "production"})
+    assert (await connect(**{"X-API-Key": API_KEY}).get(ORDERS)).status_code == 401
+
+
+@pytest.mark.req("NFR-004.2")
+async def test_a_revoked_key_is_dead_within_five_seconds(database: Database) -> None:
+    watch = Stopwatch()
+    keys, elsewhere = KeyService(database, watch), KeyService(database, watch)
+    made = await keys.create(Role.MANAGER, "till", None)
+    assert await keys.authenticate(made["key"]) == Principal(made["id"], Role.MANAGER)
+    await elsewhere.revoke(made["id"])
+    watch.seconds = REMEMBERED_SECONDS - 0.01
+    assert await keys.authenticate(made["key"]) is not None, "remembered, or the cache is of no use"
+    watch.seconds = REMEMBERED_SECONDS
+    assert await keys.authenticate(made["key"]) is None
+    assert REMEMBERED_SECONDS <= 5
+
+
+async def test_the_process_that_revokes_forgets_at_once(database: Database) -> None:
+    keys = KeyService(database)
+    made = await keys.create(Role.CUSTOMER, "shop", uuid4())
+    assert await keys.authenticate(made["key"]) is not None
+    await keys.revoke(made["id"])
+    await keys.revoke(made["id"])
+    assert await keys.authenticate(made["key"]) is None
+    with pytest.raises(NotFoundError):
+        await keys.revoke(uuid4())
+
+
+@pytest.mark.req("NFR-004.9")
+async def test_a_key_is_shown_once_and_stored_nowhere(database: Database, owner_connection: psycopg.Connection) -> None:
+    keys = KeyService(database)
+    made = await keys.create(Role.ADMIN, "root of all", None)
+    secret = made["key"].rpartition(f"{made['prefix']}_")[2]
+    stored = owner_connection.execute("SELECT to_jsonb(k)::text FROM api_keys k").fetchall()
+    assert len(stored) == 1
+    assert secret not in stored[0][0]
+    [listed] = await keys.list()
+    assert listed["prefix"] == made["prefix"]
+    assert "sha256" not in listed
+    assert secret not in str(listed)
+
+
+@pytest.mark.req("NFR-004.2")
+async def test_when_a_key_was_used_is_noted_once_a_minute(
+    database: Database, owner_connection: psycopg.Connection
+) -> None:
+    watch = Stopwatch()
+    keys = KeyService(database, watch)
+    made = await keys.create(Role.MANAGER, "till", None)
+
+    async def used() -> datetime | None:
+        watch.seconds += REMEMBERED_SECONDS
+        await keys.authenticate(made["key"])
+        found: datetime | None = (await keys.list())[0]["last_used_at"]
+        return found
+
+    assert (await keys.list())[0]["last_used_at"] is None
+    first = await used()
+    assert first is not None
+    assert await used() == first
+    owner_connection.execute("UPDATE api_keys SET last_used_at = last_used_at - interval '61 seconds'")
+    later = await used()
+    assert later is not None
+    assert later >= first
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "customer_id"),
+    [
+        (Role.CUSTOMER, "shop", None),
+        (Role.ADMIN, "x", UUID(int=1)),
+        (Role.ADMIN, " ", None),
+        (Role.ADMIN, "x" * 101, None),
+        (Role.ADMIN, "a\0b", None),
+        (Role.ADMIN, "a\nb", None),
+    ],
+)
+async def test_a_key_that_makes_no_sense_is_not_made(
+    role: Role, name: str, customer_id: UUID | None, database: Database
+) -> None:
+    with pytest.raises(InvalidInputError):
+        await KeyService(database).create(role, name, customer_id)
+
+
+@pytest.mark.req("REQ-003.1")
+async def test_the_audit_trail_names_who_acted_and_from_where(
+    api: httpx2.AsyncClient, services: Services, connect: Connect, settings: Settings, clock: MovableClock
+) -> None:
+    order = await new_order(api)
+    made = await services.keys.create(Role.MANAGER, "till", None)
+    bearer = uuid4()
+    await connect(**{"X-API-Key": made["key"]}).patch(f"{ORDERS}/{order['id']}/state", json={"new_state": "PAID"})
+    await connect(
+        Authorization=f"Bearer {token(settings, Role.WAREHOUSE, bearer)}", **{"X-Forwarded-For": "203.0.113.1"}
+    ).patch(f"{ORDERS}/{order['id']}/state", json={"new_state": "PROCESSING_IN_WAREHOUSE"})
+    await api.patch(f"{ORDERS}/{order['id']}/state", json={"new_state": "SHIPPED"})
+    history = (await api.get(f"{ORDERS}/{order['id']}/history")).json()["data"]
+    assert [row["actor_id"] for row in history] == [str(made["id"]), str(bearer), str(DEVELOPMENT_PRINCIPAL_ID)]
+    assert {(row["actor_type"], row["trigger"], row["ip_address"]) for row in history} == {
+        ("USER", "API_CALL", "192.0.2.9")
+    }

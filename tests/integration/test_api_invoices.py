@@ -1,0 +1,95 @@
+"""Invoices over HTTP: the bytes that were issued, their record, and nothing before there is one (INT-003, INT-004)."""
+
+import hashlib
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import httpx2
+import pytest
+from sqlalchemy import select
+
+from app.api.v1.orders import prefers_json
+from app.dependencies import Services
+from app.models.job import Job
+from app.schemas.operations import InvoiceRecord
+from app.services import job_service
+from app.services.invoice_service import InvoiceService
+from app.services.job_service import JobKind
+from app.utils.documents import DocumentView
+from app.utils.storage import storage_for
+from tests.integration.conftest import error_of, new_order
+
+pytestmark = pytest.mark.req("INT-003", "INT-004", "REQ-005")
+
+
+class PlainRenderer:
+    """Draws a document that is as good as any other for those who only pass it on."""
+
+    def render(self, view: DocumentView) -> bytes:
+        """Return the document."""
+        return f"%PDF-1.7 {view}".encode()
+
+
+@pytest.fixture
+def invoices(services: Services) -> InvoiceService:
+    """The service as a worker has it, on the storage that the API reads."""
+    made = InvoiceService(
+        services.database, PlainRenderer(), storage_for(services.settings), services.settings, services.clock
+    )
+    services.__dict__["invoices"] = made
+    return made
+
+
+async def issue(services: Services, order: dict[str, Any]) -> None:
+    """Do the job that the shipment made due."""
+    async with services.database.transaction() as session:
+        due = select(Job.id).where(Job.kind == JobKind.ISSUE_INVOICE, Job.entity_id == UUID(order["id"]))
+        job_id = (await session.execute(due)).scalar_one()
+        claim = await job_service.claim(session, job_id, "test-worker", timedelta(minutes=1))
+    assert claim is not None
+    await services.invoices.issue(claim)
+
+
+async def test_there_is_none_before_it_is_issued(api: httpx2.AsyncClient, invoices: InvoiceService) -> None:
+    order = await new_order(api, "PAID", "PROCESSING_IN_WAREHOUSE", "SHIPPED")
+    for accept in ("*/*", "application/json"):
+        response = await api.get(f"/api/v1/orders/{order['id']}/invoice", headers={"Accept": accept})
+        assert response.status_code == 404
+        assert error_of(response)["code"] == "NOT_FOUND"
+        assert "no invoice yet" in error_of(response)["message"]
+
+
+@pytest.mark.req("INT-004.4", "REQ-004.2")
+async def test_the_pdf_and_its_record(api: httpx2.AsyncClient, services: Services, invoices: InvoiceService) -> None:
+    order = await new_order(api, "PAID", "PROCESSING_IN_WAREHOUSE", "SHIPPED")
+    await issue(services, order)
+    url = f"/api/v1/orders/{order['id']}/invoice"
+    pdf = await api.get(url)
+    assert pdf.status_code == 200
+    assert pdf.headers["content-type"] == "application/pdf"
+    assert pdf.headers["vary"] == "Accept"
+    described = await api.get(url, headers={"Accept": "application/json"})
+    record = InvoiceRecord.model_validate(described.json())
+    assert record.sha256 == hashlib.sha256(pdf.content).hexdigest()
+    assert record.size == len(pdf.content)
+    assert pdf.headers["content-disposition"] == f'inline; filename="{record.number}.pdf"'
+    assert described.json()["issued_at"].endswith("Z")
+    assert (await api.get(record.link)).content == pdf.content
+    headed = await api.head(url)
+    assert (headed.status_code, headed.content) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_json"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("application/pdf", False),
+        ("application/json", True),
+        ("text/html, application/json;q=0.9", True),
+        ("application/json, application/pdf", False),
+    ],
+)
+def test_the_accept_header_decides(accept: str, *, is_json: bool) -> None:
+    assert prefers_json(accept) is is_json

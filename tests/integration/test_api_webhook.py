@@ -1,0 +1,119 @@
+"""The gateway's webhooks: proven to be its own, taken once, and nothing else believed (INT-001)."""
+
+import base64
+import hashlib
+import hmac
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import httpx2
+import orjson
+import pytest
+
+from app.config import Settings
+from tests.conftest import MovableClock
+from tests.integration.conftest import error_of, new_order
+
+pytestmark = pytest.mark.req("INT-001")
+
+URL = "/api/v1/payments/webhook"
+
+
+def captured(order: dict[str, Any], **changes: Any) -> bytes:
+    """Return the event with which the gateway tells that an order was paid."""
+    payment = {
+        "id": f"pay_{order['order_number']}",
+        "reference": order["id"],
+        "status": "captured",
+        "amount": f"{order['total_amount']:.2f}",
+        "amount_captured": f"{order['total_amount']:.2f}",
+        "amount_refunded": "0.00",
+        "currency": order["currency"],
+        "failure_code": None,
+        "created": "2026-11-23T00:00:00Z",
+        **changes,
+    }
+    event_id = f"evt_{order['order_number']}"
+    event = {"id": event_id, "type": "payment.captured", "created": "2026-11-23T00:00:00Z", "data": {"object": payment}}
+    return orjson.dumps(event)
+
+
+def signed(body: bytes, settings: Settings, clock: MovableClock, **age: float) -> dict[str, str]:
+    """Return the headers with which the gateway sends a body."""
+    event_id = orjson.loads(body).get("id", "evt_1")
+    timestamp = str(int((clock() - timedelta(**age)).timestamp()))
+    key = settings.payment_webhook_secret.get_secret_value().removeprefix("whsec_").encode()
+    digest = hmac.new(key, f"{event_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
+    return {
+        "content-type": "application/json",
+        "webhook-id": event_id,
+        "webhook-timestamp": timestamp,
+        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+    }
+
+
+@pytest.mark.req("INT-001.2")
+async def test_a_captured_payment_pays_its_order_once(
+    anonymous: httpx2.AsyncClient, api: httpx2.AsyncClient, settings: Settings, clock: MovableClock
+) -> None:
+    order = await new_order(api)
+    body = captured(order)
+    outcomes = []
+    for _ in range(3):
+        response = await anonymous.post(URL, content=body, headers=signed(body, settings, clock))
+        assert response.status_code == 200, response.text
+        outcomes.append(response.json()["outcome"])
+    assert outcomes[1:] == ["DUPLICATE", "DUPLICATE"]
+    history = (await api.get(f"/api/v1/orders/{order['id']}/history")).json()["data"]
+    assert [(row["new_state"], row["trigger"]) for row in history] == [("PAID", "WEBHOOK")]
+
+
+@pytest.mark.req("INT-001.2")
+async def test_what_is_not_proven_to_be_the_gateways_is_not_believed(
+    anonymous: httpx2.AsyncClient, api: httpx2.AsyncClient, settings: Settings, clock: MovableClock
+) -> None:
+    order = await new_order(api)
+    body = captured(order)
+    good = signed(body, settings, clock)
+    forged = settings.model_copy(update={"payment_webhook_secret": settings.secret_key})
+    attempts = [
+        (body, {"content-type": "application/json"}),
+        (body, {**good, "webhook-signature": "v1,AAAA"}),
+        (body, {**good, "webhook-id": "evt_other"}),
+        (body, signed(body, forged, clock)),
+        (body, signed(body, settings, clock, minutes=6)),
+        (body, signed(body, settings, clock, minutes=-6)),
+        (body + b" ", good),
+        (b"", good),
+    ]
+    for content, headers in attempts:
+        response = await anonymous.post(URL, content=content, headers=headers)
+        assert response.status_code == 401, headers
+        assert error_of(response)["code"] == "UNAUTHENTICATED"
+    assert (await api.get(f"/api/v1/orders/{order['id']}")).json()["status"] == "PENDING_PAYMENT"
+
+
+async def test_a_signed_event_that_cannot_be_read_is_an_invalid_request(
+    anonymous: httpx2.AsyncClient, settings: Settings, clock: MovableClock
+) -> None:
+    for body in (b'{"id": "evt_1"}', orjson.dumps({"id": "evt_2", "type": "payment.captured", "data": {"object": 5}})):
+        response = await anonymous.post(URL, content=body, headers=signed(body, settings, clock))
+        assert response.status_code == 422
+        assert error_of(response)["details"][0]["field"] == "body"
+
+
+async def test_an_event_about_nothing_of_ours_is_acknowledged(
+    anonymous: httpx2.AsyncClient, api: httpx2.AsyncClient, settings: Settings, clock: MovableClock
+) -> None:
+    order = await new_order(api)
+    body = captured(order, reference=str(uuid4()))
+    response = await anonymous.post(URL, content=body, headers=signed(body, settings, clock))
+    assert response.status_code == 200
+    assert response.json() == {"outcome": "UNKNOWN_REFERENCE"}
+
+
+async def test_credentials_do_not_stand_in_for_the_signature(api: httpx2.AsyncClient) -> None:
+    order = await new_order(api)
+    response = await api.post(URL, content=captured(order), headers={"content-type": "application/json"})
+    assert response.status_code == 401

@@ -1,0 +1,301 @@
+"""`GET /health` tells which part is degraded and what to do, in two seconds whatever hangs (NFR-003)."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psycopg
+import pytest
+import redis
+
+from app.config import Settings
+from app.core.enums import Queue
+from app.database import Database
+from app.dependencies import Services
+from app.services import health_service
+from app.services.health_probes import SharedLook
+from app.services.health_service import ALIVE_PREFIX, HealthService
+from app.services.job_service import JobKind
+from app.tasks import presence
+from app.utils.clock import utc_now, uuid7
+from tests.integration.away import Speaker, hanging, listening, port_of, unreachable
+from tests.integration.conftest import new_order
+from tests.integration.dead import bury_job
+from tests.integration.jobs_support import add_job
+
+pytestmark = pytest.mark.req("NFR-003.2")
+
+HEALTH = "/api/v1/health"
+ALL_QUEUES = ",".join(Queue)
+
+
+@pytest.fixture
+def broker(settings: Settings) -> Iterator[redis.Redis]:
+    """This worker's Redis database, empty before and after."""
+    client = redis.Redis.from_url(settings.redis_url)
+    client.flushdb()
+    yield client
+    client.flushdb()
+    client.close()
+
+
+@pytest.fixture
+async def mail() -> AsyncIterator[Speaker]:
+    async with listening(Speaker(greets=b"220 mail.example ESMTP\r\n")) as speaker:
+        yield speaker
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[Speaker]:
+    async with listening(Speaker(answers=b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")) as speaker:
+        yield speaker
+
+
+@pytest.fixture
+async def well(
+    settings: Settings, services: Services, broker: redis.Redis, mail: Speaker, gateway: Speaker
+) -> AsyncIterator[Settings]:
+    """A system in which every part is there; the settings of its health."""
+    broker.set(f"{ALIVE_PREFIX}worker:celery@here", ALL_QUEUES, ex=30)
+    broker.set(f"{ALIVE_PREFIX}relay:here:1", "", ex=30)
+    broker.set(f"{ALIVE_PREFIX}beat:here:2", "", ex=30)
+    broker.set("articurated:something:else", "1", ex=30)
+    given = settings.model_copy(
+        update={
+            "smtp_host": "127.0.0.1",
+            "smtp_port": mail.port,
+            "payment_gateway_url": f"http://127.0.0.1:{gateway.port}",
+        }
+    )
+    services.health = HealthService(services.database, given)
+    yield given
+    await services.health.close()
+
+
+async def report(client: httpx2.AsyncClient, status: int = 200) -> dict[str, Any]:
+    """Ask for the health; every part that is not ok must say what to do."""
+    answer = await client.get(HEALTH)
+    assert answer.status_code == status
+    found: dict[str, Any] = answer.json()
+    for part, check in found["checks"].items():
+        assert ("hint" in check) == (check["status"] != "ok"), part
+        assert len(check.get("hint", "")) < 200
+        assert "127.0.0.1" not in check.get("hint", "")
+    return found
+
+
+async def test_health_is_ok_when_all_is_there(anonymous: httpx2.AsyncClient, well: Settings) -> None:
+    found = await report(anonymous)
+    assert found["status"] == "ok"
+    assert found["version"] == "0.1.0"
+    checks = found["checks"]
+    assert set(checks) == {
+        *("database", "redis", "worker", "relay", "beat", "jobs", "smtp", "storage", "gateway"),
+    }
+    assert checks["worker"] == {"status": "ok", "workers": 1}
+    assert checks["relay"] == checks["beat"] == {"status": "ok", "processes": 1}
+    assert checks["jobs"] == {"status": "ok", "oldest_due_seconds": 0.0, "dead_letters": 0}
+    assert checks["smtp"] == checks["storage"] == checks["gateway"] == {"status": "ok"}
+    head = await anonymous.head(HEALTH)
+    assert (head.status_code, head.content) == (200, b"")
+
+
+def test_processes_show_themselves_where_health_looks() -> None:
+    assert presence.KEY_PREFIX == ALIVE_PREFIX
+
+
+@pytest.mark.parametrize("part", ["worker", "relay", "beat"])
+async def test_without_one_of_our_processes_it_is_degraded(
+    part: str, anonymous: httpx2.AsyncClient, broker: redis.Redis, well: Settings
+) -> None:
+    for key in broker.scan_iter(f"{ALIVE_PREFIX}{part}:*"):
+        broker.delete(key)
+    found = await report(anonymous)
+    assert found["status"] == "degraded"
+    assert found["checks"][part]["status"] == "down"
+    assert f"start `articurated {part}`" in found["checks"][part]["hint"]
+    assert [name for name, check in found["checks"].items() if check["status"] != "ok"] == [part]
+
+
+async def test_a_queue_without_a_worker_shows(
+    anonymous: httpx2.AsyncClient, broker: redis.Redis, well: Settings
+) -> None:
+    broker.set(f"{ALIVE_PREFIX}worker:celery@here", "invoices", ex=30)
+    broker.set(f"{ALIVE_PREFIX}worker:celery@there", "notifications", ex=30)
+    worker = (await report(anonymous))["checks"]["worker"]
+    assert (worker["status"], worker["workers"]) == ("degraded", 2)
+    assert "No worker takes from: refunds" in worker["hint"]
+
+
+@pytest.mark.req("NFR-003.1")
+async def test_without_redis_it_is_degraded_and_requests_are_served(
+    services: Services, api: httpx2.AsyncClient, well: Settings
+) -> None:
+    services.health = HealthService(
+        services.database, well.model_copy(update={"redis_url": f"redis://{unreachable()}/0"})
+    )
+    found = await report(api)
+    assert found["status"] == "degraded"
+    assert {part for part, check in found["checks"].items() if check["status"] == "down"} == {
+        *("redis", "worker", "relay", "beat"),
+    }
+    assert (await new_order(api, "PAID"))["status"] == "PAID"
+
+
+def away(part: str, tmp_path: Path) -> dict[str, Any]:
+    """Return the settings under which a part is away."""
+    if part == "smtp":
+        return {"smtp_port": port_of(unreachable())}
+    if part == "gateway":
+        return {"payment_gateway_url": f"http://{unreachable()}"}
+    (tmp_path / "in the way").write_text("a file where the folder should be")
+    return {"storage_path": tmp_path / "in the way" / "storage"}
+
+
+@pytest.mark.req("NFR-003.1")
+@pytest.mark.parametrize("part", ["smtp", "storage", "gateway"])
+async def test_a_part_that_workers_need_shows_when_it_is_away(
+    part: str, services: Services, api: httpx2.AsyncClient, well: Settings, tmp_path: Path
+) -> None:
+    services.health = HealthService(services.database, well.model_copy(update=away(part, tmp_path)))
+    found = await report(api)
+    assert found["status"] == "degraded"
+    assert [name for name, check in found["checks"].items() if check["status"] != "ok"] == [part]
+    assert found["checks"][part]["status"] == "down"
+    assert (await new_order(api, "PAID"))["status"] == "PAID"
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ("mail", b"421 too busy\r\n"),
+        ("gateway", b"HTTP/1.1 502 Bad Gateway\r\n\r\n"),
+        ("gateway", b"SSH-2.0-something\r\n"),
+        ("gateway", b""),
+    ],
+)
+async def test_a_part_that_answers_badly_is_not_well(
+    part: str, says: bytes, anonymous: httpx2.AsyncClient, well: Settings, mail: Speaker, gateway: Speaker
+) -> None:
+    mail.greets = says if part == "mail" else mail.greets
+    gateway.answers = says if part == "gateway" else gateway.answers
+    checks = (await report(anonymous))["checks"]
+    assert checks["smtp" if part == "mail" else "gateway"]["status"] == "down"
+
+
+@pytest.mark.parametrize(
+    ("part", "error"),
+    [
+        ("gateway", "GatewayOutcomeUnknown: http_500: The payment gateway answered 500."),
+        ("gateway", "GatewayCircuitOpen: circuit_open: The payment gateway has failed repeatedly."),
+        ("smtp", "MailUnavailable: the mail was not taken: 451 later"),
+        ("storage", "StorageError: The document storage cannot be used just now. (disk full)"),
+    ],
+)
+async def test_a_part_that_greets_and_then_fails_shows_by_its_jobs(
+    part: str, error: str, database: Database, anonymous: httpx2.AsyncClient, well: Settings
+) -> None:
+    job_id = await add_job(database, JobKind.PROCESS_REFUND, uuid7(utc_now()))
+    later = "UPDATE jobs SET failures = 1, last_error = $1, run_at = now() + interval '2 min', started_at = now()"
+    async with database.autocommit() as connection:
+        await connection.exec_driver_sql(later.replace("$1", "%s"), (error,))
+    check = (await report(anonymous))["checks"][part]
+    assert check["status"] == "degraded"
+    assert "1 jobs failed on it" in check["hint"]
+    async with database.autocommit() as connection:
+        await connection.exec_driver_sql("UPDATE jobs SET started_at = now() - interval '61 s'")
+    assert (await report(anonymous))["checks"][part] == {"status": "ok"}, job_id
+
+
+async def test_work_that_waits_too_long_shows(
+    api: httpx2.AsyncClient, services: Services, owner_connection: psycopg.Connection, well: Settings
+) -> None:
+    await new_order(api, "PAID")
+    await bury_job(services.database)
+    owner_connection.execute("UPDATE jobs SET run_at = now() - interval '45 seconds' WHERE state = 'PENDING'")
+    found = await report(api)
+    assert found["status"] == "degraded"
+    assert found["checks"]["jobs"]["status"] == "degraded"
+    assert 45 <= found["checks"]["jobs"]["oldest_due_seconds"] < 90
+    assert found["checks"]["jobs"]["dead_letters"] == 1
+
+
+async def test_health_does_not_hang_with_what_hangs(settings: Settings, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with hanging() as database, hanging() as broker, hanging() as mail, hanging() as gateway:
+        given = settings.model_copy(
+            update={
+                "database_url": f"postgresql://nobody:x@127.0.0.1:{port_of(database)}/none",
+                "redis_url": f"redis://127.0.0.1:{port_of(broker)}/0",
+                "smtp_host": "127.0.0.1",
+                "smtp_port": port_of(mail),
+                "payment_gateway_url": f"http://127.0.0.1:{port_of(gateway)}",
+            }
+        )
+        pool = Database(given)
+        service = HealthService(pool, given, check_seconds=0.3)
+        async with asyncio.timeout(2):
+            found = await service.check()
+        assert found["status"] == "down"
+        states = {part: check["status"] for part, check in found["checks"].items()}
+        assert states.pop("storage") == "ok"
+        assert set(states.values()) == {"down"}
+        await service.close()
+        await pool.close()
+
+
+def test_two_seconds_are_promised() -> None:
+    assert health_service.CHECK_SECONDS < 2
+
+
+class Hours:
+    """A clock for looks, moved by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        """Tell the time."""
+        return self.now
+
+
+async def test_however_many_ask_a_part_is_looked_at_once_in_some_seconds() -> None:
+    looks = 0
+
+    async def look() -> None:
+        nonlocal looks
+        looks += 1
+        await asyncio.sleep(0)
+        if looks > 1:
+            raise ConnectionRefusedError
+
+    hours = Hours()
+    shared = SharedLook(look, keep_seconds=5, monotonic=hours)
+    assert await asyncio.gather(*(shared.fault() for _ in range(20))) == [None] * 20
+    hours.now = 4.9
+    assert await shared.fault() is None
+    assert looks == 1
+    hours.now = 5.1
+    assert await shared.fault() == "ConnectionRefusedError"
+    assert looks == 2
+
+
+async def test_a_look_that_hangs_is_waited_for_once_and_never_doubled() -> None:
+    looks, release = 0, asyncio.Event()
+
+    async def look() -> None:
+        nonlocal looks
+        looks += 1
+        await release.wait()
+
+    hours = Hours()
+    shared = SharedLook(look, keep_seconds=5, limit_seconds=0.05, monotonic=hours)
+    for hours.now in (0.0, 6.0, 12.0):
+        assert await shared.fault() == "TimeoutError"
+    assert looks == 1
+    release.set()
+    await asyncio.sleep(0.01)
+    assert await shared.fault() is None
+    await shared.close()

@@ -1,0 +1,150 @@
+"""A worker's process from the message inwards: tasks, event loop, workbench and services, with fakes at the ports."""
+
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import redis
+from sqlalchemy import Row
+from structlog.testing import capture_logs
+
+from app.config import Settings
+from app.core.actor import Actor
+from app.core.enums import OrderStatus
+from app.database import sync_engine
+from app.tasks import presence, scheduled_tasks, worker_process
+from app.tasks.celery_app import TASKS, celery_app
+from app.tasks.relay import Relay
+from app.tasks.workbench import Workbench
+from app.tasks.worker_process import WorkerProcess, WorkInterruptedError
+from tests.conftest import MovableClock
+from tests.fakes import FakeGateway
+from tests.integration.jobs_support import FakeMailSender, FakeRenderer, completed_return, order_in, rows
+from tests.integration.test_relay import FakeBroker
+
+pytestmark = pytest.mark.req("REQ-004")
+
+
+@pytest.fixture
+def mails() -> FakeMailSender:
+    return FakeMailSender()
+
+
+@pytest.fixture
+def gateway() -> FakeGateway:
+    return FakeGateway()
+
+
+@pytest.fixture
+def process(
+    settings: Settings,
+    clean_database: None,
+    clock: MovableClock,
+    mails: FakeMailSender,
+    gateway: FakeGateway,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[WorkerProcess]:
+    """Return this process's own, as a forked worker has it; tests here are synchronous, as Celery's tasks are."""
+    bench = Workbench(settings, clock=clock, renderer=FakeRenderer(), mail_sender=mails, gateway=gateway)
+    process = WorkerProcess(bench)
+    monkeypatch.setitem(worker_process._processes, os.getpid(), process)
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def work(process: WorkerProcess, settings: Settings) -> Iterator[Callable[[], int]]:
+    """Return what sends messages and carries them out until none is due; it tells how many there were."""
+    celery_app.loader.import_default_modules()
+    engine = sync_engine(settings, "test-relay", pool_size=2)
+    broker = FakeBroker()
+    relay = Relay(engine, broker, settings)
+
+    def until_idle() -> int:
+        done = 0
+        while relay.turn():
+            for queue, job_id in broker.published:
+                celery_app.tasks[TASKS[queue]](str(job_id))
+                done += 1
+            broker.published.clear()
+        return done
+
+    yield until_idle
+    relay.close()
+    engine.dispose()
+
+
+def drive(process: WorkerProcess, journey: Callable[[Workbench], Awaitable[object]]) -> None:
+    process.run(journey)
+
+
+def unfinished(process: WorkerProcess) -> list[Row[*tuple[Any, ...]]]:
+    return process.run(lambda bench: rows(bench.database, "SELECT * FROM jobs WHERE state <> 'SUCCEEDED'"))
+
+
+def test_everything_that_a_return_sets_off_is_done(
+    process: WorkerProcess, work: Callable[[], int], mails: FakeMailSender, gateway: FakeGateway, admin: Actor
+) -> None:
+    # The credit note refers to the invoice, so the order's own work comes first, as it does in life.
+    orders, returns = process.workbench.orders, process.workbench.returns
+    drive(process, lambda _: order_in(orders, admin, OrderStatus.CANCELLED))
+    drive(process, lambda _: completed_return(orders, returns, admin))
+    assert work() >= 16
+    assert unfinished(process) == []
+    assert len([movement for movement in gateway.movements if movement.kind == "refund"]) == 2
+    subjects = [mail.subject for mail in mails.sent]
+    assert any("credit note" in subject.lower() for subject in subjects)
+    assert any("refund" in subject.lower() for subject in subjects)
+    assert work() == 0
+
+
+def test_ticks_do_what_is_due_and_nothing_twice(
+    process: WorkerProcess, work: Callable[[], int], clock: MovableClock, admin: Actor
+) -> None:
+    orders = process.workbench.orders
+    drive(process, lambda _: order_in(orders, admin, OrderStatus.PENDING_PAYMENT))
+    clock.now = clock.now.replace(hour=12)
+    clock.advance(days=2)
+    for _ in range(2):
+        scheduled_tasks.cancel_unpaid_orders()
+        scheduled_tasks.expire_unreviewed_returns()
+        scheduled_tasks.remind_reviewers()
+        scheduled_tasks.send_daily_summary()
+        scheduled_tasks.remove_orphaned_attachments()
+        scheduled_tasks.reconcile()
+    states = process.run(lambda bench: rows(bench.database, "SELECT status FROM orders"))
+    assert [row.status for row in states] == ["CANCELLED"]
+    kinds = process.run(lambda bench: rows(bench.database, "SELECT kind FROM jobs ORDER BY kind"))
+    assert [row.kind for row in kinds] == ["notify.daily_summary", "notify.order_cancelled"]
+    assert work() == 2
+    assert unfinished(process) == []
+
+
+def test_a_database_that_is_away_ends_the_message_and_not_the_worker(
+    settings: Settings, mails: FakeMailSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = settings.model_copy(update={"database_url": "postgresql://ada:secret@127.0.0.1:1/none"})
+    process = WorkerProcess(Workbench(nowhere, mail_sender=mails))
+    monkeypatch.setitem(worker_process._processes, os.getpid(), process)
+    with capture_logs() as logs, pytest.raises(WorkInterruptedError, match="OperationalError"):
+        worker_process.run_job(uuid4())
+    process.close()
+    assert [entry["event"] for entry in logs] == ["work interrupted"]
+    assert "secret" not in str(logs)
+
+
+def test_a_worker_shows_its_presence(settings: Settings) -> None:
+    client = redis.Redis.from_url(settings.redis_url)
+    name = f"worker-{uuid4()}@test"
+    key = f"{presence.KEY_PREFIX}worker:{name}"
+    shown = presence.Presence(settings, "worker")
+    assert shown.show(name, "invoices,refunds")
+    assert client.get(key) == b"invoices,refunds"
+    assert 25 <= client.ttl(key) <= presence.TTL_SECONDS
+    client.delete(key)
+    assert shown.show(name)
+    assert not client.exists(key)
+    shown.close()
+    client.close()

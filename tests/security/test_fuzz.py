@@ -1,0 +1,174 @@
+"""Schemathesis against the whole document: no server error, nothing undocumented, no wrong data accepted (REQ-005).
+
+All of its checks and phases, on the real API process with an administrator's key, over entities that exist in every
+state. The suite runs it with a few examples of each operation; by hand it takes any number:
+
+    SCHEMATHESIS_EXAMPLES=10000 ./dev test tests/security/test_fuzz.py
+
+`SCHEMATHESIS_SEED` repeats a run, `SCHEMATHESIS_REPORT` names a folder for the tool's own report.
+"""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import httpx2
+import pytest
+
+from app.config import ROOT, Settings
+from app.dependencies import Services
+from app.services.job_service import JobKind
+from tests.integration.conftest import API_KEY, TO_DELIVERED, new_order, new_return
+from tests.integration.dead import bury_job
+from tests.integration.operations import all_operations
+
+pytestmark = [pytest.mark.req("REQ-005", "NFR-004"), pytest.mark.security, pytest.mark.fuzz]
+
+WANTED = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "0"))
+SEED = os.environ.get("SCHEMATHESIS_SEED", "1")
+REPORT = Path(os.environ["SCHEMATHESIS_REPORT"]) if "SCHEMATHESIS_REPORT" in os.environ else None
+OF_EACH = 1
+"""Random examples of each operation in the short run; the tool's other phases bring about a hundred more each."""
+
+RETURN_PATHS: tuple[tuple[str, ...], ...] = (
+    (),
+    ("approve",),
+    ("approve", "IN_TRANSIT"),
+    ("approve", "IN_TRANSIT", "RECEIVED"),
+    ("approve", "IN_TRANSIT", "RECEIVED", "COMPLETED"),
+    ("reject",),
+)
+REVIEWS = {"approve": {"notes": "so"}, "reject": {"notes": "so", "rejection_reason": "OTHER"}}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def serving(settings: Settings, log: Path) -> Iterator[str]:
+    """Run the API as a process of its own on the test's database, without a rate limit; yield its address."""
+    port = free_port()
+    environment = {
+        **os.environ,
+        "ENVIRONMENT": "testing",
+        "DATABASE_URL": settings.database_url,
+        "REDIS_URL": settings.redis_url,
+        "STORAGE_PATH": str(settings.storage_path),
+        "API_KEY": API_KEY,
+        "LOG_LEVEL": "ERROR",
+        "RATE_LIMIT_PER_MINUTE": "0",
+    }
+    command = [sys.executable, "-m", "app", "api", "--port", str(port)]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+        try:
+            wait_for(f"http://127.0.0.1:{port}/api/v1/health/live", process)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the API ended before it was ready"
+        try:
+            with urlopen(url, timeout=5) as answer:  # noqa: S310 - our own server
+                answer.read()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError("the API did not answer")
+
+
+async def entities(api: httpx2.AsyncClient, services: Services, of_each: int) -> dict[str, list[str]]:
+    """Make orders and returns in every state, refunds and dead letters; return their ids per path parameter."""
+    ids: dict[str, list[str]] = {"order_id": [], "return_id": [], "refund_id": [], "dead_letter_id": []}
+    for _ in range(of_each):
+        for steps in (TO_DELIVERED[:n] for n in range(len(TO_DELIVERED) + 1)):
+            ids["order_id"].append((await new_order(api, *steps))["id"])
+        await new_order(api, "PAID", "CANCELLED")
+        for path in RETURN_PATHS:
+            order = await new_order(api, *TO_DELIVERED)
+            ids["return_id"].append(await brought_back(api, order["id"], path))
+        ids["dead_letter_id"].append(str(await bury_job(services.database, JobKind.ISSUE_INVOICE)))
+    refunds = (await api.get("/api/v1/refunds?limit=100")).json()["data"]
+    ids["refund_id"] = [refund["id"] for refund in refunds]
+    return ids
+
+
+async def brought_back(api: httpx2.AsyncClient, order_id: str, path: tuple[str, ...]) -> str:
+    found = str((await new_return(api, order_id))["id"])
+    for step in path:
+        action, body = (step, REVIEWS[step]) if step in REVIEWS else ("state", {"new_state": step})
+        moved = await api.patch(f"/api/v1/returns/{found}/{action}", json=body)
+        assert moved.status_code == 200, moved.text
+    return found
+
+
+def configuration(ids: dict[str, list[str]]) -> str:
+    """Return the tool's configuration: half of the ids in paths and in bodies are of entities that exist."""
+    lines = ['hooks = "tests.security.fuzz_hooks"', "continue-on-failure = true", "request-timeout = 30"]
+    lines += ["[generation]", 'database = "none"', "no-shrink = true", "[cache]", "enabled = false"]
+    # 412 is the answer to an If-Match that is well-formed and not the current version.
+    accepted = ["2xx", "3xx", "401", "403", "404", "409", "412"]
+    lines += ["[checks.positive_data_acceptance]", f"expected-statuses = {json.dumps(accepted)}"]
+    for name, values in ids.items():
+        lines += [f"[dictionaries.{name}]", f"values = {json.dumps(values)}"]
+    lines.append("[parameters]")
+    lines += [f'"path.{name}" = {{ dictionary = "{name}", probability = 0.7 }}' for name in ids]
+    lines.append('"body.order_id" = { dictionary = "order_id", probability = 0.7 }')
+    return "\n".join(lines)
+
+
+def run_tool(url: str, configured: str, folder: Path, secret: str) -> tuple[dict[str, Any], str]:
+    """Run Schemathesis; return its report, and what it printed."""
+    (folder / "schemathesis.toml").write_text(configured, encoding="utf-8")
+    report = folder / "report.json"
+    each = max(OF_EACH, WANTED // len(all_operations()))
+    command = [str(Path(sys.executable).with_name("schemathesis")), "--no-color"]
+    command += ["--config-file", str(folder / "schemathesis.toml"), "run", f"{url}/openapi.json"]
+    command += ["--header", f"X-API-Key: {API_KEY}", "--max-examples", str(each), "--seed", SEED]
+    command += ["--report", "json", "--report-json-path", str(report), "--warnings", "off"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FUZZ_WEBHOOK_SECRET": secret.removeprefix("whsec_")}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    printed = ran.stdout + ran.stderr
+    (folder / "output.txt").write_text(printed, encoding="utf-8")
+    assert report.exists(), printed[-5000:]
+    return json.loads(report.read_bytes()), printed
+
+
+async def test_the_document_holds_against_a_fuzzer(
+    api: httpx2.AsyncClient, services: Services, settings: Settings, tmp_path: Path
+) -> None:
+    folder = REPORT or tmp_path
+    ids = await entities(api, services, of_each=20 if WANTED else 4)
+    secret = settings.payment_webhook_secret.get_secret_value()
+    with serving(settings, folder / "api.log") as url:
+        report, printed = await asyncio.to_thread(run_tool, url, configuration(ids), folder, secret)
+    findings = printed.partition("= FAILURES =")[2][:20_000]
+    assert report["failures"] == [], findings
+    assert report["errors"] == [], printed[-5000:]
+    assert report["stop_reason"] == "completed"
+    assert {phase["status"] for phase in report["phases"].values()} == {"success"}
+    assert report["operations"]["tested"] == report["operations"]["total"] == len(all_operations())
+    assert report["test_cases"]["generated"] >= WANTED
+    logged = [json.loads(line) for line in (await asyncio.to_thread((folder / "api.log").read_text)).splitlines()]
+    assert [line for line in logged if line["level"] not in {"info", "warning"}] == []
+    assert (await api.get("/api/v1/audit/verify")).json()["ok"]

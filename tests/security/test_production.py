@@ -1,0 +1,141 @@
+"""What production refuses to start with, and what it does not show (NFR-004)."""
+
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from pydantic import ValidationError
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from app import config
+from app.config import Settings, SettingsError
+from app.core.enums import Role
+from app.dependencies import Services
+from app.main import create_app
+from app.tasks import processes
+from tests.integration.conftest import API_KEY, error_of
+
+pytestmark = [pytest.mark.req("NFR-004.7"), pytest.mark.security]
+
+OWN = {
+    "environment": "production",
+    "database_url": "postgresql://shop:correct-horse@db.example/shop",
+    "secret_key": "a-signing-secret-of-our-own-0123456789",
+    "api_key": "",
+    "payment_gateway_api_key": "sk_live_of_our_own",
+    "payment_webhook_secret": "whsec_a-webhook-secret-of-our-own-0123",
+}
+
+
+def started_with(**changes: Any) -> Settings:
+    return Settings(_env_file=None, **{**OWN, **changes})
+
+
+def test_production_starts_with_secrets_of_its_own() -> None:
+    assert started_with().environment == "production"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"secret_key": config.DEVELOPMENT_SECRET_KEY}, "SECRET_KEY"),
+        ({"secret_key": "short"}, "SECRET_KEY"),
+        ({"secret_key": ""}, "SECRET_KEY"),
+        ({"secret_key_previous": config.DEVELOPMENT_SECRET_KEY}, "SECRET_KEY_PREVIOUS"),
+        ({"secret_key_previous": "short"}, "SECRET_KEY_PREVIOUS"),
+        ({"api_key": config.DEVELOPMENT_API_KEY}, "API_KEY"),
+        ({"api_key": "any at all"}, "API_KEY"),
+        ({"payment_gateway_api_key": config.DEVELOPMENT_GATEWAY_KEY}, "PAYMENT_GATEWAY_API_KEY"),
+        ({"payment_gateway_api_key": ""}, "PAYMENT_GATEWAY_API_KEY"),
+        ({"payment_webhook_secret": config.DEVELOPMENT_WEBHOOK_SECRET}, "PAYMENT_WEBHOOK_SECRET"),
+        ({"payment_webhook_secret": "whsec_short"}, "PAYMENT_WEBHOOK_SECRET"),
+        ({"chat_adapter": "webhook", "chat_webhook_url": "https://chat.example/x"}, "CHANNEL_WEBHOOK_SECRET"),
+        ({"database_url": "postgresql://shop:dev_password@db/shop"}, "DATABASE_URL"),
+        ({"database_admin_url": "postgresql://owner:dev_password@db/shop"}, "DATABASE_ADMIN_URL"),
+        ({"rate_limit_per_minute": 0}, "RATE_LIMIT_PER_MINUTE"),
+        ({"storage_type": "memory"}, "STORAGE_TYPE"),
+    ],
+)
+def test_production_does_not_start_with(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValidationError, match=named):
+        started_with(**changes)
+    assert Settings(_env_file=None, **{**OWN, **changes, "environment": "development"})
+
+
+def test_a_refused_start_tells_the_name_of_a_secret_and_not_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**OWN, "secret_key": "canary-7s1", "database_url": "mysql://u:canary-7s2@db"}.items():
+        monkeypatch.setenv(name.upper(), value)
+    config.get_settings.cache_clear()
+    with pytest.raises(SettingsError) as refused:
+        config.get_settings()
+    config.get_settings.cache_clear()
+    assert "DATABASE_URL" in str(refused.value)
+    assert "canary" not in str(refused.value)
+
+
+@pytest.fixture
+def production(settings: Settings, services: Services) -> Iterator[Settings]:
+    """Settings of production, for the services too."""
+    before = services.settings
+    services.settings = settings.model_copy(update={"environment": "production", "api_key": None})
+    yield services.settings
+    services.settings = before
+
+
+async def test_production_shows_no_pages_and_its_figures_to_managers_alone(
+    production: Settings, services: Services
+) -> None:
+    keys = {role: (await services.keys.create(role, "k", None))["key"] for role in (Role.WAREHOUSE, Role.MANAGER)}
+    transport = httpx2.ASGITransport(app=create_app(production, services))
+    async with httpx2.AsyncClient(transport=transport, base_url="https://test") as client:
+        for path in ("/", "/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect", "/api/v1/docs", "/api/v1/redoc"):
+            response = await client.get(path, headers={"X-API-Key": keys[Role.MANAGER]})
+            assert response.status_code == 404, path
+            assert error_of(response)["code"] == "NOT_FOUND"
+        for key, status in ((None, 401), (API_KEY, 401), (keys[Role.WAREHOUSE], 403), (keys[Role.MANAGER], 200)):
+            answered = await client.get("/api/v1/metrics", headers={"X-API-Key": key} if key else {})
+            assert answered.status_code == status
+
+
+async def test_a_fault_in_production_shows_no_traceback_even_in_debug_logging(
+    production: Settings, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    application = create_app(production.model_copy(update={"log_level": "DEBUG"}), services)
+    assert application.debug is False
+    monkeypatch.setattr(services.health, "check", None)
+    transport = httpx2.ASGITransport(app=application, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="https://test") as client:
+        response = await client.get("/api/v1/health")
+    assert response.status_code == 500
+    assert (error_of(response)["message"], error_of(response)["details"]) == (
+        "Something went wrong on our side. The request id finds it in our logs.",
+        {},
+    )
+
+
+async def test_only_a_proxy_of_ours_can_say_that_a_caller_came_encrypted(
+    production: Settings, services: Services
+) -> None:
+    """As `articurated api` sets uvicorn up: TRUSTED_PROXIES and nobody else."""
+    guarded = ProxyHeadersMiddleware(create_app(production, services), trusted_hosts=["10.0.0.1"])  # type: ignore[arg-type]
+    for peer, headers, status in (
+        ("10.0.0.1", {"X-Forwarded-Proto": "https"}, 401),
+        ("10.0.0.1", {"X-Forwarded-Proto": "http"}, 403),
+        ("10.0.0.1", {}, 403),
+        ("192.0.2.9", {"X-Forwarded-Proto": "https"}, 403),
+    ):
+        transport = httpx2.ASGITransport(app=guarded, client=(peer, 4711))  # type: ignore[arg-type]
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+            assert (await client.get("/api/v1/orders", headers=headers)).status_code == status, (peer, headers)
+
+
+@pytest.mark.parametrize("login", ["", "nameless:", ":wordless", "neither"])
+def test_flower_wants_a_login_in_production(login: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    configured = started_with(flower_basic_auth=login)
+    monkeypatch.setattr(processes, "get_settings", lambda: configured)
+    # Without the refusal that is wanted, Flower would be served here until someone stops it.
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(SettingsError, match="FLOWER_BASIC_AUTH"):
+        processes.run_flower("127.0.0.1", 0)

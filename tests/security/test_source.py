@@ -1,0 +1,156 @@
+"""What the source itself must not hold: careless comparisons, built SQL, secrets (NFR-004)."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.config import ROOT
+
+pytestmark = [pytest.mark.req("NFR-004.1"), pytest.mark.security]
+
+SECRET_NAME = re.compile(
+    r"(^|_)(secret|signature|digest|hmac|password|api_?key|token|sha256|expected|credential)s?(_|$)", re.IGNORECASE
+)
+NOT_SECRET = {
+    # Refusing what everyone can read here; both are known to whoever starts the process.
+    ("app/config.py", "DEVELOPMENT"),
+    # Found by its hash, by the database's index: nothing in a hash can be guessed bit by bit.
+    ("app/services/key_service.py", "ApiKey.sha256"),
+    # Whom two kinds of credentials stand for, after each was proven.
+    ("app/dependencies.py", "by_key != by_token"),
+    # Digests that everyone may see.
+    ("app/services/attachment_service.py", ".sha256 == "),
+    ("app/services/audit_service.py", "bytes(row.hash)"),
+    # The mock gateway's test tokens, which order an outcome.
+    ("app/mock_gateway/ledger.py", "_REFUND_FAILS"),
+}
+
+
+def modules() -> list[Path]:
+    return sorted((ROOT / "app").rglob("*.py"))
+
+
+def text_of(node: ast.AST) -> str:
+    return ast.unparse(node)
+
+
+def named_for_a_secret(node: ast.AST) -> bool:
+    """Return whether an operand's own name says that it is, or checks, a secret."""
+    while isinstance(node, ast.Call | ast.Subscript | ast.Await):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    return SECRET_NAME.search(name) is not None
+
+
+def careless_comparisons(source: str) -> Iterator[str]:
+    """Yield every == and != of something secret with something that is not a constant of the code."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare) and any(isinstance(op, ast.Eq | ast.NotEq) for op in node.ops):
+            operands = [node.left, *node.comparators]
+            plain = all(isinstance(operand, ast.Constant) for operand in operands[1:])
+            if not plain and any(map(named_for_a_secret, operands)):
+                yield text_of(node)
+
+
+def test_secrets_are_compared_by_compare_digest_alone() -> None:
+    found = {
+        (str(file.relative_to(ROOT)), comparison)
+        for file in modules()
+        for comparison in careless_comparisons(file.read_text(encoding="utf-8"))
+    }
+    excused = {(path, text) for path, text in found for at, part in NOT_SECRET if path == at and part in text}
+    assert found - excused == set()
+    assert {(at, part) for at, part in NOT_SECRET if any(p == at and part in t for p, t in excused)} == NOT_SECRET
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["given == expected", "key_digest(key) != row.sha256", "self.signature == other", "headers['x'] == webhook_secret"],
+)
+def test_the_check_finds_what_it_is_for(line: str) -> None:
+    assert list(careless_comparisons(line)) == [line]
+
+
+def test_no_sql_is_built_from_values() -> None:
+    """Text that goes to the database is constant: values go beside it. Names from our own tables may be put in."""
+    risky = re.compile(
+        r"\b(SELECT|INSERT INTO|UPDATE|DELETE FROM)\b[^\"']*(%s['\"] %|\{[a-z_]*(value|name|query|text|q)\})"
+    )
+    for file in modules():
+        if "mock_gateway" in file.parts:
+            continue
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            assert not risky.search(line), f"{file}:{number}: {line}"
+
+
+SECRETS = {
+    "private key": re.compile(r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----\s+[A-Za-z0-9+/=\s]{100,}"),
+    "AWS key": re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
+    "GitHub token": re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{60,})"),
+    "Slack token": re.compile(r"\bxox[abposr]-[A-Za-z0-9-]{20,}"),
+    "Stripe key": re.compile(r"\b(?:sk|rk)_live_[A-Za-z0-9]{16,}"),
+    "Google key": re.compile(r"\bAIza[0-9A-Za-z_-]{35}\b"),
+    "our own key": re.compile(r"\back_[0-9a-f]{8}_[A-Za-z0-9_-]{43}\b"),
+    "signed token": re.compile(r"\beyJ[A-Za-z0-9_-]{20,}\.eyJ[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{20,}"),
+    "password in a URL": re.compile(r"\b[a-z][a-z0-9+]*://[^\s/:@'\"{}$<>]+:([^\s/@'\"{}$<>%]{8,})@"),
+    "password assigned": re.compile(
+        r"^[ \t]*(?:export )?[A-Z_]*(?:PASSWORD|SECRET|SECRET_KEY|API_KEY|TOKEN)[ \t]*[=:][ \t]*[\"']?([A-Za-z0-9+/_=!@#-]{12,})[\"']?[ \t]*$",
+        re.MULTILINE,
+    ),
+}
+ALLOWED = [
+    re.compile(pattern)
+    for pattern in tomllib.loads((ROOT / ".gitleaks.toml").read_text(encoding="utf-8"))["allowlists"][0]["regexes"]
+] + [re.compile("dev_password")]
+"""Known to all who read them: production refuses each."""
+
+
+def tracked_files() -> list[Path]:
+    """Return the repository's files, those that are about to be added too; without git, all that are not ignored."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    if listed.returncode == 0:
+        names = listed.stdout.decode().split("\0")
+    else:
+        names = [str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if not {".venv", ".tools", ".git"} & set(p.parts)]
+    return [ROOT / name for name in names if name and (ROOT / name).is_file()]
+
+
+def secrets_in(text: str) -> set[tuple[str, str]]:
+    """Return what looks like a secret, with its kind."""
+    found = {(kind, match[0].strip()) for kind, shape in SECRETS.items() for match in shape.finditer(text)}
+    return {(kind, value) for kind, value in found if not any(known.search(value) for known in ALLOWED)}
+
+
+def test_no_secret_is_in_the_repository() -> None:
+    found = {}
+    for file in tracked_files():
+        if file.suffix in {".png", ".ttf", ".otf", ".woff2", ".pdf"} or "tests" in file.relative_to(ROOT).parts[:1]:
+            continue
+        if held := secrets_in(file.read_text(encoding="utf-8", errors="replace")):
+            found[str(file.relative_to(ROOT))] = held
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "key = AKIA" + "ABCDEFGHIJKLMNOP",
+        "token: ghp_" + "a1B2" * 10,
+        "DATABASE_URL=postgresql://shop:" + "hunter2hunter2@db/shop",
+        "SECRET_KEY=" + "9f8e7d6c5b4a39281706",
+        "-----BEGIN PRIVATE KEY-----\n" + "MIIE" * 40,
+        "ack_" + "0a1b2c3d_" + "x" * 43,
+    ],
+)
+def test_the_scan_finds_what_it_is_for(text: str) -> None:
+    assert secrets_in(text)

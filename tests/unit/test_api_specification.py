@@ -1,0 +1,76 @@
+"""`API-SPECIFICATION.yml` is what the code says, and what is imported stays light (goals.md, REQ-005)."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.api.yaml_text import as_yaml
+from app.config import ROOT
+from app.main import openapi_document, openapi_yaml
+
+pytestmark = pytest.mark.req("REQ-005")
+
+
+@pytest.mark.req("DOC.3", "REQ-005.2")
+def test_the_file_is_current() -> None:
+    written = (ROOT / "API-SPECIFICATION.yml").read_text(encoding="utf-8")
+    assert written == openapi_yaml(), "run `articurated openapi > API-SPECIFICATION.yml`"
+
+
+def test_the_yaml_says_what_the_json_says() -> None:
+    assert yaml.safe_load(openapi_yaml()) == json.loads(json.dumps(openapi_document()))
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text("ab: -#'\"01/$", max_size=5), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["a", "on", "1", "x y", "-"]), values, max_size=4))
+def test_any_document_survives_the_way_through_yaml(document: dict[str, Any]) -> None:
+    assert yaml.safe_load(as_yaml(document)) == document
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process of its own, at the root of the project."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.req("NFR-005.1")
+def test_importing_the_api_loads_nothing_that_only_workers_need() -> None:
+    heavy = ("celery", "kombu", "redis", "typst", "weasyprint", "alembic", "httpx2", "typer", "obstore", "jinja2")
+    done = run(f"import sys, app.main; app.main.app; print(sorted(set({heavy}) & set(sys.modules)))")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_configuration_that_cannot_be_used_is_one_message() -> None:
+    done = run("from app.main import app", ENVIRONMENT="production", DATABASE_URL="mysql://nowhere")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Configuration refused:")
+    assert "DATABASE_URL" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert run("import app.main", DATABASE_URL="mysql://nowhere").returncode == 0
+
+
+def test_the_module_has_no_other_late_attribute() -> None:
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = __import__("app.main").main.nonsense

@@ -1,0 +1,115 @@
+"""Celery as configured: addresses, routes, a handler for every kind of job, a task for every tick."""
+
+import traceback
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from app.config import Settings
+from app.core.enums import Queue
+from app.services.job_service import JobKind
+from app.tasks import presence, worker_process
+from app.tasks.celery_app import TASKS, broker_url, celery_app
+from app.tasks.presence import Presence
+from app.tasks.runner import JOB_TIME_LIMIT
+from app.tasks.workbench import Workbench
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("redis://:pw@localhost:6379/2", "redis://:pw@localhost:6379/2"),
+        ("rediss://cache:6380/0", "rediss://cache:6380/0"),
+        ("unix:///run/redis.sock", "redis+socket:///run/redis.sock?virtual_host=0"),
+        ("unix:///run/redis.sock?db=3", "redis+socket:///run/redis.sock?virtual_host=3"),
+        ("unix://:pw@/run/redis.sock?db=1", "redis+socket://:pw@/run/redis.sock?virtual_host=1"),
+    ],
+)
+def test_broker_address(given: str, expected: str) -> None:
+    assert broker_url(given) == expected
+
+
+@pytest.mark.req("REQ-004")
+def test_every_queue_has_a_task_that_is_routed_to_it() -> None:
+    celery_app.loader.import_default_modules()
+    for queue in Queue:
+        assert TASKS[queue] in celery_app.tasks
+        assert celery_app.amqp.router.route({}, TASKS[queue])["queue"].name == queue.value
+
+
+@pytest.mark.req("REQ-004")
+def test_every_tick_has_a_task_and_is_dropped_when_late() -> None:
+    celery_app.loader.import_default_modules()
+    for entry in celery_app.conf.beat_schedule.values():
+        assert entry["task"] in celery_app.tasks
+        assert entry["options"]["expires"] <= entry["schedule"]
+
+
+@pytest.mark.req("REQ-004")
+def test_messages_are_json_and_survive_their_worker() -> None:
+    conf = celery_app.conf
+    assert conf.accept_content == ["json"]
+    assert conf.task_acks_late
+    assert conf.task_reject_on_worker_lost
+    assert conf.worker_prefetch_multiplier == 1
+    assert conf.broker_connection_max_retries is None
+    assert conf.broker_transport_options["visibility_timeout"] > conf.task_time_limit
+    assert conf.task_time_limit > JOB_TIME_LIMIT.total_seconds()
+
+
+def test_a_lease_outlives_the_longest_job() -> None:
+    assert Settings(_env_file=None).job_lease_seconds > celery_app.conf.task_time_limit
+
+
+@pytest.mark.req("REQ-004")
+def test_every_kind_of_job_has_a_handler() -> None:
+    assert set(Workbench(Settings(_env_file=None)).handlers()) == set(JobKind)
+
+
+@pytest.mark.parametrize("argument", ["not a uuid", "", 17, None, ["x"], {"customer": "ada@example.com"}, "x" * 10_000])
+def test_a_malformed_message_is_logged_without_its_content(argument: object) -> None:
+    with capture_logs() as logs:
+        worker_process.run_job(argument)
+    assert [entry["event"] for entry in logs] == ["malformed job message"]
+    assert "ada" not in str(logs)
+
+
+def test_presence_bears_an_outage_of_redis(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, redis_url=f"unix://{tmp_path}/none.sock")
+    shown = Presence(settings, "worker")
+    with capture_logs() as logs:
+        assert not shown.show("worker@here")
+        shown._next = 0
+        assert not shown.show("worker@here")
+    shown.close()
+    assert [entry["event"] for entry in logs] == ["cannot show its presence"]
+
+
+def test_readiness_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("READY_FILE", raising=False)
+    presence.ready()
+    monkeypatch.setenv("READY_FILE", str(tmp_path / "ready"))
+    presence.ready()
+    assert (tmp_path / "ready").exists()
+
+
+def test_the_owner_of_a_lease_fits_its_column() -> None:
+    process = worker_process.WorkerProcess(Workbench(Settings(_env_file=None)))
+    assert 0 < len(process._runner._owner) <= 100
+    process.close()
+
+
+def test_celery_sees_no_more_of_an_error_than_its_kind() -> None:
+    """Celery logs what a task raises, message and causes included."""
+    process = worker_process.WorkerProcess(Workbench(Settings(_env_file=None)))
+
+    async def failing(_: Workbench) -> None:
+        raise ValueError("not a mail address: 'ada@example.com'")
+
+    with capture_logs() as logs, pytest.raises(worker_process.WorkInterruptedError) as caught:
+        process.run(failing)
+    process.close()
+    told = "".join(traceback.format_exception(caught.value))
+    assert "WorkInterruptedError: ValueError" in told
+    assert "ada" not in told + str(logs)

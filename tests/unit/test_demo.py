@@ -1,0 +1,55 @@
+"""The demo against a system that runs already: how it is told where, and how it reads a mailbox (DEV.1)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+from rich.console import Console
+
+from app.config import Settings
+from app.demo import Demo, DemoError, system_at
+
+pytestmark = pytest.mark.req("DEV.1", "DEV.2")
+
+SETTINGS = Settings(_env_file=None, payment_gateway_url="http://gateway:8002/")
+
+
+def looking_at(answer: Callable[[httpx2.Request], httpx2.Response]) -> Demo:
+    """Return a demo whose every request gets this answer."""
+    info = system_at("http://api:8000/", "http://mailpit:8025/", Path("/nowhere"), SETTINGS)
+    demo = Demo(info, SETTINGS, Console(quiet=True))
+    demo._http = httpx2.Client(transport=httpx2.MockTransport(answer))
+    return demo
+
+
+def test_addresses_are_told_without_a_slash_at_the_end() -> None:
+    info = system_at("http://api:8000/", None, Path("/nowhere"), SETTINGS)
+    assert (info.api, info.docs, info.gateway) == ("http://api:8000", "http://api:8000/docs", "http://gateway:8002")
+    assert info.mail is None
+
+
+def test_our_own_mail_catcher_is_read() -> None:
+    def catcher(request: httpx2.Request) -> httpx2.Response:
+        assert request.url.path == "/api/messages"
+        assert request.url.params["to"] == "ada+1@example.com"
+        return httpx2.Response(200, json={"messages": [{"subject": "On its way"}]})
+
+    assert looking_at(catcher)._subjects("ada+1@example.com") == ["On its way"]
+
+
+@pytest.mark.parametrize("unknown", [httpx2.Response(404), httpx2.Response(200, html="<title>Mailpit</title>")])
+def test_mailpit_is_read_in_its_own_way(unknown: httpx2.Response) -> None:
+    def mailpit(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path == "/api/messages":
+            return unknown
+        assert request.url.path == "/api/v1/search"
+        assert request.url.params["query"] == 'to:"ada+1@example.com"'
+        return httpx2.Response(200, json={"messages": [{"Subject": "On its way", "To": []}]})
+
+    assert looking_at(mailpit)._subjects("ada+1@example.com") == ["On its way"]
+
+
+def test_a_mailbox_that_is_none_ends_the_demo() -> None:
+    with pytest.raises(DemoError, match="the mailbox answered 502"):
+        looking_at(lambda _: httpx2.Response(502))._subjects("ada@example.com")

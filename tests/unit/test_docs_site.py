@@ -1,0 +1,125 @@
+"""The site: it builds without a warning, needs nothing from elsewhere, and its generated pages are current."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+
+from app.config import ROOT
+from tools.documentation import mermaid
+from tools.documentation.pages import GENERATED
+
+pytestmark = pytest.mark.req("DOC.6")
+
+DOCS = ROOT / "docs"
+
+
+class Page(HTMLParser):
+    """What a page refers to, loads, and can be pointed at."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.loads: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(file.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note what the tag refers to."""
+        values = {name: value for name, value in attrs if value is not None}
+        self.anchors |= {values[name] for name in ("id", "name") if name in values}
+        if tag == "a" and "href" in values:
+            self.links.append(values["href"])
+        elif "src" in values:
+            self.loads.append(values["src"])
+        elif tag == "link" and values.get("rel") not in {"canonical", "alternate"} and "href" in values:
+            self.loads.append(values["href"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[Path, Page]:
+    return {file: Page(file) for file in site.rglob("*.html")}
+
+
+def test_every_link_and_anchor_leads_somewhere(site: Path, pages: dict[Path, Page]) -> None:
+    broken = []
+    for file, page in pages.items():
+        if file.name == "404.html":
+            continue  # its links are from the root of a server
+        for link in [*page.links, *page.loads]:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (file.parent / unquote(parts.path)).resolve() if parts.path else file
+            target = target / "index.html" if target.is_dir() else target
+            known = pages[target].anchors if target in pages else set()
+            if not target.exists() or (parts.fragment and target in pages and unquote(parts.fragment) not in known):
+                broken.append(f"{file.relative_to(site)}: {link}")
+    assert len(pages) > 20
+    assert broken == []
+
+
+def test_a_reader_needs_no_internet(site: Path, pages: dict[Path, Page]) -> None:
+    loaded = {load for page in pages.values() for load in page.loads if urlsplit(load).netloc}
+    assert loaded == set()
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"url\(['\"]?(https?:)?//|@import", sheet.read_text(encoding="utf-8")), sheet.name
+    text = "".join(file.read_text(encoding="utf-8") for file in pages)
+    assert 'class="mermaid"' not in text
+    assert "fonts.googleapis.com" not in text
+    assert text.count('<div class="sequence">') == sum(
+        drawing.startswith("sequenceDiagram")
+        for file in DOCS.rglob("*.md")
+        for drawing in re.findall(
+            r"^```mermaid\n(.*?)^```$", file.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        )
+    )
+
+
+def test_every_page_is_in_the_navigation(pages: dict[Path, Page]) -> None:
+    def files(entries: object) -> set[str]:
+        if isinstance(entries, str):
+            return {entries}
+        inner = entries.values() if isinstance(entries, dict) else entries
+        return {file for entry in inner for file in files(entry)}  # type: ignore[attr-defined]
+
+    # The file names a class of Python in no place, so the plain loader reads it.
+    listed = files(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
+    written = {file.relative_to(DOCS).as_posix() for file in DOCS.rglob("*.md")}
+    assert written - listed == set()
+    assert len(listed) == len(pages) - 1  # and the page of 404
+
+
+@pytest.mark.req("DOC.3", "TEST.3")
+@pytest.mark.parametrize("file", GENERATED, ids=lambda file: file.name)
+def test_a_generated_page_is_current(file: Path) -> None:
+    assert file.read_text(encoding="utf-8") == GENERATED[file](), "run `python -m tools.documentation`"
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["gantt\n  a", "sequenceDiagram\n  A-)B: no such arrow", "erDiagram\n  a of b", "stateDiagram-v2\n  what"],
+)
+def test_a_drawing_that_is_not_understood_stops_the_build(source: str) -> None:
+    with pytest.raises(ValueError, match=r"not understood|cannot be drawn"):
+        mermaid.drawn(source)
+
+
+def test_what_a_drawing_says_is_escaped() -> None:
+    drawn = mermaid.drawn("sequenceDiagram\n  participant A as <b>\n  participant B as C\n  A->>B: 1 < 2")
+    assert "&lt;b&gt;" in drawn
+    assert "1 &lt; 2" in drawn

@@ -1,0 +1,1 @@
+"""What the developers of this project run by hand or in CI; no part of the application."""

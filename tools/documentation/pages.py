@@ -1,0 +1,18 @@
+"""Which pages are generated, and by what."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from app.config import ROOT
+from tools.documentation import attacks, events, metrics, operations, traceability
+
+DOCS = ROOT / "docs"
+
+GENERATED: Mapping[Path, Callable[[], str]] = {
+    DOCS / "traceability.md": traceability.page,
+    DOCS / "reference" / "operations.md": operations.page,
+    DOCS / "reference" / "events.md": events.page,
+    DOCS / "reference" / "metrics.md": metrics.page,
+    DOCS / "reference" / "attacks.md": attacks.page,
+}
+"""File → what gives its text."""
