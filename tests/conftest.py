@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+import redis
 import structlog
 
 from app.config import Settings
@@ -112,6 +113,15 @@ def settings(servers: TestServers, database_name: str, worker_id: str, tmp_path:
         # Tests call far more often than a caller may; those of the limit set one.
         rate_limit_per_minute=0,
     )
+
+
+@pytest.fixture
+def redis_client(settings: Settings) -> Iterator[redis.Redis]:
+    """This worker's Redis database, empty before and after."""
+    with redis.Redis.from_url(settings.redis_url) as client:
+        client.flushdb()
+        yield client
+        client.flushdb()
 
 
 @pytest.fixture

@@ -23,7 +23,13 @@ from tests import databases
 from tests.databases import TestServers
 from tests.integration.conftest import error_of
 
-pytestmark = [pytest.mark.req("NFR-004.6"), pytest.mark.security, pytest.mark.xdist_group("api processes")]
+pytestmark = [
+    pytest.mark.req("NFR-004.6"),
+    pytest.mark.security,
+    pytest.mark.xdist_group("api processes"),
+    # Each test begins with nothing counted against anyone.
+    pytest.mark.usefixtures("redis_client"),
+]
 
 ORDERS = "/api/v1/orders"
 LIMIT = 40

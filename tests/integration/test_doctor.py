@@ -87,15 +87,12 @@ def mail() -> Iterator[Sham]:
 
 
 @pytest.fixture
-def broker(settings: Settings) -> Iterator[redis.Redis]:
-    client = redis.Redis.from_url(settings.redis_url)
-    client.flushdb()
-    client.set(f"{ALIVE_PREFIX}worker:celery@here", ",".join(Queue), ex=60)
-    client.set(f"{ALIVE_PREFIX}relay:here:1", "", ex=60)
-    client.set(f"{ALIVE_PREFIX}beat:here:2", "", ex=60)
-    yield client
-    client.flushdb()
-    client.close()
+def broker(redis_client: redis.Redis) -> redis.Redis:
+    """A Redis that every process was seen in a moment ago."""
+    redis_client.set(f"{ALIVE_PREFIX}worker:celery@here", ",".join(Queue), ex=60)
+    redis_client.set(f"{ALIVE_PREFIX}relay:here:1", "", ex=60)
+    redis_client.set(f"{ALIVE_PREFIX}beat:here:2", "", ex=60)
+    return redis_client
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +33,6 @@ ALL_QUEUES = ",".join(Queue)
 
 
 @pytest.fixture
-def broker(settings: Settings) -> Iterator[redis.Redis]:
-    """This worker's Redis database, empty before and after."""
-    client = redis.Redis.from_url(settings.redis_url)
-    client.flushdb()
-    yield client
-    client.flushdb()
-    client.close()
-
-
-@pytest.fixture
 async def mail() -> AsyncIterator[Speaker]:
     async with listening(Speaker(greets=b"220 mail.example ESMTP\r\n")) as speaker:
         yield speaker
@@ -56,13 +46,13 @@ async def gateway() -> AsyncIterator[Speaker]:
 
 @pytest.fixture
 async def well(
-    settings: Settings, services: Services, broker: redis.Redis, mail: Speaker, gateway: Speaker
+    settings: Settings, services: Services, redis_client: redis.Redis, mail: Speaker, gateway: Speaker
 ) -> AsyncIterator[Settings]:
     """A system in which every part is there; the settings of its health."""
-    broker.set(f"{ALIVE_PREFIX}worker:celery@here", ALL_QUEUES, ex=30)
-    broker.set(f"{ALIVE_PREFIX}relay:here:1", "", ex=30)
-    broker.set(f"{ALIVE_PREFIX}beat:here:2", "", ex=30)
-    broker.set("articurated:something:else", "1", ex=30)
+    redis_client.set(f"{ALIVE_PREFIX}worker:celery@here", ALL_QUEUES, ex=30)
+    redis_client.set(f"{ALIVE_PREFIX}relay:here:1", "", ex=30)
+    redis_client.set(f"{ALIVE_PREFIX}beat:here:2", "", ex=30)
+    redis_client.set("articurated:something:else", "1", ex=30)
     given = settings.model_copy(
         update={
             "smtp_host": "127.0.0.1",
@@ -109,10 +99,10 @@ def test_processes_show_themselves_where_health_looks() -> None:
 
 @pytest.mark.parametrize("part", ["worker", "relay", "beat"])
 async def test_without_one_of_our_processes_it_is_degraded(
-    part: str, anonymous: httpx2.AsyncClient, broker: redis.Redis, well: Settings
+    part: str, anonymous: httpx2.AsyncClient, redis_client: redis.Redis, well: Settings
 ) -> None:
-    for key in broker.scan_iter(f"{ALIVE_PREFIX}{part}:*"):
-        broker.delete(key)
+    for key in redis_client.scan_iter(f"{ALIVE_PREFIX}{part}:*"):
+        redis_client.delete(key)
     found = await report(anonymous)
     assert found["status"] == "degraded"
     assert found["checks"][part]["status"] == "down"
@@ -121,10 +111,10 @@ async def test_without_one_of_our_processes_it_is_degraded(
 
 
 async def test_a_queue_without_a_worker_shows(
-    anonymous: httpx2.AsyncClient, broker: redis.Redis, well: Settings
+    anonymous: httpx2.AsyncClient, redis_client: redis.Redis, well: Settings
 ) -> None:
-    broker.set(f"{ALIVE_PREFIX}worker:celery@here", "invoices", ex=30)
-    broker.set(f"{ALIVE_PREFIX}worker:celery@there", "notifications", ex=30)
+    redis_client.set(f"{ALIVE_PREFIX}worker:celery@here", "invoices", ex=30)
+    redis_client.set(f"{ALIVE_PREFIX}worker:celery@there", "notifications", ex=30)
     worker = (await report(anonymous))["checks"]["worker"]
     assert (worker["status"], worker["workers"]) == ("degraded", 2)
     assert "No worker takes from: refunds" in worker["hint"]

@@ -221,15 +221,6 @@ async def test_ready_is_told_once(database: Database, engine: Engine, broker: Fa
 
 
 @pytest.fixture
-def redis_client(settings: Settings) -> Iterator["redis.Redis"]:
-    client = redis.Redis.from_url(settings.redis_url)
-    client.flushdb()
-    yield client
-    client.flushdb()
-    client.close()
-
-
-@pytest.fixture
 def celery_broker(
     redis_client: "redis.Redis", settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[CeleryBroker]:
