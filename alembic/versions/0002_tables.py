@@ -53,8 +53,8 @@ def upgrade() -> None:
     op.create_index(op.f("ix_events_created_at_id"), "events", ["created_at", "id"], unique=False)
     op.create_table(
         "gateway_events",
-        sa.Column("id", sa.String(length=100), nullable=False),
-        sa.Column("type", sa.String(length=60), nullable=False),
+        sa.Column("id", sa.String(length=128), nullable=False),
+        sa.Column("type", sa.String(length=255), nullable=False),
         sa.Column("reference", sa.Uuid(), nullable=True),
         sa.Column("body", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("outcome", sa.String(length=30), nullable=False),
@@ -146,7 +146,7 @@ def upgrade() -> None:
         sa.Column("shipping_amount", sa.Numeric(precision=12, scale=2), nullable=False),
         sa.Column("total_amount", sa.Numeric(precision=12, scale=2), nullable=False),
         sa.Column("payment_method", sa.String(length=50), nullable=False),
-        sa.Column("payment_transaction_id", sa.String(length=100), nullable=True),
+        sa.Column("payment_transaction_id", sa.String(length=255), nullable=True),
         sa.Column("shipping_address", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("billing_address", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("metadata", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
@@ -351,7 +351,7 @@ def upgrade() -> None:
         sa.Column(
             "refund_reserved_amount", sa.Numeric(precision=12, scale=2), server_default=sa.text("0"), nullable=False
         ),
-        sa.Column("gateway_payment_id", sa.String(length=100), nullable=True),
+        sa.Column("gateway_payment_id", sa.String(length=255), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("captured_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint("(state = 'CAPTURED') = (captured_at IS NOT NULL)", name=op.f("ck_payments_captured_at")),
@@ -383,7 +383,7 @@ def upgrade() -> None:
         sa.Column("restocking_fee", sa.Numeric(precision=12, scale=2), server_default=sa.text("0"), nullable=False),
         sa.Column("refund_amount", sa.Numeric(precision=12, scale=2), nullable=False),
         sa.Column("currency", sa.String(length=3), nullable=False),
-        sa.Column("refund_transaction_id", sa.String(length=100), nullable=True),
+        sa.Column("refund_transaction_id", sa.String(length=255), nullable=True),
         sa.Column("requested_by", sa.Uuid(), nullable=False),
         sa.Column("reviewed_by", sa.Uuid(), nullable=True),
         sa.Column("carrier", sa.String(length=100), nullable=True),
@@ -447,7 +447,7 @@ def upgrade() -> None:
         sa.Column("amount", sa.Numeric(precision=12, scale=2), nullable=False),
         sa.Column("currency", sa.String(length=3), nullable=False),
         sa.Column("declines", sa.Integer(), server_default=sa.text("0"), nullable=False),
-        sa.Column("gateway_refund_id", sa.String(length=100), nullable=True),
+        sa.Column("gateway_refund_id", sa.String(length=255), nullable=True),
         sa.Column("last_error", sa.Text(), nullable=True),
         sa.Column("first_sent_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),

@@ -32,7 +32,7 @@ class Order(Base):
     shipping_amount: Mapped[Decimal]
     total_amount: Mapped[Decimal]
     payment_method: Mapped[str] = mapped_column(String(50))
-    payment_transaction_id: Mapped[str | None] = mapped_column(String(100))
+    payment_transaction_id: Mapped[str | None] = mapped_column(String(255))
     shipping_address: Mapped[dict[str, Any]]
     billing_address: Mapped[dict[str, Any]]
     details: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'"))

@@ -30,7 +30,7 @@ class Payment(Base):
     currency: Mapped[str] = mapped_column(String(3))
     captured_amount: Mapped[Decimal] = mapped_column(server_default=text("0"))
     refund_reserved_amount: Mapped[Decimal] = mapped_column(server_default=text("0"))
-    gateway_payment_id: Mapped[str | None] = mapped_column(String(100), unique=True)
+    gateway_payment_id: Mapped[str | None] = mapped_column(String(255), unique=True)
     created_at: Mapped[CreatedAt]
     captured_at: Mapped[datetime | None]
 
@@ -61,7 +61,7 @@ class Refund(Base):
     amount: Mapped[Decimal]
     currency: Mapped[str] = mapped_column(String(3))
     declines: Mapped[int] = mapped_column(server_default=text("0"))
-    gateway_refund_id: Mapped[str | None] = mapped_column(String(100), unique=True)
+    gateway_refund_id: Mapped[str | None] = mapped_column(String(255), unique=True)
     last_error: Mapped[str | None]
     first_sent_at: Mapped[datetime | None]
     created_at: Mapped[CreatedAt]
@@ -94,8 +94,8 @@ class GatewayEvent(Base):
 
     __tablename__ = "gateway_events"
 
-    id: Mapped[str] = mapped_column(String(100), primary_key=True)
-    type: Mapped[str] = mapped_column(String(60))
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    type: Mapped[str] = mapped_column(String(255))
     reference: Mapped[UUID | None]
     body: Mapped[dict[str, Any]]
     outcome: Mapped[str] = mapped_column(String(30))

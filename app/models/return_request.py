@@ -34,7 +34,7 @@ class ReturnRequest(Base):
     restocking_fee: Mapped[Decimal] = mapped_column(server_default=text("0"))
     refund_amount: Mapped[Decimal]
     currency: Mapped[str] = mapped_column(String(3))
-    refund_transaction_id: Mapped[str | None] = mapped_column(String(100))
+    refund_transaction_id: Mapped[str | None] = mapped_column(String(255))
     requested_by: Mapped[UUID]
     reviewed_by: Mapped[UUID | None]
     carrier: Mapped[str | None] = mapped_column(String(100))

@@ -117,3 +117,21 @@ async def test_credentials_do_not_stand_in_for_the_signature(api: httpx2.AsyncCl
     order = await new_order(api)
     response = await api.post(URL, content=captured(order), headers={"content-type": "application/json"})
     assert response.status_code == 401
+
+
+async def test_the_longest_names_that_can_be_proven_can_be_kept(
+    anonymous: httpx2.AsyncClient, api: httpx2.AsyncClient, settings: Settings, clock: MovableClock
+) -> None:
+    """What the signature and the wire format let through must fit where it is stored."""
+    order = await new_order(api)
+    unknown = {"id": "e" * 128, "type": "t" * 255, "created": "2026-11-23T00:00:00Z", "data": {}}
+    paid = {**orjson.loads(captured(order, id="p" * 255)), "id": "f" * 128}
+    outcomes = []
+    for event in (unknown, paid):
+        body = orjson.dumps(event)
+        response = await anonymous.post(URL, content=body, headers=signed(body, settings, clock))
+        assert response.status_code == 200, response.text
+        outcomes.append(response.json()["outcome"])
+    assert outcomes == ["IGNORED", "PAID"]
+    paid_order = (await api.get(f"/api/v1/orders/{order['id']}")).json()
+    assert paid_order["payment_transaction_id"] == "p" * 255
