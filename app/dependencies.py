@@ -109,21 +109,24 @@ class Services:
         return storage_for(self.settings)
 
     @cached_property
+    def file_links(self) -> FileLinks:
+        """Signs links to files, and knows its own."""
+        return FileLinks.from_settings(self.settings, self.clock)
+
+    @cached_property
     def attachments(self) -> "AttachmentService":
         """Photos and papers of returns."""
         from app.services.attachment_service import AttachmentService  # noqa: PLC0415
 
-        links = FileLinks.from_settings(self.settings, self.clock)
-        return AttachmentService(self.database, self.storage, links, self.settings, self.clock)
+        return AttachmentService(self.database, self.storage, self.file_links, self.settings, self.clock)
 
     @cached_property
     def files(self) -> "FileService":
         """What signed links lead to."""
         from app.services.file_service import FileService  # noqa: PLC0415
 
-        links = FileLinks.from_settings(self.settings, self.clock)
         redirects = self.settings.file_link_delivery == "redirect"
-        return FileService(self.database, self.storage, links, redirects=redirects)
+        return FileService(self.database, self.storage, self.file_links, redirects=redirects)
 
     @cached_property
     def provider_keys(self) -> KeyCache | None:

@@ -32,7 +32,8 @@ _BRANDS = re.compile(
 _WRITTEN = tuple(
     re.compile(rf"(?<![0-9])(?=({shape})(?![0-9]))")
     for shape in (
-        "[0-9]{13,19}",
+        "[0-9]{16,19}",
+        r"(?<!\+)[0-9]{13,15}",  # Behind a plus it is a telephone number (E.164: 15 digits at most).
         "[0-9]{4}(?:-[0-9]{4}){3}",
         "[0-9]{4}(?:-[0-9]{4}){3}-[0-9]{3}",
         "[0-9]{4}-[0-9]{6}-[0-9]{4,5}",

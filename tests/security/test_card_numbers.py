@@ -67,6 +67,14 @@ def test_what_only_resembles_one_passes(text: str) -> None:
     assert not any_holds_card_number({text: [text]})
 
 
+@pytest.mark.parametrize("number", ["+4915112345678", "call +4479111234565 at noon", "tel:+378282246310005"])
+def test_a_telephone_number_in_free_text_is_none(number: str) -> None:
+    assert passes_luhn("".join(filter(str.isdigit, number)))
+    assert holds_card_number(number.replace("+", ""))
+    assert not holds_card_number(number)
+    assert holds_card_number("+4242424242424242"), "no telephone number is that long"
+
+
 def test_a_number_or_a_name_in_json_counts_too() -> None:
     assert any_holds_card_number({"n": 4242424242424242})
     assert any_holds_card_number({"4242424242424242": None})
