@@ -26,12 +26,16 @@ def run(connection: Connection) -> None:
 
 
 def main() -> None:
-    """Use the connection a caller passed in (tests do), or open one."""
+    """Use the connection a caller passed in (tests do), or open one.
+
+    Migrations grant to `attributes["database_role"]`.
+    """
+    settings = get_settings()
+    context.config.attributes.setdefault("database_role", settings.database_role)
     given = context.config.attributes.get("connection")
     if given is not None:
         run(given)
         return
-    settings = get_settings()
     url = context.config.attributes.get("url") or settings.database_admin_url or settings.database_url
     engine = create_engine(driver_url(url), poolclass=pool.NullPool)
     with engine.connect() as connection:

@@ -150,18 +150,13 @@ def upgrade() -> None:
             f" FOR EACH ROW{condition} EXECUTE FUNCTION guard_refund_reserved()"
         )
         _always(table, "guard_refund_reserved")
-    _open_to(_role())
+    _open_to(context.config.attributes["database_role"])
 
 
 def _always(table: str, *triggers: str) -> None:
     """Let the triggers fire in replica mode too, which skips ordinary ones."""
     for trigger in triggers:
         op.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}")
-
-
-def _role() -> str:
-    configured = context.config.attributes.get("database_role") or get_settings().database_role
-    return str(configured)
 
 
 def _open_to(role: str) -> None:
@@ -186,7 +181,7 @@ def _open_to(role: str) -> None:
 
 def downgrade() -> None:
     """Close the tables and take the guards away; the role stays, other databases may use it."""
-    role = _role()
+    role = context.config.attributes["database_role"]
     for table in GRANTS:
         op.execute(f"REVOKE ALL ON {table} FROM {role}")
     op.execute(f"REVOKE USAGE ON SEQUENCE order_number_seq FROM {role}")

@@ -6,7 +6,6 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from alembic import context, op
-from app.config import get_settings
 
 revision: str = "0004"
 down_revision: str | None = "0003"
@@ -30,12 +29,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("principal_id", "key", name=op.f("pk_idempotency_keys")),
     )
     op.create_index(op.f("ix_idempotency_keys_created_at"), "idempotency_keys", ["created_at"], unique=False)
-    op.execute(f"GRANT SELECT, INSERT, DELETE ON idempotency_keys TO {_role()}")
-
-
-def _role() -> str:
-    configured = context.config.attributes.get("database_role") or get_settings().database_role
-    return str(configured)
+    op.execute(f"GRANT SELECT, INSERT, DELETE ON idempotency_keys TO {context.config.attributes['database_role']}")
 
 
 def downgrade() -> None:

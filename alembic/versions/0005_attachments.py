@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from alembic import context, op
-from app.config import get_settings
 
 revision: str = "0005"
 down_revision: str | None = "0004"
@@ -50,12 +49,7 @@ def upgrade() -> None:
     )
     # In replica mode too, which skips ordinary triggers.
     op.execute("ALTER TABLE attachments ENABLE ALWAYS TRIGGER guard_append_only")
-    op.execute(f"GRANT SELECT, INSERT ON attachments TO {_role()}")
-
-
-def _role() -> str:
-    configured = context.config.attributes.get("database_role") or get_settings().database_role
-    return str(configured)
+    op.execute(f"GRANT SELECT, INSERT ON attachments TO {context.config.attributes['database_role']}")
 
 
 def downgrade() -> None:

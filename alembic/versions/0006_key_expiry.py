@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from alembic import context, op
-from app.config import get_settings
 
 revision: str = "0006"
 down_revision: str | None = "0005"
@@ -23,17 +22,14 @@ def upgrade() -> None:
     op.create_check_constraint(
         op.f("ck_api_keys_succession"), "api_keys", "successor_id IS NULL OR expires_at IS NOT NULL"
     )
-    op.execute(f"GRANT UPDATE (expires_at, successor_id) ON api_keys TO {_role()}")
-
-
-def _role() -> str:
-    configured = context.config.attributes.get("database_role") or get_settings().database_role
-    return str(configured)
+    op.execute(f"GRANT UPDATE (expires_at, successor_id) ON api_keys TO {context.config.attributes['database_role']}")
 
 
 def downgrade() -> None:
     """Forget both: keys that ended by themselves are revoked, so that none of them comes back to life."""
-    op.execute(f"REVOKE UPDATE (expires_at, successor_id) ON api_keys FROM {_role()}")
+    op.execute(
+        f"REVOKE UPDATE (expires_at, successor_id) ON api_keys FROM {context.config.attributes['database_role']}"
+    )
     op.execute("UPDATE api_keys SET revoked_at = expires_at WHERE revoked_at IS NULL AND expires_at IS NOT NULL")
     op.drop_constraint(op.f("ck_api_keys_succession"), "api_keys")
     op.drop_constraint(op.f("fk_api_keys_successor_id_api_keys"), "api_keys")
