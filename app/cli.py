@@ -189,6 +189,7 @@ def demo(
 ) -> None:
     """Watch a real order and a real return go through the whole system."""
     from rich.console import Console
+    from rich.markup import escape
 
     from app.config import get_settings
     from app.demo import Demo, DemoError, system_at
@@ -206,6 +207,8 @@ def demo(
             raise typer.Exit(1) from None
 
     if api:
+        # Where its gateway and storage are is known here only of an embedded system.
+        cli_operations.connect_to_running_system(needed=False)
         play(system_at(api, mail, data_dir or default_data_dir(), get_settings()))
         return
     # The story is told faster than a caller may call.
@@ -221,7 +224,10 @@ def demo(
             with suppress(KeyboardInterrupt):
                 signal.pause()
         else:
-            console.print("\n[dim]The system ends now and keeps its data: `./dev run` brings all of it back.[/]")
+            where = "" if options.data_dir == default_data_dir() else f" --data-dir {escape(str(options.data_dir))!r}"
+            console.print(
+                f"\n[dim]The system ends now and keeps its data: `./dev run{where}` brings all of it back.[/]"
+            )
 
 
 @cli.command()

@@ -121,15 +121,18 @@ class Demo:
         """Play the whole story.
 
         Raises:
-            DemoError: a promise was not kept.
+            DemoError: a promise was not kept, or a part cannot be reached.
         """
-        with self._http:
-            order = self._order()
-            pdf = self._invoice(order)
-            returned = self._return(order)
-            refund = self._refund(returned)
-            self._mails(order["order_number"])
-            self._audit(order, returned)
+        try:
+            with self._http:
+                order = self._order()
+                pdf = self._invoice(order)
+                returned = self._return(order)
+                refund = self._refund(returned)
+                self._mails(order["order_number"])
+                self._audit(order, returned)
+        except httpx2.TransportError as fault:
+            raise DemoError(f"{fault.request.url} cannot be reached: {fault}") from fault
         self._farewell(order, refund, pdf)
 
     # --- the story -------------------------------------------------------------------------------------------

@@ -105,6 +105,16 @@ def test_other_commands_find_the_running_system(system: RunningStack) -> None:
     assert connection["REDIS_URL"] == system.info.redis_url
 
 
+@pytest.mark.req("DEV.1")
+def test_the_demo_goes_through_the_running_system(system: RunningStack) -> None:
+    """Told of nothing but its addresses; where its gateway is, the folder knows."""
+    command = [sys.executable, "-m", "app", "demo", "--api", system.info.api, "--mail", str(system.info.mail)]
+    environment = {**os.environ, "ARTICURATED_DATA_DIR": system.info.data_dir}
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "All of it happened." in found.stdout
+
+
 @pytest.mark.req("NFR-003")
 def test_an_idle_connection_is_kept_for_longer_than_clients_keep_it(system: RunningStack) -> None:
     """A server that closes first resets, now and then, the request that a client is just sending."""

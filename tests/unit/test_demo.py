@@ -53,3 +53,11 @@ def test_mailpit_is_read_in_its_own_way(unknown: httpx2.Response) -> None:
 def test_a_mailbox_that_is_none_ends_the_demo() -> None:
     with pytest.raises(DemoError, match="the mailbox answered 502"):
         looking_at(lambda _: httpx2.Response(502))._subjects("ada@example.com")
+
+
+def test_a_system_that_cannot_be_reached_ends_the_demo_in_one_message() -> None:
+    def nobody(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("Connection refused", request=request)
+
+    with pytest.raises(DemoError, match=r"http://api:8000/api/v1/orders cannot be reached: Connection refused"):
+        looking_at(nobody).run()
