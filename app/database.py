@@ -4,7 +4,7 @@ Every connection of the application takes on `DATABASE_ROLE`, which can add hist
 delete it, whatever rights the login has. psycopg 3 is the driver everywhere (docs/adr).
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
@@ -20,21 +20,47 @@ def driver_url(url: str) -> URL:
     return make_url(url).set(drivername="postgresql+psycopg")
 
 
+_KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2}
+_UNHEARD_MS = 20_000
+"""How soon either end of a connection notices that the other is out of reach: in 20 seconds, asked for or not.
+
+Left to itself, Linux takes two hours, and the server keeps the locks of the vanished process for as long."""
+
+
 def connect_args(settings: Settings, application_name: str) -> dict[str, object]:
-    """Return the session defaults: role, UTC and a statement timeout, set at connect, so without a round trip."""
-    timeout_ms = settings.database_statement_timeout_seconds * 1000
-    options = f"-c role={settings.database_role} -c timezone=UTC -c statement_timeout={timeout_ms}"
-    return {"options": options, "application_name": application_name, "connect_timeout": 5, "prepare_threshold": 1}
+    """Return the session defaults, set at connect, so without a round trip: role, UTC, time limits, keepalives."""
+    session = {
+        "role": settings.database_role,
+        "timezone": "UTC",
+        "statement_timeout": settings.database_statement_timeout_seconds * 1000,
+        # A process that stands still within a transaction would keep its locks until it is killed.
+        "idle_in_transaction_session_timeout": settings.database_idle_transaction_timeout_seconds * 1000,
+        "tcp_user_timeout": _UNHEARD_MS,
+        **{f"tcp_{name}": value for name, value in _KEEPALIVES.items()},
+    }
+    return {
+        "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
+        "application_name": application_name,
+        "connect_timeout": 5,
+        "tcp_user_timeout": _UNHEARD_MS,
+        **_KEEPALIVES,
+        "prepare_threshold": 1,
+    }
+
+
+_TO_FOLLOW = "articurated_to_follow"
+"""Where the `info` of a session holds what `after_commit` was given."""
 
 
 class _Unit:
-    """A unit of work that is under way: whose it is, its connection, and whether it can still be joined."""
+    """A unit of work that is under way: whose it is, its connection, what follows it, whether it can be joined."""
 
-    __slots__ = ("connection", "database", "is_open")
+    __slots__ = ("connection", "database", "is_open", "to_follow")
 
     def __init__(self, database: "Database", connection: AsyncConnection) -> None:
         self.database = database
         self.connection = connection
+        self.to_follow: list[Callable[[], None]] = []
         self.is_open = True
 
 
@@ -69,13 +95,20 @@ class Database:
         Within a unit of work both are about a savepoint of it: what raised leaves nothing, the rest goes on.
         """
         unit = self._unit()
-        if unit is None:
-            async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
-                yield session
-            return
-        joined = AsyncSession(unit.connection, expire_on_commit=False, join_transaction_mode="create_savepoint")
-        async with joined as session, session.begin():
+        to_follow: list[Callable[[], None]] = []
+        session = AsyncSession(
+            self.engine if unit is None else unit.connection,
+            expire_on_commit=False,
+            join_transaction_mode="create_savepoint",
+            info={_TO_FOLLOW: to_follow},
+        )
+        async with session, session.begin():
             yield session
+        if unit is not None:
+            unit.to_follow += to_follow
+            return
+        for callback in to_follow:
+            callback()
 
     @asynccontextmanager
     async def autocommit(self) -> AsyncIterator[AsyncConnection]:
@@ -105,6 +138,8 @@ class Database:
             finally:
                 unit.is_open = False
                 _UNIT.reset(token)
+        for callback in unit.to_follow:
+            callback()
 
     def _unit(self) -> _Unit | None:
         unit = _UNIT.get()
@@ -113,6 +148,26 @@ class Database:
     async def close(self) -> None:
         """Close every pooled connection."""
         await self.engine.dispose()
+
+
+def after_commit(executor: AsyncConnection | AsyncSession, callback: Callable[[], None]) -> None:
+    """Call back once what the executor did is committed for good; never, if it is rolled back.
+
+    Args:
+        executor: from a `Database`. On a connection that commits each statement by itself that is now, otherwise at
+            the end of the transaction, or of the unit of work that it is a part of.
+        callback: for what an observer is told; it must not raise, for what was done is done.
+    """
+    unit = _UNIT.get()
+    to_follow: list[Callable[[], None]] | None = None
+    if isinstance(executor, AsyncSession):
+        to_follow = executor.info.get(_TO_FOLLOW)
+    elif unit is not None and unit.connection is executor:
+        to_follow = unit.to_follow
+    if to_follow is None:
+        callback()
+    else:
+        to_follow.append(callback)
 
 
 def sync_engine(settings: Settings, application_name: str, pool_size: int = 2) -> Engine:

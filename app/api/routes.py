@@ -6,6 +6,7 @@ answer what the caller wants: once per `Idempotency-Key`, only the `fields` name
 """
 
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
@@ -25,6 +26,7 @@ from app.schemas.common import has_control_characters
 from app.utils.exceptions import InvalidInputError
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+_NOTHING = nullcontext()
 
 
 class ApiRoute(APIRoute):
@@ -72,6 +74,13 @@ class ApiRoute(APIRoute):
         body = await request.body()
         return orjson.dumps(await request.json(), option=orjson.OPT_SORT_KEYS) if body else b""
 
+    def around(self, request: Request) -> AbstractAsyncContextManager[object]:  # noqa: ARG002 - for those that override it
+        """Return what is to surround the work on a request from `read`: for what waits on more than the database.
+
+        Under an `Idempotency-Key` the work is one transaction, on a connection that others want too.
+        """
+        return _NOTHING
+
     def get_route_handler(self) -> Handler:
         """Return FastAPI's handler between the strict reading of what comes in and the shaping of what goes out."""
         is_open, takes_body, takes_key = self.is_open, self.takes_body, self.takes_key
@@ -95,15 +104,16 @@ class ApiRoute(APIRoute):
             key = idempotency.key_of(scope) if takes_key else None
             if takes_body:
                 request = await self.read(request)
-            if key is None:
-                return shaped(scope, await handle(request), chosen)
-            essence = await self.essence(request) if takes_body else b""
-            fingerprint = idempotency.fingerprint_of(scope, query_string, essence)
 
             async def work() -> Response:
                 return shaped(scope, await handle(request), chosen)
 
-            return await idempotency.answer_once(services.idempotency, scope, key, fingerprint, work)
+            async with self.around(request) if takes_body else _NOTHING:
+                if key is None:
+                    return await work()
+                essence = await self.essence(request) if takes_body else b""
+                fingerprint = idempotency.fingerprint_of(scope, query_string, essence)
+                return await idempotency.answer_once(services.idempotency, scope, key, fingerprint, work)
 
         return strictly
 

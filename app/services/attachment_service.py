@@ -1,13 +1,15 @@
 """Photos and papers of a return: added while it is open, never changed (REQ-002, INT-004).
 
-The bytes are stored first, under a key of their own, then the row, the return's new version and its event commit
-together, under the return's row lock. Whatever dies in between leaves bytes that no row names, never a row without
-bytes. `remove_orphans` finds those bytes once no upload can be about to name them.
+The bytes are stored first, under a key of their own, while no connection to the database is held; then the row, the
+return's new version and its event commit together, under the return's row lock. Whatever dies in between leaves bytes
+that no row names, never a row without bytes. `remove_orphans` finds those bytes once no upload can be about to name
+them.
 """
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -28,7 +30,12 @@ from app.services import event_service, pages, permissions
 from app.services.file_links import FileKind, FileLinks
 from app.services.permissions import Action
 from app.utils.clock import Clock, utc_now, uuid7
-from app.utils.exceptions import AttachmentNotAllowedError, ReturnNotFoundError, UnsupportedMediaTypeError
+from app.utils.exceptions import (
+    AppError,
+    AttachmentNotAllowedError,
+    ReturnNotFoundError,
+    UnsupportedMediaTypeError,
+)
 from app.utils.media_types import ACCEPTED, MediaType, content_disposition, sniff
 from app.utils.storage import Storage, StorageError
 
@@ -58,14 +65,24 @@ _SEARCHED = text("""
 """)
 
 
-@dataclass(frozen=True, slots=True)
-class _New:
-    """An upload that was looked at: what it is, and the names it gets."""
+@dataclass(slots=True)
+class PreparedUpload:
+    """An upload that was looked at: what it is, the names it gets, and what became of it so far.
 
+    Attributes:
+        found: the record of the same bytes, if the return has them already; these were not stored then.
+        refusal: why it cannot be added, if it cannot; it was not stored then.
+        may_be_named: whether a row may name the stored bytes.
+    """
+
+    upload: Upload
     id: UUID
     kind: MediaType
     sha256: bytes
     storage_key: str
+    found: Mapping[Any, Any] | None = None
+    refusal: AppError | None = None
+    may_be_named: bool = False
 
 
 class AttachmentService:
@@ -91,17 +108,62 @@ class AttachmentService:
         async with self._database.autocommit() as connection:
             await _return(connection, return_id, actor)
 
-    async def add(self, return_id: UUID, upload: Upload, actor: Actor) -> tuple[dict[str, Any], bool]:
-        """Add a file to a return; return its record, and whether it is new: the same bytes again change nothing.
+    @asynccontextmanager
+    async def prepared(self, return_id: UUID, upload: Upload, actor: Actor) -> AsyncIterator[PreparedUpload]:
+        """Store the bytes of an upload, unless `add` would refuse or not need them; in the end keep what it recorded.
+
+        Belongs around the unit of work that `add` is done in, not into it: the storage may hang.
 
         Raises:
             ForbiddenError: the role may not.
-            ReturnNotFoundError: there is no such return that this actor may see.
             UnsupportedMediaTypeError: the bytes are of no kind that is accepted.
-            AttachmentNotAllowedError: the return is closed, or has its fill.
             StorageError: the bytes cannot be stored now.
         """
         permissions.require(actor, Action.ADD_ATTACHMENT)
+        prepared = await self._look_at(return_id, upload)
+        # Nothing is stored that would be refused in the end, unless somebody comes in between.
+        try:
+            async with self._database.autocommit() as connection:
+                prepared.found = await self._find_or_allow(connection, return_id, prepared, actor)
+        except (ReturnNotFoundError, AttachmentNotAllowedError) as refusal:
+            # For `add` to raise, so that it belongs to the request's key.
+            prepared.refusal = refusal
+        if prepared.found is not None or prepared.refusal is not None:
+            yield prepared
+            return
+        # A bucket answers without our headers: from there nothing of a stranger's is shown in a browser.
+        disposition = content_disposition(display_name(upload.file_name, prepared.kind.extension), is_shown=False)
+        await self._storage.put_new(prepared.storage_key, upload.content, prepared.kind.name, disposition)
+        try:
+            yield prepared
+        finally:
+            if not prepared.may_be_named:
+                await self._discard(prepared.storage_key)
+
+    async def add(self, return_id: UUID, prepared: PreparedUpload, actor: Actor) -> tuple[dict[str, Any], bool]:
+        """Add a file to a return; return its record, and whether it is new: the same bytes again change nothing.
+
+        Args:
+            prepared: for this return and actor.
+
+        Raises:
+            ReturnNotFoundError: there is no such return that this actor may see.
+            AttachmentNotAllowedError: the return is closed, or has its fill.
+        """
+        if prepared.refusal is not None:
+            raise prepared.refusal
+        if prepared.found is not None:
+            return self._view(prepared.found, actor), False
+        async with self._database.transaction() as session:
+            row = await self._find_or_allow(session, return_id, prepared, actor, lock=True)
+            is_new = row is None
+            if row is None:
+                # From here on its commit may be one whose outcome nobody hears of.
+                prepared.may_be_named = True
+                row = await self._insert(session, return_id, prepared, actor)
+        return self._view(row, actor), is_new
+
+    async def _look_at(self, return_id: UUID, upload: Upload) -> PreparedUpload:
         kind = sniff(upload.content)
         if kind is None:
             names = [accepted.name for accepted in ACCEPTED]
@@ -111,17 +173,7 @@ class AttachmentService:
         digest = await asyncio.to_thread(hashlib.sha256, upload.content)
         attachment_id = uuid7(self._clock())
         key = f"{FOLDER}/{return_id}/{attachment_id}.{kind.extension}"
-        new = _New(attachment_id, kind, digest.digest(), key)
-        # Nothing is stored that would be refused in the end, unless somebody comes in between.
-        async with self._database.autocommit() as connection:
-            found = await self._find_or_allow(connection, return_id, new, actor)
-        if found is not None:
-            return self._view(found, actor), False
-        # A bucket answers without our headers: from there nothing of a stranger's is shown in a browser.
-        disposition = content_disposition(display_name(upload.file_name, kind.extension), is_shown=False)
-        await self._storage.put_new(key, upload.content, kind.name, disposition)
-        row, is_new = await self._record(return_id, new, upload, actor)
-        return self._view(row, actor), is_new
+        return PreparedUpload(upload, attachment_id, kind, digest.digest(), key)
 
     async def list(self, return_id: UUID, query: AttachmentQuery, actor: Actor) -> dict[str, Any]:
         """Return a page of a return's attachments, oldest first, each with a link.
@@ -169,25 +221,14 @@ class AttachmentService:
             keys = await connection.execute(select(_ATTACHMENTS.storage_key).where(_ATTACHMENTS.return_id == return_id))
             return set(keys.scalars())
 
-    async def _record(self, return_id: UUID, new: _New, upload: Upload, actor: Actor) -> tuple[Mapping[Any, Any], bool]:
-        """Write the row of stored bytes, the return's new version and the event; or find that there is no need.
-
-        Bytes are taken back only where it is certain that no row names them. A commit whose outcome is unknown may
-        have named them.
-        """
-        try:
-            async with self._database.transaction() as session:
-                found = await self._find_or_allow(session, return_id, new, actor, lock=True)
-                if found is None:
-                    return await self._insert(session, return_id, new, upload, actor), True
-        except (AttachmentNotAllowedError, ReturnNotFoundError):
-            await self._discard(new.storage_key)
-            raise
-        await self._discard(new.storage_key)
-        return found, False
-
     async def _find_or_allow(
-        self, executor: AsyncConnection | AsyncSession, return_id: UUID, new: _New, actor: Actor, *, lock: bool = False
+        self,
+        executor: AsyncConnection | AsyncSession,
+        return_id: UUID,
+        new: PreparedUpload,
+        actor: Actor,
+        *,
+        lock: bool = False,
     ) -> Mapping[Any, Any] | None:
         """Return the attachment of this return that has the same bytes, or None where a new one may be added.
 
@@ -217,9 +258,9 @@ class AttachmentService:
         return None
 
     async def _insert(
-        self, session: AsyncSession, return_id: UUID, new: _New, upload: Upload, actor: Actor
+        self, session: AsyncSession, return_id: UUID, new: PreparedUpload, actor: Actor
     ) -> Mapping[Any, Any]:
-        now = self._clock()
+        now, upload = self._clock(), new.upload
         inserted = await session.execute(
             insert(Attachment.__table__)  # type: ignore[arg-type]
             .values(

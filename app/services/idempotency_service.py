@@ -5,7 +5,7 @@ dies and whenever: a caller who never saw the answer sends the request again and
 
     lock (principal, key)   for the length of the transaction; held by another: the first try is still running
     look it up              the same request: the stored answer · another one: refused · nothing: go on
-    do the work             every service joins the transaction (`Database.unit_of_work`)
+    do the work             every service joins the transaction (`Database.unit_of_work`); it waits on nothing else
     store the answer, commit, and only then answer
 
 The lock is an advisory one that nobody waits for: twenty copies of a request at once take one connection for the

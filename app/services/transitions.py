@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -37,6 +38,7 @@ from app.core import monitoring
 from app.core.actor import SYSTEM_JOB, Actor
 from app.core.enums import EntityType, JobState
 from app.core.precondition import Precondition
+from app.database import after_commit
 from app.services import permissions
 from app.services.audit_service import CHAIN_START_SQL, canonical_sql
 from app.services.job_service import JobKind, queue_of
@@ -284,6 +286,8 @@ FROM requested r LEFT JOIN judged j ON j.n = r.n LEFT JOIN moved m ON m.n = r.n
 ORDER BY r.n
 """
 
+_COUNTS = {Outcome.MOVED: monitoring.transition_made, Outcome.REFUSED: monitoring.transition_refused}
+
 
 async def apply(
     executor: AsyncConnection | AsyncSession, statement: Statement, requests: Sequence[TransitionRequest]
@@ -301,10 +305,8 @@ async def apply(
     answer = await executor.execute(statement.clause, {"requests": encode(requests)})
     results = [TransitionResult(Outcome(row.outcome), row.previous_state, row.previous_version, row) for row in answer]
     for request, result in zip(requests, results, strict=True):
-        if result.outcome is Outcome.MOVED:
-            monitoring.transition_made(statement.entity_type, str(result.previous_state), request.new_state)
-        elif result.outcome is Outcome.REFUSED:
-            monitoring.transition_refused(statement.entity_type, str(result.previous_state), request.new_state)
+        if count := _COUNTS.get(result.outcome):
+            after_commit(executor, partial(count, statement.entity_type, str(result.previous_state), request.new_state))
     return results
 
 

@@ -558,6 +558,13 @@ def attachments(database: Database, storage: Interrupted, settings: Settings, cl
     return AttachmentService(database, storage, FileLinks.from_settings(settings, clock), settings, clock)
 
 
+async def put(attachments: AttachmentService, returned: dict[str, Any], actor: Actor) -> tuple[dict[str, Any], bool]:
+    """Add a file without HTTP."""
+    return_id = UUID(returned["id"])
+    async with attachments.prepared(return_id, Upload(JPEG, "a.jpg", None), actor) as prepared:
+        return await attachments.add(return_id, prepared, actor)
+
+
 async def test_a_return_that_closes_meanwhile_takes_nothing_and_keeps_no_bytes(
     api: httpx2.AsyncClient,
     returned: dict[str, Any],
@@ -572,7 +579,7 @@ async def test_a_return_that_closes_meanwhile_takes_nothing_and_keeps_no_bytes(
 
     storage.meanwhile = reject
     with pytest.raises(AttachmentNotAllowedError) as refusal:
-        await attachments.add(UUID(returned["id"]), Upload(JPEG, "a.jpg", None), admin)
+        await put(attachments, returned, admin)
     assert refusal.value.details["reason"] == "RETURN_CLOSED"  # type: ignore[call-overload]
     assert kept_files(settings) == []
 
@@ -594,7 +601,7 @@ async def test_bytes_that_cannot_be_taken_back_are_left_for_the_sweep(
         assert (await add(api, returned)).status_code == 201
 
     storage.meanwhile = add_the_same
-    record, is_new = await attachments.add(UUID(returned["id"]), Upload(JPEG, "a.jpg", None), admin)
+    record, is_new = await put(attachments, returned, admin)
     storage.cannot_delete = False
     assert not is_new
     assert len(kept_files(settings)) == 2
@@ -651,7 +658,7 @@ async def test_a_commit_that_nobody_heard_of_keeps_its_bytes(
 
     monkeypatch.setattr(database, "transaction", unheard)
     with pytest.raises(ConnectionResetError):
-        await attachments.add(UUID(returned["id"]), Upload(JPEG, "a.jpg", None), admin)
+        await put(attachments, returned, admin)
     row = owner_connection.execute("SELECT storage_key FROM attachments").fetchone()
     assert row is not None
     assert (settings.storage_path / row[0]).read_bytes() == JPEG
@@ -689,7 +696,7 @@ async def test_the_service_itself_refuses_a_foreign_return(
     services: Services, returned: dict[str, Any], customer: Actor
 ) -> None:
     with pytest.raises(ReturnNotFoundError):
-        await services.attachments.add(UUID(returned["id"]), Upload(JPEG, "a.jpg", None), customer)
+        await put(services.attachments, returned, customer)
 
 
 # --- the list --------------------------------------------------------------------------------------------------------

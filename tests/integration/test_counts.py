@@ -1,5 +1,6 @@
 """What a running system counts: jobs picked up and completed, answers replayed (NFR-006)."""
 
+from typing import Any
 from uuid import uuid4
 
 import httpx2
@@ -9,10 +10,12 @@ from prometheus_client import Counter, Histogram
 from app.config import Settings
 from app.core import monitoring
 from app.database import Database
+from app.dependencies import Services
 from app.services import job_service
 from app.services.job_service import Claim, JobKind
 from app.tasks.runner import JobRunner, Verdict
 from tests.factories import order_payload
+from tests.integration.conftest import new_order
 from tests.integration.jobs_support import add_job, claim, execute
 
 pytestmark = pytest.mark.req("NFR-006.2")
@@ -72,3 +75,31 @@ async def test_an_answer_that_is_replayed_is_counted(api: httpx2.AsyncClient) ->
     answers = [await api.post("/api/v1/orders", json=body, headers=headers) for _ in range(3)]
     assert {answer.json()["id"] for answer in answers} == {answers[0].json()["id"]}
     assert seen(monitoring.REPLAYS)[0] - before == 2
+
+
+@pytest.mark.req("REQ-001", "REQ-005")
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k"}], ids=["without a key", "with a key"])
+async def test_a_transition_is_counted_when_it_is_committed(
+    api: httpx2.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    order = await new_order(api)
+    here = f"/api/v1/orders/{order['id']}/state"
+    paid = {"entity": "ORDER", "from_state": "PENDING_PAYMENT", "to_state": "PAID"}
+    again = {"entity": "ORDER", "from_state": "PAID", "to_state": "PAID"}
+    move = services.orders.transition
+
+    async def half(*values: Any) -> dict[str, Any]:
+        await move(*values)
+        raise RuntimeError("died on the way to the answer")
+
+    made, refused = seen(monitoring.TRANSITIONS, **paid)[0], seen(monitoring.REJECTIONS, **again)[0]
+    if headers:
+        with monkeypatch.context() as patched:
+            patched.setattr(services.orders, "transition", half)
+            assert (await api.patch(here, json={"new_state": "PAID"}, headers=headers)).status_code == 500
+        assert seen(monitoring.TRANSITIONS, **paid)[0] == made, "it was undone"
+    assert (await api.patch(here, json={"new_state": "PAID"}, headers=headers)).status_code == 200
+    assert seen(monitoring.TRANSITIONS, **paid)[0] == made + 1
+    other = {name: f"{key} again" for name, key in headers.items()}
+    assert (await api.patch(here, json={"new_state": "PAID"}, headers=other)).status_code == 409
+    assert seen(monitoring.REJECTIONS, **again)[0] == refused + 1

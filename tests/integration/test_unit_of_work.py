@@ -1,13 +1,14 @@
 """`Database.unit_of_work`: all that happens in it is one transaction, however the services go about it."""
 
 import asyncio
+from functools import partial
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from app.config import Settings
-from app.database import Database
+from app.database import Database, after_commit
 
 pytestmark = pytest.mark.req("NFR-003")
 
@@ -123,3 +124,60 @@ async def test_cancelled_it_undoes_all_of_it_and_gives_its_connection_back(
         await task
     assert await years(narrow) == []
     await narrow.close()
+
+
+# --- what is to follow a commit ---------------------------------------------------------------------------------------
+
+
+async def test_what_commits_by_itself_is_followed_at_once(database: Database) -> None:
+    followed: list[int] = []
+    async with database.autocommit() as connection:
+        await connection.execute(INSERT, {"year": 2001})
+        after_commit(connection, partial(followed.append, 2001))
+        assert followed == [2001]
+
+
+async def test_a_transaction_is_followed_once_it_is_committed(database: Database) -> None:
+    followed: list[int] = []
+    await _followed(database, 2001, followed)
+    assert followed == [2001]
+    with pytest.raises(DBAPIError):
+        await _followed(database, 2001, followed)
+    with pytest.raises(LookupError):
+        await _followed(database, 2002, followed, fails=True)
+    assert followed == [2001]
+
+
+async def _followed(database: Database, year: int, followed: list[int], *, fails: bool = False) -> None:
+    async with database.transaction() as session:
+        after_commit(session, partial(followed.append, year))
+        await session.execute(INSERT, {"year": year})
+        if fails:
+            raise LookupError
+
+
+async def test_only_what_a_unit_keeps_is_followed_and_only_at_its_end(database: Database) -> None:
+    followed: list[int] = []
+    async with database.unit_of_work():
+        await _followed(database, 2001, followed)
+        with pytest.raises(LookupError):
+            await _followed(database, 2002, followed, fails=True)
+        async with database.autocommit() as connection:
+            await connection.execute(INSERT, {"year": 2003})
+            after_commit(connection, partial(followed.append, 2003))
+        assert followed == []
+    assert followed == await years(database) == [2001, 2003]
+
+
+async def test_what_a_unit_undoes_is_not_followed(database: Database) -> None:
+    followed: list[int] = []
+
+    async def fail() -> None:
+        async with database.unit_of_work() as connection:
+            await _followed(database, 2001, followed)
+            after_commit(connection, partial(followed.append, 2002))
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        await fail()
+    assert followed == []

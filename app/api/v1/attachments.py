@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Annotated
 from uuid import UUID
 
@@ -27,7 +28,7 @@ from app.schemas.attachment import (
 from app.utils.exceptions import InvalidInputError
 
 FILE, DESCRIPTION = "file", "description"
-_UPLOAD = "articurated.upload"
+_UPLOAD, _PREPARED = "articurated.upload", "articurated.prepared_upload"
 
 
 class UploadRoute(ApiRoute):
@@ -59,6 +60,19 @@ class UploadRoute(ApiRoute):
         digest = await asyncio.to_thread(hashlib.sha256, upload.content)
         return orjson.dumps([digest.hexdigest(), upload.file_name, upload.description])
 
+    @asynccontextmanager
+    async def around(self, request: Request) -> AsyncIterator[None]:
+        """Store the bytes before the work begins; afterwards take back those that it has not recorded.
+
+        Raises:
+            AppError: as `AttachmentService.prepared`.
+        """
+        scope = request.scope
+        services: Services = request.app.state.services
+        async with services.attachments.prepared(_return_id(request), scope[_UPLOAD], scope[ACTOR]) as prepared:
+            scope[_PREPARED] = prepared
+            yield
+
 
 router = APIRouter(prefix="/api/v1/returns", tags=["Returns"], route_class=UploadRoute)
 
@@ -80,7 +94,7 @@ async def add(return_id: UUID, request: Request, context: Context) -> Response:
     The same bytes again are answered 200 with the record that is there, so an upload may always be repeated. A new
     one gives the return a new version.
     """
-    record, is_new = await context.services.attachments.add(return_id, request.scope[_UPLOAD], context.actor)
+    record, is_new = await context.services.attachments.add(return_id, request.scope[_PREPARED], context.actor)
     return answer(record, 201 if is_new else 200)
 
 
