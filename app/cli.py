@@ -149,7 +149,7 @@ def migrate(
 def worker(
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Jobs done at a time.")] = 2,
     queues: Annotated[
-        str, typer.Option(help="Queues to take from, separated by commas.")
+        str, typer.Option(help="Queues of jobs to take from, separated by commas; beat's ticks it always takes.")
     ] = "invoices,refunds,notifications",
 ) -> None:
     """Do background jobs: a Celery worker."""

@@ -11,7 +11,7 @@ from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     database_admin_url: str | None = Field(
         None, repr=False, description="Owner connection for migrations; DATABASE_URL when absent."
     )
+    database_replica_url: str | None = Field(
+        None, repr=False, description="Read replica for lists, search and figures; none when absent."
+    )
     database_role: str = Field(
         "articurated_app",
         pattern=r"^[a-z_][a-z0-9_]{0,62}$",
@@ -58,6 +61,9 @@ class Settings(BaseSettings):
     )
     database_pool_size: int = Field(10, ge=1, le=200)
     database_statement_timeout_seconds: int = Field(15, ge=1)
+    database_idle_transaction_timeout_seconds: int = Field(
+        10, ge=1, description="Less than the statement timeout: who waits for a lock outlasts who stands still with it."
+    )
 
     redis_url: str = Field("redis://localhost:6379/0", repr=False)
 
@@ -70,7 +76,7 @@ class Settings(BaseSettings):
     jwks_file: Path | None = Field(None, description="The same as a file.")
     jwks_issuer: str | None = Field(None, description="JWT_ISSUER when absent.")
     jwks_audience: str | None = Field(None, description="JWT_AUDIENCE when absent.")
-    jwks_refresh_seconds: int = Field(300, ge=10, le=3600)
+    jwks_refresh_seconds: int = Field(300, ge=1, le=3600)
     rate_limit_per_minute: int = Field(100, ge=0, le=100_000, description="Requests of one caller; 0 is no limit.")
     trusted_proxies: str = Field("", description="Addresses and networks whose X-Forwarded-For is believed.")
     max_body_bytes: int = Field(1_048_576, ge=1024)
@@ -154,11 +160,22 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "console"] = "json"
 
-    @field_validator("database_url", "database_admin_url")
+    @field_validator("database_url", "database_admin_url", "database_replica_url")
     @classmethod
     def _postgres_only(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("postgresql://", "postgres://")):
             raise ValueError("must be a postgresql:// URL")
+        return value
+
+    @field_validator("database_url", "database_admin_url")
+    @classmethod
+    def _several_hosts_have_one_primary(cls, value: str | None) -> str | None:
+        """Refuse a list of hosts that would be taken as it comes: after a failover the first may be a standby."""
+        url = urlsplit(value or "")
+        parameters = parse_qs(url.query)
+        hosts = url.netloc.rpartition("@")[2] + ",".join(parameters.get("host", []))
+        if "," in hosts and parameters.get("target_session_attrs") not in (["read-write"], ["primary"]):
+            raise ValueError("names several hosts, so it needs ?target_session_attrs=read-write")
         return value
 
     @field_validator("cors_allowed_origins")
@@ -179,7 +196,7 @@ class Settings(BaseSettings):
             raise ValueError("must be an http:// or https:// address, perhaps with a path: no login, query or fragment")
         return value.rstrip("/")
 
-    @field_validator("jwks_url", "jwks_file", mode="before")
+    @field_validator("database_replica_url", "jwks_url", "jwks_file", mode="before")
     @classmethod
     def _empty_is_absent(cls, value: object) -> object:
         return value or None
@@ -204,6 +221,13 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _replica_has_a_primary(self) -> Self:
+        """Refuse a replica of nothing: its lists would be those of another database than the one beside it."""
+        if self.database_replica_url is not None and "database_url" not in self.model_fields_set:
+            raise ValueError("DATABASE_REPLICA_URL needs the DATABASE_URL that it is a replica of")
+        return self
+
+    @model_validator(mode="after")
     def _webhook_adapters_know_where_to(self) -> Self:
         """Refuse a channel that is switched on and leads nowhere; `app.utils.outbound` judges each call (REQ-006)."""
         faults = [
@@ -217,7 +241,7 @@ class Settings(BaseSettings):
             and not (url.startswith("http://") and self.environment != "production")
         ]
         if faults:
-            raise ValueError("; ".join(faults))
+            raise ValueError("\n  ".join(faults))
         return self
 
     @model_validator(mode="after")
@@ -256,12 +280,11 @@ class Settings(BaseSettings):
         weak = channel_secret == DEVELOPMENT_CHANNEL_SECRET or len(channel_secret) < MINIMUM_SECRET_LENGTH
         if weak and "webhook" in {self.chat_adapter, self.sms_adapter}:
             faults.append(f"CHANNEL_WEBHOOK_SECRET must be your own, at least {MINIMUM_SECRET_LENGTH} characters")
-        if "dev_password" in self.database_url or "dev_password" in (self.database_admin_url or ""):
-            faults.append("DATABASE_URL or DATABASE_ADMIN_URL holds the development password")
+        faults += self._unfit_databases()
         if self.storage_type == "memory":
             faults.append("STORAGE_TYPE memory forgets every invoice")
         if faults:
-            raise ValueError("; ".join(faults))
+            raise ValueError("\n  ".join(faults))
         return self
 
     @property
@@ -280,14 +303,26 @@ class Settings(BaseSettings):
         return frozenset(host.strip().lower() for host in self.outbound_allowed_hosts.split(",") if host.strip())
 
     def _open_doors(self) -> list[str]:
-        """What would let in, or let try, those that production must keep out."""
+        """What would let in, let try, or let see, those that production must keep out."""
         faults = []
         previous = self.secret_key_previous.get_secret_value()
         if previous and (previous == DEVELOPMENT_SECRET_KEY or len(previous) < MINIMUM_SECRET_LENGTH):
             faults.append(f"SECRET_KEY_PREVIOUS must be empty or your own, at least {MINIMUM_SECRET_LENGTH} characters")
         if self.rate_limit_per_minute == 0:
             faults.append("RATE_LIMIT_PER_MINUTE 0 lets anyone guess keys without end; set a high number instead")
+        if self.log_format == "console":
+            faults.append("LOG_FORMAT console shows what a failed statement was about: customers' data; leave it json")
         return faults
+
+    def _unfit_databases(self) -> list[str]:
+        if "database_url" not in self.model_fields_set:
+            how = "docs/how-to/deploy-on-servers.md (docker compose does it by itself)"
+            leave = "`ENVIRONMENT=development ./dev run`"
+            return [f"DATABASE_URL is not set: name your own PostgreSQL, see {how}, or leave production: {leave}"]
+        urls = (self.database_url, self.database_admin_url, self.database_replica_url)
+        if any("dev_password" in (url or "") for url in urls):
+            return ["DATABASE_URL, DATABASE_ADMIN_URL or DATABASE_REPLICA_URL holds the development password"]
+        return []
 
     @property
     def unpaid_order_ttl(self) -> timedelta:
@@ -328,7 +363,9 @@ def get_settings() -> Settings:
         return Settings()
     except ValidationError as fault:
         lines = [
-            f"  {'.'.join(str(part) for part in error['loc']).upper() or 'SETTINGS'}: {error['msg']}"
+            # What concerns several settings names them itself, one a line.
+            "  "
+            + ": ".join([*(str(part).upper() for part in error["loc"]), error["msg"].removeprefix("Value error, ")])
             for error in fault.errors(include_url=False, include_input=False)
         ]
         raise SettingsError("Configuration refused:\n" + "\n".join(lines)) from None

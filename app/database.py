@@ -1,23 +1,39 @@
-"""Engines and the one transaction scope.
+"""Engines, the one transaction scope, and the reads that a replica may answer.
 
 Every connection of the application takes on `DATABASE_ROLE`, which can add history but neither change nor
 delete it, whatever rights the login has. psycopg 3 is the driver everywhere (docs/adr).
 """
 
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from typing import TypeVar
+from urllib.parse import urlsplit
 
-from sqlalchemy import Engine, create_engine, make_url
-from sqlalchemy.engine import URL
+import structlog
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
 from app.config import Settings
 
+logger = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
 
 def driver_url(url: str) -> URL:
-    """Return `url` with the driver that this project uses; libpq parameters in it are kept."""
-    return make_url(url).set(drivername="postgresql+psycopg")
+    """Return `url` with the driver that this project uses; libpq parameters in it are kept, and so are several hosts."""
+    address = urlsplit(url).netloc
+    login, at, hosts = address.rpartition("@")
+    if "," not in hosts:
+        return make_url(url).set(drivername="postgresql+psycopg")
+    # Several hosts, which libpq takes in the place of one, SQLAlchemy knows as parameters.
+    rest = make_url(url.replace(address, login + at, 1)).set(drivername="postgresql+psycopg")
+    return rest.update_query_pairs([("host", host) for host in hosts.split(",")])
 
 
 _KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2}
@@ -48,6 +64,30 @@ def connect_args(settings: Settings, application_name: str) -> dict[str, object]
     }
 
 
+_SERVER_GONE = frozenset({"25006", "57P01", "57P02", "57P03"})
+"""The server takes no writes (read_only_sql_transaction), was shut down, crashed, or is starting up."""
+
+
+def _leave_lost_primary(context: ExceptionContext) -> None:
+    """Count a primary that is none any more as a lost connection: the whole pool looks for the new one."""
+    if getattr(context.original_exception, "sqlstate", None) in _SERVER_GONE:
+        context.is_disconnect = True
+
+
+_REPLICA_PAUSE_SECONDS = 5.0
+_REPLICA_CONNECT_SECONDS = 2
+_RECOVERY_CONFLICT = "40001"
+
+
+def _is_away(fault: DBAPIError | PoolTimeoutError) -> bool:
+    """Whether a replica cannot be asked, or broke off to keep up: no fault of the statement, nor of its slowness."""
+    if isinstance(fault, PoolTimeoutError) or fault.connection_invalidated:
+        return True
+    # What fails before the server can answer, connecting above all, has no code.
+    codes = {None, _RECOVERY_CONFLICT, *_SERVER_GONE}
+    return isinstance(fault, OperationalError) and getattr(fault.orig, "sqlstate", None) in codes
+
+
 _TO_FOLLOW = "articurated_to_follow"
 """Where the `info` of a session holds what `after_commit` was given."""
 
@@ -73,7 +113,11 @@ class Database:
 
     `transaction()`: everything in it commits together or not at all. `autocommit()` is for a single statement
     that is a transaction by itself: no BEGIN and no COMMIT round trip. `unit_of_work()` makes one transaction
-    of all that its block does through the other two.
+    of all that its block does through the other two. `reading()` is for what may be a moment old.
+
+    Attributes:
+        engine: of the primary.
+        replica: of the read replica; None without one.
     """
 
     def __init__(self, settings: Settings, application_name: str = "articurated", pool_size: int | None = None) -> None:
@@ -86,7 +130,24 @@ class Database:
             connect_args=connect_args(settings, application_name),
             hide_parameters=True,  # an error message must not quote a customer
         )
+        event.listen(self.engine.sync_engine, "handle_error", _leave_lost_primary)
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self.replica: AsyncEngine | None = None
+        self._replica_is_away = False
+        self._replica_rests_until = float("-inf")
+        if settings.database_replica_url is not None:
+            self.replica = create_async_engine(
+                driver_url(settings.database_replica_url),
+                pool_size=size,
+                max_overflow=0,
+                pool_timeout=10,
+                connect_args={
+                    **connect_args(settings, application_name),
+                    "connect_timeout": _REPLICA_CONNECT_SECONDS,
+                },
+                isolation_level="AUTOCOMMIT",
+                hide_parameters=True,
+            )
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
@@ -123,6 +184,50 @@ class Database:
         async with self._autocommit.connect() as connection:
             yield connection
 
+    async def reading(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Return what `work` reads, from the replica if there is one that answers, else from the primary.
+
+        For lists, search and figures, which may be a moment old. What somebody has just written, and what a write is
+        decided by, is read from the primary, and so is everything within a unit of work.
+
+        Args:
+            work: reads, and does nothing else: it is called again when the replica breaks off.
+        """
+        if self.replica is not None and self._unit() is None and self._replica_is_due():
+            try:
+                async with self.replica.connect() as connection:
+                    found = await work(connection)
+            except (DBAPIError, PoolTimeoutError) as fault:
+                if not _is_away(fault):
+                    raise
+                self._replica_went(fault)
+            else:
+                self._replica_answered()
+                return found
+        async with self.autocommit() as connection:
+            return await work(connection)
+
+    def _replica_is_due(self) -> bool:
+        now = time.monotonic()
+        if now < self._replica_rests_until:
+            return False
+        if self._replica_is_away:
+            # One request finds out whether it is back; the others do not wait for that.
+            self._replica_rests_until = now + _REPLICA_PAUSE_SECONDS
+        return True
+
+    def _replica_went(self, fault: Exception) -> None:
+        self._replica_rests_until = time.monotonic() + _REPLICA_PAUSE_SECONDS
+        if not self._replica_is_away:
+            self._replica_is_away = True
+            logger.warning("replica away", error=type(getattr(fault, "orig", None) or fault).__name__)
+
+    def _replica_answered(self) -> None:
+        if self._replica_is_away:
+            self._replica_is_away = False
+            self._replica_rests_until = float("-inf")
+            logger.info("replica works again")
+
     @asynccontextmanager
     async def unit_of_work(self) -> AsyncIterator[AsyncConnection]:
         """Yield a connection in a transaction that every use of this database within the block becomes a part of.
@@ -148,6 +253,8 @@ class Database:
     async def close(self) -> None:
         """Close every pooled connection."""
         await self.engine.dispose()
+        if self.replica is not None:
+            await self.replica.dispose()
 
 
 def after_commit(executor: AsyncConnection | AsyncSession, callback: Callable[[], None]) -> None:
@@ -172,10 +279,12 @@ def after_commit(executor: AsyncConnection | AsyncSession, callback: Callable[[]
 
 def sync_engine(settings: Settings, application_name: str, pool_size: int = 2) -> Engine:
     """Return a synchronous engine, for loops that wait on nothing else: relay, seed, verification."""
-    return create_engine(
+    engine = create_engine(
         driver_url(settings.database_url),
         pool_size=pool_size,
         max_overflow=0,
         connect_args=connect_args(settings, application_name),
         hide_parameters=True,
     )
+    event.listen(engine, "handle_error", _leave_lost_primary)
+    return engine

@@ -81,8 +81,9 @@ def system_at(api: str, mail: str | None, data_dir: Path, settings: Settings) ->
         api: address of its API, without the path.
         mail: address of its mailbox page; its mails are not looked at without.
         data_dir: folder that gets the invoice.
-        settings: of that system: its gateway, and the secret that signs its bearer tokens.
+        settings: of that system: its gateway, the secret that signs its bearer tokens, and its development key.
     """
+    key = settings.api_key.get_secret_value() if settings.api_key else None
     return StackInfo(
         ready=True,
         api=api.rstrip("/"),
@@ -93,7 +94,7 @@ def system_at(api: str, mail: str | None, data_dir: Path, settings: Settings) ->
         mail=mail.rstrip("/") if mail else None,
         mail_smtp=None,
         gateway=settings.payment_gateway_url.rstrip("/"),
-        api_key=None,
+        api_key=key or None,
         data_dir=str(data_dir),
         pids={},
     )
@@ -291,7 +292,9 @@ class Demo:
             f"\n[bold green]All of it happened.[/] {order['order_number']} delivered and invoiced;"
             f" {refund['amount']:.2f} {refund['currency']} paid back, once.\n"
         )
-        lines = {"Invoice": str(pdf), "API docs": self._info.docs, "Health": f"{self._info.api}/api/v1/health"}
+        key = f"  with the header X-API-Key: {self._info.api_key}" if self._info.api_key else ""
+        lines = {"Invoice": str(pdf), "API": f"{self._info.api}/api/v1/orders{key}", "API docs": self._info.docs}
+        lines["Health"] = f"{self._info.api}/api/v1/health"
         if self._info.mail:
             lines["Mailbox"] = self._info.mail
         if self._info.gateway:

@@ -1,8 +1,11 @@
 """Small real files of every accepted kind, and bodies that carry them."""
 
 import base64
+import os
 import struct
 from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
 
 JPEG = base64.b64decode(
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAFA3PEY8MlBGQUZaVVBfeMiCeG5uePWvuZHI////////////////////////////////////////"
@@ -33,6 +36,13 @@ KINDS = {
     "image/heic": HEIC,
     "application/pdf": PDF,
 }
+
+
+def backdate(folder: Path, moment: datetime) -> None:
+    """Let every file below a folder have been stored at that moment."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            os.utime(path, (moment.timestamp(), moment.timestamp()))
 
 
 def photo(number: int) -> bytes:

@@ -357,7 +357,10 @@ def upgrade() -> None:
         sa.CheckConstraint("(state = 'CAPTURED') = (captured_at IS NOT NULL)", name=op.f("ck_payments_captured_at")),
         sa.CheckConstraint("state IN ('PENDING', 'CAPTURED')", name=op.f("ck_payments_state")),
         sa.CheckConstraint("amount >= 0", name=op.f("ck_payments_amount")),
-        sa.CheckConstraint("captured_amount >= 0", name=op.f("ck_payments_captured_amount")),
+        sa.CheckConstraint(
+            "captured_amount = CASE state WHEN 'CAPTURED' THEN amount ELSE 0 END",
+            name=op.f("ck_payments_captured_amount"),
+        ),
         sa.CheckConstraint(
             "refund_reserved_amount >= 0 AND refund_reserved_amount <= captured_amount",
             name=op.f("ck_payments_refund_cap"),
@@ -468,6 +471,7 @@ def upgrade() -> None:
             "state IN ('PENDING', 'PROCESSING', 'SUCCEEDED', 'FAILED', 'UNKNOWN')", name=op.f("ck_refunds_state")
         ),
         sa.CheckConstraint("amount > 0", name=op.f("ck_refunds_amount")),
+        sa.CheckConstraint("released_at IS NULL OR state = 'FAILED'", name=op.f("ck_refunds_released_at")),
         sa.ForeignKeyConstraint(["order_id"], ["orders.id"], name=op.f("fk_refunds_order_id_orders")),
         sa.ForeignKeyConstraint(["payment_id"], ["payments.id"], name=op.f("fk_refunds_payment_id_payments")),
         sa.ForeignKeyConstraint(
@@ -499,6 +503,7 @@ def upgrade() -> None:
         sa.Column("issued_on", sa.Date(), nullable=False),
         sa.Column("view", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("storage_key", sa.String(length=200), nullable=False),
+        sa.Column("drawn_sha256", sa.ARRAY(sa.LargeBinary()), server_default=sa.text("'{}'"), nullable=False),
         sa.Column("sha256", sa.LargeBinary(), nullable=True),
         sa.Column("size_bytes", sa.Integer(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -508,6 +513,7 @@ def upgrade() -> None:
             "(state = 'ISSUED') = (sha256 IS NOT NULL AND size_bytes IS NOT NULL AND issued_at IS NOT NULL)",
             name=op.f("ck_invoices_issued"),
         ),
+        sa.CheckConstraint("sha256 IS NULL OR sha256 = ANY (drawn_sha256)", name=op.f("ck_invoices_drawn")),
         sa.CheckConstraint("kind IN ('INVOICE', 'CREDIT_NOTE')", name=op.f("ck_invoices_kind")),
         sa.CheckConstraint("state IN ('NUMBERED', 'ISSUED')", name=op.f("ck_invoices_state")),
         sa.CheckConstraint("number_in_year >= 1", name=op.f("ck_invoices_number_in_year")),

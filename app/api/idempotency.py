@@ -64,9 +64,11 @@ def fingerprint_of(scope: Scope, query_string: bytes, essence: bytes) -> bytes:
         essence: what the body says (`ApiRoute.essence`).
     """
     parts = [scope["method"].encode(), scope["path"].encode(), query_string]
-    # Under another condition it is another request. And one principal may speak for another customer today.
+    # Under another condition it is another request. And one principal may have another role today, or speak for
+    # another customer: what is stored was for one who might ask.
     parts += [value for name, value in scope["headers"] if name == b"if-match"]
-    parts += [str(scope[ACTOR].sees_only).encode(), essence]
+    actor = scope[ACTOR]
+    parts += [str(actor.role).encode(), str(actor.sees_only).encode(), essence]
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8))

@@ -85,11 +85,18 @@ class JobState(StrEnum):
 
 
 class Queue(StrEnum):
-    """Celery queues, one per kind of promise (REQ-004)."""
+    """Celery queues of jobs, one per kind of promise (REQ-004)."""
 
     INVOICES = "invoices"
     REFUNDS = "refunds"
     NOTIFICATIONS = "notifications"
+
+
+SWEEPS = "sweeps"
+"""The Celery queue of beat's ticks. It holds no jobs, and every worker takes from it: ticks wait behind nothing."""
+
+WORKER_QUEUES = (*(queue.value for queue in Queue), SWEEPS)
+"""What the workers together must take from."""
 
 
 class PaymentState(StrEnum):

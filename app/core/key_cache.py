@@ -1,8 +1,9 @@
 """The identity provider's keys, kept at hand: from a file or a URL, fresh enough, never in a request's way (NFR-004).
 
-    a file    read again when 5 seconds old: a key taken out of it is dead that soon
+    a file    read again when 5 seconds old: a key taken out of it is dead that soon, and all are when it is removed
     a URL     fetched again when `JWKS_REFRESH_SECONDS` old; ahead of that, behind the back of requests
-    a `kid`   that is not there: fetched again at once, yet at most every 10 seconds, so that made-up ones cost nothing
+    a `kid`   that is not there: fetched again at once, yet at most every 10 seconds (or as often as a set is fetched
+              ahead, if that is more often), so that made-up ones cost nothing
     a failure of the source: the last good set serves on for an hour, then nobody is let in by it
 
 One fetch runs at a time, whoever waits for it; it ends after two seconds, follows no redirect and reads 64 kB at most.
@@ -31,6 +32,7 @@ KEPT_SECONDS = 3600.0
 FETCH_SECONDS = 2.0
 _AHEAD = 0.8
 """Share of its age from which a set is fetched ahead of need."""
+_NO_KEYS = b'{"keys": []}'
 
 logger = structlog.get_logger(__name__)
 
@@ -129,20 +131,26 @@ class KeyCache:
             self._reading = None
 
 
-def provider_keys(settings: Settings) -> KeyCache | None:
+def provider_keys(settings: Settings, monotonic: Callable[[], float] = time.monotonic) -> KeyCache | None:
     """Return the keys that the settings name, or None when they name none."""
     if settings.jwks_file is not None:
         path = settings.jwks_file
-        return KeyCache(lambda: _from_file(path), FILE_SECONDS, FILE_SECONDS)
+        return KeyCache(lambda: _from_file(path), FILE_SECONDS, FILE_SECONDS, monotonic)
     if settings.jwks_url is not None:
         url = settings.jwks_url
-        return KeyCache(lambda: _from_url(url), settings.jwks_refresh_seconds, RETRY_SECONDS)
+        maximum_age = settings.jwks_refresh_seconds
+        # Never so long that a set outlives its age, nor that it cannot be fetched ahead.
+        return KeyCache(lambda: _from_url(url), maximum_age, min(RETRY_SECONDS, maximum_age * _AHEAD), monotonic)
     return None
 
 
 async def _from_file(path: Path) -> bytes:
     try:
         return await asyncio.to_thread(_contents, path)
+    except FileNotFoundError:
+        # Whoever removes the file in a hurry means that nobody is to come in by it.
+        logger.warning("jwks.file_missing")
+        return _NO_KEYS
     except OSError as fault:
         raise KeySetError(type(fault).__name__) from None
 

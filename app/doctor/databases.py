@@ -11,12 +11,14 @@ from app.config import Settings
 from app.database import Database
 from app.doctor.findings import Finding, broken, doubtful, fine
 from app.services.job_figures import PICKUP_SECONDS, job_figures
+from app.services.replica_watch import catches_up
 from app.services.schema_check import has_powerful_login, newest_revision, verify_schema
 
 OLDEST_VERSION = 150000
 SKEW_DOUBTFUL_SECONDS = 2.0
 SKEW_BROKEN_SECONDS = 60.0
 STUCK_SECONDS = 300.0
+REPLICA_SECONDS = 5.0
 
 _MUST_BE_ON = ("fsync", "full_page_writes", "synchronous_commit", "autovacuum")
 
@@ -83,6 +85,26 @@ async def server(settings: Settings) -> list[Finding]:
     advice = "turn it on in postgresql.conf: without, a crash loses what was answered, or dead rows pile up"
     verdict = broken if settings.environment == "production" else doubtful
     return [verdict("server", f"{', '.join(off)} is off", advice)]
+
+
+async def replica(settings: Settings) -> list[Finding]:
+    """The read replica, where there is one: of this very cluster, and not behind."""
+    database = Database(settings, "articurated-doctor", pool_size=1)
+    try:
+        if database.replica is None:
+            return []
+        async with database.autocommit() as here, database.replica.connect() as there:
+            identity = text("SELECT system_identifier FROM pg_control_system()")
+            is_ours = (await here.execute(identity)).scalar_one() == (await there.execute(identity)).scalar_one()
+        if not is_ours:
+            advice = "correct DATABASE_REPLICA_URL, or unset it: lists show another database's records"
+            return [broken("replica", "is a copy of another server than DATABASE_URL's", advice)]
+        if not await catches_up(database, REPLICA_SECONDS):
+            advice = "look at its replication (pg_stat_replication on the primary): lists and figures are as old"
+            return [doubtful("replica", f"is more than {REPLICA_SECONDS:.0f} s behind the primary", advice)]
+    finally:
+        await database.close()
+    return [fine("replica", "answers lists and figures, and keeps up with the primary")]
 
 
 async def work(settings: Settings) -> list[Finding]:

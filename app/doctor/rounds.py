@@ -16,6 +16,7 @@ LOOKS: tuple[tuple[str, Look, str], ...] = (
     ("database", databases.schema, "look at the server and at DATABASE_URL; then `articurated migrate`"),
     ("clock", databases.clock, "the database cannot be asked"),
     ("server", databases.server, "the database cannot be asked"),
+    ("replica", databases.replica, "look at the server and at DATABASE_REPLICA_URL; the primary answers meanwhile"),
     ("work", databases.work, "the database cannot be asked"),
     ("redis", services.redis, "look at the server and at REDIS_URL"),
     ("processes", services.processes, "signs of life are kept in Redis, which cannot be asked"),

@@ -10,7 +10,7 @@ import httpx2
 from redis.asyncio import Redis
 
 from app.config import Settings
-from app.core.enums import Queue
+from app.core.enums import WORKER_QUEUES
 from app.doctor.findings import Finding, broken, doubtful, fine
 from app.services.health_service import signs_of_life
 from app.utils.clock import utc_now
@@ -68,7 +68,7 @@ async def processes(settings: Settings) -> list[Finding]:
 
 
 def _workers(queues_of_each: list[str]) -> Finding:
-    per_queue = {queue.value: 0 for queue in Queue}
+    per_queue = dict.fromkeys(WORKER_QUEUES, 0)
     for queues in queues_of_each:
         for queue in set(queues.split(",")) & set(per_queue):
             per_queue[queue] += 1

@@ -4,7 +4,7 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, String, UniqueConstraint, text
+from sqlalchemy import ARRAY, CheckConstraint, ForeignKey, Index, LargeBinary, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.enums import DocumentKind, DocumentState
@@ -12,7 +12,11 @@ from app.models.base import Base, CreatedAt, PrimaryKey, one_of
 
 
 class Invoice(Base):
-    """An invoice or a credit note. `view` is the frozen content that was, or will be, rendered."""
+    """An invoice or a credit note.
+
+    `view` is the frozen content that was, or will be, rendered; `drawn_sha256` the hash of each drawing of it that may
+    lie under `storage_key`, `sha256` that of the one that does.
+    """
 
     __tablename__ = "invoices"
 
@@ -29,6 +33,7 @@ class Invoice(Base):
     issued_on: Mapped[date]
     view: Mapped[dict[str, Any]]
     storage_key: Mapped[str] = mapped_column(String(200), unique=True)
+    drawn_sha256: Mapped[list[bytes]] = mapped_column(ARRAY(LargeBinary), server_default=text("'{}'"))
     sha256: Mapped[bytes | None] = mapped_column(LargeBinary)
     size_bytes: Mapped[int | None]
     created_at: Mapped[CreatedAt]
@@ -44,6 +49,7 @@ class Invoice(Base):
             "(state = 'ISSUED') = (sha256 IS NOT NULL AND size_bytes IS NOT NULL AND issued_at IS NOT NULL)",
             name="issued",
         ),
+        CheckConstraint("sha256 IS NULL OR sha256 = ANY (drawn_sha256)", name="drawn"),
         Index("uq_invoices_order_id_invoice", "order_id", unique=True, postgresql_where=text("kind = 'INVOICE'")),
         Index("ix_invoices_order_id", "order_id"),
         Index("ix_invoices_refers_to_id", "refers_to_id"),

@@ -37,7 +37,7 @@ class Payment(Base):
     __table_args__ = (
         one_of("state", PaymentState),
         CheckConstraint("amount >= 0", name="amount"),
-        CheckConstraint("captured_amount >= 0", name="captured_amount"),
+        CheckConstraint("captured_amount = CASE state WHEN 'CAPTURED' THEN amount ELSE 0 END", name="captured_amount"),
         CheckConstraint("(state = 'CAPTURED') = (captured_at IS NOT NULL)", name="captured_at"),
         CheckConstraint("refund_reserved_amount >= 0 AND refund_reserved_amount <= captured_amount", name="refund_cap"),
     )
@@ -75,6 +75,7 @@ class Refund(Base):
         CheckConstraint("amount > 0", name="amount"),
         CheckConstraint("(state = 'SUCCEEDED') = (succeeded_at IS NOT NULL)", name="succeeded_at"),
         CheckConstraint("state <> 'SUCCEEDED' OR gateway_refund_id IS NOT NULL", name="gateway_refund_id"),
+        CheckConstraint("released_at IS NULL OR state = 'FAILED'", name="released_at"),
         CheckConstraint("(reason = 'RETURN_COMPLETED') = (return_id IS NOT NULL)", name="return_id"),
         Index("ix_refunds_order_id", "order_id"),
         Index("ix_refunds_payment_id", "payment_id"),

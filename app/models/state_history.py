@@ -76,7 +76,7 @@ class TransitionRejection(Base):
 class StateTransition(Base):
     """The transitions that the database guard lets through: `app.services.state_machine`, stored.
 
-    Written by migrations alone; every process compares it with its own table at start.
+    Written by migrations alone; API and workers compare it with their own table at start.
     """
 
     __tablename__ = "state_transitions"

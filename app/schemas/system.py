@@ -25,7 +25,7 @@ class HealthCheck(Answer):
 
 
 class HealthChecks(Answer):
-    """Every part that is looked at."""
+    """Every part that is looked at; `replica` where there is one."""
 
     database: HealthCheck
     redis: HealthCheck
@@ -36,6 +36,7 @@ class HealthChecks(Answer):
     smtp: HealthCheck
     storage: HealthCheck
     gateway: HealthCheck
+    replica: HealthCheck | None = None
 
 
 class HealthResponse(Answer):

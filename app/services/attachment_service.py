@@ -27,6 +27,7 @@ from app.models.attachment import Attachment
 from app.models.return_request import ReturnRequest
 from app.schemas.attachment import AttachmentQuery, Upload, display_name
 from app.services import event_service, pages, permissions
+from app.services.due_time import due_time
 from app.services.file_links import FileKind, FileLinks
 from app.services.permissions import Action
 from app.utils.clock import Clock, utc_now, uuid7
@@ -203,9 +204,10 @@ class AttachmentService:
         Raises:
             StorageError: the storage cannot be asked now.
         """
-        before = self._clock() - ORPHAN_AGE
-        parameters = {"part": part, "created_before": before, "closed_after": self._clock() - SEARCHED_AGE}
         async with self._database.autocommit() as connection:
+            now = await due_time(connection, self._clock())
+            before = now - ORPHAN_AGE
+            parameters = {"part": part, "created_before": before, "closed_after": now - SEARCHED_AGE}
             return_ids = (await connection.execute(_SEARCHED, parameters)).scalars().all()
         removed = 0
         for return_id in return_ids:

@@ -122,8 +122,8 @@ class AuditService:
             )
         )
         view = rejection_view if query.rejected else record_view
-        async with self._database.autocommit() as connection:
-            return await pages.fetch_page(
+        return await self._database.reading(
+            lambda connection: pages.fetch_page(
                 connection,
                 statement,
                 (table.created_at, table.id),
@@ -131,6 +131,7 @@ class AuditService:
                 lambda row: view(row._mapping),
                 newest_first=False,
             )
+        )
 
     async def verify(self) -> dict[str, Any]:
         """Walk every chain and replay every transition; return an `AuditVerification`."""
@@ -142,6 +143,8 @@ class AuditService:
         """Yield the whole trail, oldest first, as of one moment."""
         table = StateHistory.__table__.c
         async with self._snapshot() as connection:
+            # Whoever reads it takes breaks, and it holds no lock that anybody waits for.
+            await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             rows = await connection.stream(select(*table).order_by(table.created_at, table.id))
             async for row in rows:
                 yield record_view(row._mapping)

@@ -1,28 +1,26 @@
-"""Jobs that gave up: seen, tried again, or dismissed by a person (REQ-004).
-
-What is decided is on record twice: on the dead letter (who, when, why), and as an event of the job.
-"""
+"""Jobs that gave up: seen, tried again, or dismissed by a person (REQ-004)."""
 
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func, or_, select, update
+from sqlalchemy import Row, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.actor import Actor
-from app.core.enums import EntityType, JobState
+from app.core.enums import RefundState
 from app.database import Database
-from app.models.event import Event
 from app.models.job import DeadLetter, Job
 from app.schemas.operations import DeadLetterQuery
-from app.services import event_service, money_ledger, pages, permissions
+from app.services import job_resolution, money_ledger, pages, permissions
+from app.services.job_resolution import Resolution
 from app.services.job_service import JobKind
 from app.services.permissions import Action
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import InvalidStateTransitionError, NotFoundError
 
 _COLUMNS = (*DeadLetter.__table__.c, Job.__table__.c.queue)
-_RESOLUTION_STATES = {"RETRIED": JobState.PENDING, "DISMISSED": JobState.DISMISSED}
+_SURE = {RefundState.SUCCEEDED, RefundState.FAILED}
+"""What is known of a refund whose job may be given up: it was paid, or it was not."""
 
 
 class DeadLetterService:
@@ -78,65 +76,39 @@ class DeadLetterService:
     async def dismiss(self, dead_letter_id: UUID, actor: Actor, note: str | None = None) -> dict[str, Any]:
         """Give the job up for good; return the resolved dead letter.
 
-        The money that a refund had reserved is free again, if it surely was not paid.
+        The money that a failed refund had reserved is free again.
 
         Raises:
-            As `retry`.
+            As `retry`; InvalidStateTransitionError also when the job's refund may have been paid: whoever gave that
+                up would never hear how it ended.
         """
         return await self._resolve(dead_letter_id, actor, "DISMISSED", note)
 
-    async def _resolve(self, dead_letter_id: UUID, actor: Actor, resolution: str, note: str | None) -> dict[str, Any]:
+    async def _resolve(
+        self, dead_letter_id: UUID, actor: Actor, resolution: Resolution, note: str | None
+    ) -> dict[str, Any]:
         permissions.require(actor, Action.RESOLVE_JOBS)
         async with self._database.transaction() as session:
-            letter = await _locked(session, dead_letter_id)
-            if letter.resolution is not None:
-                raise InvalidStateTransitionError(letter.resolution, resolution, [])
-            letter.resolution = resolution
-            letter.resolved_at = self._clock()
-            letter.resolved_by = actor.id
-            letter.resolution_note = note
-            # First the refund's row, then the job's: the order in which the work itself locks them.
-            if resolution == "DISMISSED" and letter.kind == JobKind.PROCESS_REFUND:
-                await money_ledger.release(session, letter.entity_id)
-            await _move_job(session, letter.job_id, _RESOLUTION_STATES[resolution])
-            facts = {"dead_letter_id": str(letter.id), "actor_id": str(actor.id) if actor.id else None, "note": note}
-            seq = await _next_seq(session, letter.job_id)
-            event_type = f"job.{resolution.lower()}"
-            await event_service.append(
-                session, EntityType.JOB, letter.job_id, seq, event_type, letter.resolved_at, facts
-            )
-            await session.flush()
+            kind, entity_id = await _subject(session, dead_letter_id)
+            # First the refund, then the letter, then the job: as everything else that money goes through locks them.
+            refund = await money_ledger.locked_refund(session, entity_id) if kind == JobKind.PROCESS_REFUND else None
+            letter = await session.get_one(DeadLetter, dead_letter_id, with_for_update=True)
+            if refund is not None and resolution == "DISMISSED" and letter.resolution is None:
+                if refund.state not in _SURE:
+                    raise InvalidStateTransitionError(refund.state, resolution, ["RETRIED"])
+                await money_ledger.release(session, refund)
+            await job_resolution.resolve(session, letter, resolution, self._clock(), actor.id, note)
             statement = select(*_COLUMNS).join(Job, Job.id == DeadLetter.job_id).where(DeadLetter.id == letter.id)
             return _view((await session.execute(statement)).one())
 
 
-async def _locked(session: AsyncSession, dead_letter_id: UUID) -> DeadLetter:
-    statement = select(DeadLetter).where(DeadLetter.id == dead_letter_id).with_for_update()
-    letter = (await session.execute(statement)).scalar_one_or_none()
-    if letter is None:
+async def _subject(session: AsyncSession, dead_letter_id: UUID) -> tuple[str, UUID]:
+    """Return kind and entity of a letter's job, which never change."""
+    statement = select(DeadLetter.kind, DeadLetter.entity_id).where(DeadLetter.id == dead_letter_id)
+    found = (await session.execute(statement)).first()
+    if found is None:
         raise NotFoundError(f"Dead letter {dead_letter_id} was not found.", {"dead_letter_id": str(dead_letter_id)})
-    return letter
-
-
-async def _move_job(session: AsyncSession, job_id: UUID, state: JobState) -> None:
-    values: dict[str, Any] = {"state": state}
-    if state is JobState.PENDING:
-        # Both budgets start afresh; the fence goes on counting, so a zombie of long ago stays locked out.
-        values |= {"failures": 0, "claims": 0, "run_at": func.now(), "published_at": None, "finished_at": None}
-    moved = await session.execute(
-        update(Job).where(Job.id == job_id, Job.state == JobState.DEAD).values(**values).returning(Job.id)
-    )
-    if moved.first() is None:
-        current = (await session.execute(select(Job.state).where(Job.id == job_id))).scalar_one()
-        raise InvalidStateTransitionError(current, state, [])
-
-
-async def _next_seq(session: AsyncSession, job_id: UUID) -> int:
-    # Under the job's row lock, which `_move_job` holds.
-    statement = select(func.coalesce(func.max(Event.seq), 0) + 1).where(
-        Event.entity_type == EntityType.JOB, Event.entity_id == job_id
-    )
-    return int((await session.execute(statement)).scalar_one())
+    return found.kind, found.entity_id
 
 
 def _view(row: Row[Any]) -> dict[str, Any]:

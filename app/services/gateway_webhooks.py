@@ -39,7 +39,7 @@ class WebhookSignatureError(Exception):
 
 
 class WebhookPayloadError(Exception):
-    """The gateway sent this, yet it cannot be read; the message says why. Answer 400 and look into it."""
+    """The gateway sent this, yet it cannot be read; the message says why. Answer 422 and look into it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

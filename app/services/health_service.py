@@ -16,10 +16,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import __version__
 from app.config import Settings
-from app.core.enums import Queue
+from app.core.enums import WORKER_QUEUES
 from app.database import Database
 from app.services.health_probes import SharedLook, gateway_look, smtp_look, storage_look
 from app.services.job_figures import PICKUP_SECONDS, JobFigures, job_figures
+from app.services.replica_watch import ReplicaBehindError, ReplicaWatch
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -33,10 +34,13 @@ CHECK_SECONDS = 1.5
 HINTS = {
     "database": "PostgreSQL does not answer in time; requests get 503 until it does. Look at the server, then"
     " `articurated doctor`.",
+    "replica": "The read replica does not answer ({fault}). Lists and figures come from the primary meanwhile.",
+    "behind": "The read replica is more than 30 s behind, and so are lists and figures. Look at its replication, or unset"
+    " DATABASE_REPLICA_URL.",
     "redis": "Redis does not answer in time. Requests are served; jobs wait in PostgreSQL and go on by themselves.",
     "unknown": "Not to be told while Redis is away: signs of life are kept there.",
     "worker": "No worker is alive: start `articurated worker`. Jobs wait meanwhile.",
-    "queues": "No worker takes from: {queues}. Their jobs wait; start a worker with --queues.",
+    "queues": "No worker takes from: {queues}. What lies there waits; start a worker with --queues.",
     "relay": "No relay is alive: start `articurated relay`. Due jobs wait meanwhile.",
     "beat": "No beat is alive: start `articurated beat`. Reminders and expiries wait and are caught up with.",
     "jobs": "The oldest job has been due for {seconds:.0f} s: are workers enough, and not stuck? See the worker's log.",
@@ -66,10 +70,10 @@ class HealthService:
         self._settings = settings
         self._check_seconds = check_seconds
         self._redis: Redis | None = None
-        looks = {"smtp": smtp_look, "storage": storage_look, "gateway": gateway_look}
-        self._looks = {
-            part: SharedLook(look(settings), limit_seconds=min(check_seconds, 1.3)) for part, look in looks.items()
-        }
+        looks = {"smtp": smtp_look(settings), "storage": storage_look(settings), "gateway": gateway_look(settings)}
+        if database.replica is not None:
+            looks["replica"] = ReplicaWatch(database).look
+        self._looks = {part: SharedLook(look, limit_seconds=min(check_seconds, 1.3)) for part, look in looks.items()}
 
     async def check(self) -> dict[str, Any]:
         """Return the answer of `GET /health`; it takes two seconds at most, whatever hangs."""
@@ -80,7 +84,7 @@ class HealthService:
         )
         checks = {"database": _database(figures, latency), **alive, "jobs": _jobs(figures)}
         for part, fault in zip(self._looks, faults, strict=True):
-            checks[part] = _used_part(part, fault, figures)
+            checks[part] = _replica(fault, figures) if part == "replica" else _used_part(part, fault, figures)
         if checks["database"]["status"] == "down":
             status = "down"
         else:
@@ -174,13 +178,22 @@ def _alive(part: str, count: int) -> Check:
 
 def _workers(queues_of_each: list[str]) -> Check:
     taken = {queue for queues in queues_of_each for queue in queues.split(",")}
-    missing = [queue.value for queue in Queue if queue.value not in taken]
+    missing = [queue for queue in WORKER_QUEUES if queue not in taken]
     found = {"workers": len(queues_of_each)}
     if not queues_of_each:
         return {**_not_well("worker"), **found}
     if missing:
         return {**_not_well("queues", "degraded", queues=", ".join(missing)), **found}
     return {"status": "ok", **found}
+
+
+def _replica(fault: str | None, figures: JobFigures | None) -> Check:
+    """Judge the replica, which is measured against the primary; requests are served without it, so it is never down."""
+    if fault is None:
+        return {"status": "ok"}
+    if figures is None:
+        return _not_well("database", "degraded")
+    return _not_well("behind" if fault == ReplicaBehindError.__name__ else "replica", "degraded", fault=fault)
 
 
 def _used_part(part: str, fault: str | None, figures: JobFigures | None) -> Check:

@@ -1,9 +1,9 @@
 """Invoices and credit notes: numbered without a gap, issued once (REQ-004, contract section 11).
 
-A document is made in two transactions, for drawing and storing it in one would hold the number series all the while:
+A document is made in steps, for drawing and storing it in one transaction would hold the number series all the while:
 
     number   the next number and the document's row, with all that it will say, commit together
-    draw     from that row alone, so a second try draws the same
+    draw     from that row alone; the drawing's hash is committed, under the fence, before a byte of it is sent
     store    under a key that is written once
     issue    hash, event, mail and the end of the job commit together, under the fence
 
@@ -11,8 +11,10 @@ What is left behind when the process dies, and what the next try makes of it:
 
     before `number` commits   nothing; the number was not taken
     after it                  the row: it is reused, with its number, its date and its key
+    after drawing             a hash, of bytes that may never be stored: the next is noted beside it
     while storing             nothing, for a key gets its bytes at once or not at all
-    after storing             the bytes: drawn again, they are the same, and are left where they are
+    after storing             the bytes: they are issued as they are if their hash was noted, even where another
+                              release of ours would draw others
     before `issue` commits    as above; after it, the job is done
 """
 
@@ -24,7 +26,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, all_, any_, func, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 
@@ -212,7 +214,9 @@ class InvoiceService:
         content = b""
         if document.state != DocumentState.ISSUED:
             view = DocumentView.from_json(document.view)
-            content = await self._store(document, await asyncio.to_thread(self._renderer.render, view))
+            drawing = await asyncio.to_thread(self._renderer.render, view)
+            await self._note_drawing(claim, document.id, drawing)
+            content = await self._store(document, drawing)
         now = self._clock()
         mail = _MAILS[DocumentKind(document.kind)]
         async with self._database.transaction() as session:
@@ -234,20 +238,48 @@ class InvoiceService:
             await job_service.finish(session, claim)
         logger.info("document issued", number=document.number, size_bytes=len(content))
 
-    async def _store(self, document: Invoice, content: bytes) -> bytes:
-        """Store the bytes, unless an earlier try did so before it died; return them.
+    async def _note_drawing(self, claim: Claim, document_id: UUID, drawing: bytes) -> None:
+        """Commit the drawing's hash beside those of earlier tries, so that its bytes are known wherever they are met.
+
+        Earlier ones stay: a zombie's put may still be under way.
+
+        Raises:
+            LeaseLostError: the job is another worker's by now; the drawing must not be stored.
+        """
+        digest = hashlib.sha256(drawing).digest()
+        async with self._database.transaction() as session:
+            await job_service.require_held(session, claim)
+            await session.execute(
+                update(Invoice)
+                .where(
+                    Invoice.id == document_id,
+                    Invoice.state == DocumentState.NUMBERED,
+                    literal(digest) != all_(Invoice.drawn_sha256),
+                )
+                .values(drawn_sha256=func.array_append(Invoice.drawn_sha256, digest))
+            )
+
+    async def _store(self, document: Invoice, drawing: bytes) -> bytes:
+        """Store the drawing, unless an earlier try did so with its own before it died; return what is stored.
 
         Raises:
             DocumentKeyTakenError: something else lies under the key, perhaps another customer's document.
         """
         try:
-            await self._storage.put_new(document.storage_key, content, "application/pdf")
+            await self._storage.put_new(document.storage_key, drawing, "application/pdf")
         except StorageKeyExists:
-            # The same view gives the same bytes, so an earlier try can have left nothing but these.
-            if await self._storage.get(document.storage_key) != content:
+            stored = await self._storage.get(document.storage_key)
+            if not await self._is_noted(document.id, stored):
                 raise DocumentKeyTakenError(f"{document.storage_key} holds another document") from None
             logger.info("stored document found", number=document.number)
-        return content
+            return stored
+        return drawing
+
+    async def _is_noted(self, document_id: UUID, stored: bytes) -> bool:
+        """Return whether these bytes, which must have been read before, are some try's drawing of the document."""
+        noted = literal(hashlib.sha256(stored).digest()) == any_(Invoice.drawn_sha256)
+        async with self._database.transaction() as session:
+            return await _find(session, Invoice.id == document_id, noted) is not None
 
     async def record(self, order_id: UUID, actor: Actor) -> dict[str, Any]:
         """Return the record of an order's invoice, with a link to its PDF that works for a while.

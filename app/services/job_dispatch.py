@@ -14,10 +14,14 @@ from sqlalchemy import ColumnElement, Select, String, Update, and_, bindparam, f
 from app.core.enums import JobState, Queue
 from app.models.job import Job
 
-DRIVEN = (JobState.PENDING, JobState.PUBLISHED, JobState.RUNNING)
-"""The states in which a job may need a (new) message, in the order of `overdue_states`."""
+DRIVEN = (JobState.RUNNING, JobState.PUBLISHED, JobState.PENDING)
+"""The states in which a job may need a (new) message, in the order in which they are served.
 
-_MOMENT = dict(zip(DRIVEN, (Job.run_at, Job.published_at, Job.lease_until), strict=True))
+What is sent again goes first, so that no backlog holds it back. Nor does it hold back the backlog for long: a job is
+sent again once a lease or `redispatch_after` at most, and only what came out of the backlog can be.
+"""
+
+_MOMENT = dict(zip(DRIVEN, (Job.lease_until, Job.published_at, Job.run_at), strict=True))
 
 
 def overdue_states(redispatch_after: timedelta) -> Select[*tuple[Any, ...]]:

@@ -11,7 +11,8 @@ message changes nothing. All times are the database's, so no clock of a worker m
 
 `failures` pays for tries that raised, `claims` for all tries that cost something: a worker that is killed
 burns no retry, yet a job that kills every worker does end in the dead letters. A try that was put back
-because it could not even begin (an open circuit breaker) costs neither.
+because it could not even begin (an open circuit breaker), or whose answer is yet to come (a refund that the
+gateway has not decided), costs neither.
 """
 
 import random
@@ -168,6 +169,15 @@ async def add(
         .returning(Job.id)
     )
     return (await session.execute(statement)).first() is not None
+
+
+async def hasten(session: AsyncSession, dedupe_key: str) -> None:
+    """Make a job that waits for its time due now; one that runs, or has ended, stays as it is."""
+    await session.execute(
+        update(Job)
+        .where(Job.dedupe_key == dedupe_key, Job.state == JobState.PENDING, Job.run_at > func.now())
+        .values(run_at=func.now())
+    )
 
 
 def _claimable() -> ColumnElement[bool]:

@@ -3,7 +3,7 @@
 Refund jobs, webhooks, reconciliation and the dead letters all meet here. Each function works in the
 caller's transaction, takes the lock of the refund's row first, and can be called twice without harm.
 
-Locks are taken in one order, so that no two of them wait for each other: refund, payment, return, job.
+Locks are taken in one order, so that no two of them wait for each other: refund, payment, return, dead letter, job.
 """
 
 from datetime import datetime
@@ -69,13 +69,12 @@ async def settle(session: AsyncSession, refund: Refund, gateway_refund_id: str, 
     return True
 
 
-async def release(session: AsyncSession, refund_id: UUID) -> bool:
-    """Give back the reservation of a refund that failed for good; return whether there was one to give.
+async def release(session: AsyncSession, refund: Refund) -> bool:
+    """Give back the reservation of a locked refund that failed for good; return whether there was one to give.
 
     Only FAILED: of an UNKNOWN refund the money may have moved, so its share of the payment stays reserved.
     """
-    refund = await locked_refund(session, refund_id)
-    if refund is None or refund.state != RefundState.FAILED or refund.released_at is not None:
+    if refund.state != RefundState.FAILED or refund.released_at is not None:
         return False
     await session.execute(
         update(Payment)

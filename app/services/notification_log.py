@@ -36,8 +36,8 @@ class NotificationLog:
             (query.channel or None, columns.channel.in_),
             (query.template, columns.template.__eq__),
         )
-        async with self._database.autocommit() as connection:
-            return await pages.fetch_page(
+        return await self._database.reading(
+            lambda connection: pages.fetch_page(
                 connection,
                 select(*_SHOWN).where(*filters),
                 (columns.created_at, columns.id),
@@ -45,6 +45,7 @@ class NotificationLog:
                 _view,
                 newest_first=True,
             )
+        )
 
 
 def _view(row: Row[Any]) -> dict[str, Any]:

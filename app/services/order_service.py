@@ -17,6 +17,7 @@ from app.models.payment import Payment
 from app.schemas.common import PageQuery
 from app.schemas.order import OrderCancel, OrderCreate, OrderQuery, OrderStateUpdate
 from app.services import audit_service, event_service, order_draft, pages, permissions, transitions
+from app.services.due_time import due_time
 from app.services.job_service import JobKind
 from app.services.order_views import line_view, order_view, with_lines
 from app.services.permissions import Action
@@ -162,8 +163,8 @@ class OrderService:
         """
         permissions.require(actor, Action.READ_ORDER)
         statement = _visible(select(*SHOWN).where(*_filters(query)), actor)
-        async with self._database.autocommit() as connection:
-            return await pages.fetch_page(
+        return await self._database.reading(
+            lambda connection: pages.fetch_page(
                 connection,
                 statement,
                 (Order.__table__.c.created_at, Order.__table__.c.id),
@@ -171,6 +172,7 @@ class OrderService:
                 lambda row: order_view(row._mapping),
                 newest_first=True,
             )
+        )
 
     async def transition(
         self, order_id: UUID, update: OrderStateUpdate, actor: Actor, expected: Precondition | None = None
@@ -206,18 +208,19 @@ class OrderService:
     async def cancel_unpaid(self, older_than: timedelta, limit: int = 500) -> int:
         """Cancel, as SYSTEM, up to `limit` orders unpaid for longer than `older_than`; return how many (REQ-001).
 
-        An order paid in the meantime is left alone: the condition is checked under its lock.
+        One paid in the meantime is left alone, for the condition is checked under its lock. One that somebody holds is
+        passed over, so that one held for long does not keep the others waiting.
         """
-        now = self._clock()
-        overdue = (
-            select(Order.id)
-            .where(Order.status == OrderStatus.PENDING_PAYMENT, Order.created_at < now - older_than)
-            .order_by(Order.created_at)
-            .limit(limit)
-        )
-        reason = "not paid in time"
-        async with self._database.autocommit() as connection:
-            order_ids = (await connection.execute(overdue)).scalars().all()
+        async with self._database.transaction() as session:
+            now = await due_time(session, self._clock())
+            overdue = (
+                select(Order.id)
+                .where(Order.status == OrderStatus.PENDING_PAYMENT, Order.created_at < now - older_than)
+                .order_by(Order.created_at)
+                .limit(limit)
+                .with_for_update(key_share=True, skip_locked=True)
+            )
+            reason = "not paid in time"
             requests = [
                 TransitionRequest(
                     entity_id=order_id,
@@ -228,9 +231,9 @@ class OrderService:
                     changes={"cancellation_reason": reason},
                     expected_state=OrderStatus.PENDING_PAYMENT,
                 )
-                for order_id in order_ids
+                for order_id in (await session.execute(overdue)).scalars()
             ]
-            results = await transitions.apply(connection, STATEMENT, requests) if requests else []
+            results = await transitions.apply(session, STATEMENT, requests) if requests else []
         return sum(result.outcome is Outcome.MOVED for result in results)
 
     async def transitions(self, order_id: UUID, actor: Actor) -> dict[str, Any]:

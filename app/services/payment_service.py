@@ -15,7 +15,7 @@ from app.core.enums import ActorType, EntityType, OrderStatus, PaymentState, Ref
 from app.database import Database
 from app.models.order import Order
 from app.models.payment import GatewayEvent, Payment, Refund
-from app.services import collection, event_service, job_service, money_ledger, transitions
+from app.services import collection, event_service, job_resolution, job_service, money_ledger, transitions
 from app.services.gateway_webhooks import WebhookEvent
 from app.services.job_service import Claim, JobKind
 from app.services.payment_gateway import GatewayPayment, GatewayRefund, PaymentGateway
@@ -34,9 +34,10 @@ NEEDS_A_PERSON = frozenset(
         "PAID_AFTER_CANCEL",
         "SECOND_REFUND",
         "REFUND_REVERSED",
+        "REFUND_DUE_AGAIN",
     }
 )
-"""Outcomes in which the gateway's books and ours tell different stories."""
+"""Outcomes in which the gateway's books and ours tell different stories, or what a person was told is overtaken."""
 
 
 class PaymentService:
@@ -155,14 +156,22 @@ class PaymentService:
 
     async def _refund_ended(self, session: AsyncSession, event: WebhookEvent, refund: Refund) -> str:
         gateway_refund_id = event.object.id if event.object is not None else ""
+        job_key = f"{JobKind.PROCESS_REFUND}:{refund.id}"
         is_recorded = refund.state == RefundState.SUCCEEDED and refund.gateway_refund_id == gateway_refund_id
         if event.type == "refund.succeeded":
             if await money_ledger.settle(session, refund, gateway_refund_id, self._clock()):
+                await job_service.hasten(session, job_key)
                 return "REFUND_SETTLED"
             return "ALREADY_SETTLED" if is_recorded else "SECOND_REFUND"
         if is_recorded:
             # Reported as paid, then bounced: nothing here may decide what happens to the money now.
             return "REFUND_REVERSED"
+        if refund.state in {RefundState.PROCESSING, RefundState.UNKNOWN}:
+            # The job asks the gateway before anything else. It is one row, dead or alive, so no second one pays too.
+            news = f"gateway event {event.id}: {event.type}"
+            if await job_resolution.revive(session, job_key, self._clock(), news):
+                return "REFUND_DUE_AGAIN"
+            await job_service.hasten(session, job_key)
         # Of an attempt that the job hears of itself, or has long left behind.
         return "REFUND_FAILED"
 

@@ -9,16 +9,19 @@
 PROCESSING is committed before any byte is sent, so whoever finds a refund in PROCESSING knows that someone
 may have sent it, and asks the gateway by our reference before anything else. The idempotency key is the
 refund's own, the same at every try; only a definite decline, which the gateway would replay under that key
-for ever, adds its number to it.
+for ever, adds its number to it. A refund that the gateway has accepted and not decided stays PROCESSING.
 """
 
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import structlog
 from sqlalchemy import Row, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.core import error_tracking
 from app.core.enums import RefundState
 from app.database import Database
 from app.models.payment import Refund
@@ -40,8 +43,24 @@ from app.utils.exceptions import NotFoundError
 logger = structlog.get_logger(__name__)
 
 
+PENDING_LIMIT = timedelta(days=14)
+"""Banks take up to ten working days. What a gateway has not decided by then, a person should ask about."""
+
+_ASK_AGAIN_SECONDS = 1800.0
+"""The gateway's webhook is what tells; this is for one that was lost."""
+
+
 class RefundPendingError(Exception):
-    """The gateway has the refund and has not decided it yet; ask again later, until the retries are spent."""
+    """The gateway has the refund and has not decided it yet; it is asked again later.
+
+    That is no failure, so it uses up no retry, until `PENDING_LIMIT` is over.
+    """
+
+    retry_after = _ASK_AGAIN_SECONDS
+
+    def __init__(self, refund: GatewayRefund, now: datetime) -> None:
+        super().__init__(f"gateway refund {refund.id} is {refund.status}")
+        self.consumes_retry = now - refund.created >= PENDING_LIMIT
 
 
 class RefundService:
@@ -98,9 +117,10 @@ class RefundService:
                 return None, False
             await job_service.require_held(session, claim)
             perhaps_sent = refund.state in {RefundState.PROCESSING, RefundState.UNKNOWN}
-            now = self._clock()
-            first_sent_at = refund.first_sent_at or now
-            await money_ledger.change_refund(session, refund, RefundState.PROCESSING, now, first_sent_at=first_sent_at)
+            if refund.state != RefundState.PROCESSING:
+                now = self._clock()
+                sent_at = refund.first_sent_at or now
+                await money_ledger.change_refund(session, refund, RefundState.PROCESSING, now, first_sent_at=sent_at)
             attempt = f":{refund.declines + 1}" if refund.declines else ""
             request = RefundRequest(
                 refund_id=refund.id,
@@ -137,7 +157,7 @@ class RefundService:
                 await money_ledger.settle(session, refund, paid.id, self._clock())
                 await job_service.finish(session, claim)
                 return
-        raise RefundPendingError(f"gateway refund {paid.id} is {paid.status}")
+        raise RefundPendingError(paid, self._clock())
 
     async def on_dead(self, session: AsyncSession, claim: Claim) -> None:
         """Mark the refund FAILED as its job is buried, unless the money may have moved: then it stays UNKNOWN."""
@@ -187,7 +207,8 @@ class RefundService:
         """Compare our refunds with the gateway's transaction list.
 
         Args:
-            repair: record as SUCCEEDED what the gateway paid and we do not know of. Nothing is ever paid here.
+            repair: record as SUCCEEDED what the gateway paid and we do not know of. Nothing is ever paid here. What
+                the database refuses stays a difference.
         """
         # Refunds go on meanwhile: what their list must have is what we had before it was read, and what we must have
         # is what we have afterwards.
@@ -205,13 +226,25 @@ class RefundService:
         repaired = 0
         for difference in differences if repair else []:
             if difference.kind is DifferenceKind.PAID_BUT_NOT_RECORDED and difference.gateway_refund_id is not None:
-                async with self._database.transaction() as session:
-                    refund = await money_ledger.locked_refund(session, UUID(difference.reference))
-                    if refund is not None:
-                        repaired += await money_ledger.settle(
-                            session, refund, difference.gateway_refund_id, self._clock()
-                        )
+                repaired += await self._record_paid(UUID(difference.reference), difference.gateway_refund_id)
         return Reconciliation(ours=len(ours), theirs=len(theirs), differences=differences, repaired=repaired)
+
+    async def _record_paid(self, refund_id: UUID, gateway_refund_id: str) -> bool:
+        """Record what the gateway paid; return whether that was news and the database took it.
+
+        It refuses more than was captured, as when the share of a refund given up went to another one meanwhile. That
+        needs a person; the other refunds do not wait for it.
+        """
+        try:
+            async with self._database.transaction() as session:
+                refund = await money_ledger.locked_refund(session, refund_id)
+                return refund is not None and await money_ledger.settle(
+                    session, refund, gateway_refund_id, self._clock()
+                )
+        except IntegrityError as refusal:
+            error_tracking.report(refusal)
+            logger.critical("paid refund cannot be recorded", refund_id=str(refund_id), exc_info=refusal)
+            return False
 
     async def _all(self) -> dict[str, Row[*tuple[Any, ...]]]:
         table = Refund.__table__.c

@@ -26,6 +26,7 @@ from app.schemas.return_request import (
     ReturnStateUpdate,
 )
 from app.services import audit_service, event_service, job_service, pages, permissions, transitions
+from app.services.due_time import due_time
 from app.services.job_service import JobKind
 from app.services.permissions import Action
 from app.services.return_draft import new_return
@@ -178,8 +179,8 @@ class ReturnService:
                 (actor.sees_only, table.customer_id.__eq__),
             )
         )
-        async with self._database.autocommit() as connection:
-            return await pages.fetch_page(
+        return await self._database.reading(
+            lambda connection: pages.fetch_page(
                 connection,
                 statement,
                 (table.created_at, table.id),
@@ -187,6 +188,7 @@ class ReturnService:
                 lambda row: return_view(row._mapping),
                 newest_first=True,
             )
+        )
 
     async def approve(
         self, return_id: UUID, data: ReturnApprove, actor: Actor, expected: Precondition | None = None
@@ -253,17 +255,20 @@ class ReturnService:
         return await self._move(return_id, update.new_state, actor, metadata, given, expected)
 
     async def expire_unreviewed(self, older_than: timedelta, limit: int = 500) -> int:
-        """Reject as EXPIRED, as SYSTEM, up to `limit` requests nobody reviewed; return how many (REQ-002)."""
-        now = self._clock()
-        overdue = (
-            select(ReturnRequest.id)
-            .where(ReturnRequest.status == ReturnStatus.REQUESTED, ReturnRequest.created_at < now - older_than)
-            .order_by(ReturnRequest.created_at)
-            .limit(limit)
-        )
-        changes = {"rejection_reason": RejectionReason.EXPIRED}
-        async with self._database.autocommit() as connection:
-            return_ids = (await connection.execute(overdue)).scalars().all()
+        """Reject as EXPIRED, as SYSTEM, up to `limit` requests nobody reviewed; return how many (REQ-002).
+
+        One that somebody holds is passed over, so that one held for long does not keep the others waiting.
+        """
+        async with self._database.transaction() as session:
+            now = await due_time(session, self._clock())
+            overdue = (
+                select(ReturnRequest.id)
+                .where(ReturnRequest.status == ReturnStatus.REQUESTED, ReturnRequest.created_at < now - older_than)
+                .order_by(ReturnRequest.created_at)
+                .limit(limit)
+                .with_for_update(key_share=True, skip_locked=True)
+            )
+            changes = {"rejection_reason": RejectionReason.EXPIRED}
             requests = [
                 TransitionRequest(
                     entity_id=return_id,
@@ -274,9 +279,9 @@ class ReturnService:
                     changes=changes,
                     expected_state=ReturnStatus.REQUESTED,
                 )
-                for return_id in return_ids
+                for return_id in (await session.execute(overdue)).scalars()
             ]
-            results = await transitions.apply(connection, STATEMENT, requests) if requests else []
+            results = await transitions.apply(session, STATEMENT, requests) if requests else []
         return sum(result.outcome is Outcome.MOVED for result in results)
 
     async def transitions(self, return_id: UUID, actor: Actor) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Is this the database that this code was written for? Asked by every process before it serves.
+"""Is this the database that this code was written for? Asked by API and workers before they serve.
 
 Two things are compared: the migrations that were run with those of this checkout, and the transitions that
 the database's guard lets through with `app.services.state_machine`, the only place where one is made legal.

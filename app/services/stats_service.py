@@ -59,25 +59,24 @@ class StatsService:
         async with self._collecting:
             started = self._monotonic()
             if not self._kept or started >= self._kept_until:
-                self._kept = await self._count()
+                self._kept = await self._database.reading(self._count)
                 finished = self._monotonic()
                 self._kept_until = finished + min(_KEPT_FOR * (finished - started), _KEPT_AT_MOST_SECONDS)
         return self._kept
 
-    async def _count(self) -> dict[str, Any]:
+    async def _count(self, connection: AsyncConnection) -> dict[str, Any]:
         now = self._clock()
-        async with self._database.autocommit() as connection:
-            figures = await job_figures(connection, self._review_hours)
-            return {
-                "orders": await _by_state(connection, Order.status, OrderStatus),
-                "returns": await _by_state(connection, ReturnRequest.status, ReturnStatus),
-                "revenue": await _revenue(connection),
-                "jobs": await _by_state(connection, Job.state, JobState),
-                "orders_per_day": await service_levels.orders_per_day(connection, now),
-                "service_levels": await service_levels.service_levels(connection, figures, self._review_hours, now),
-                "return_times": await service_levels.return_times(connection, now),
-                "collected_at": now,
-            }
+        figures = await job_figures(connection, self._review_hours)
+        return {
+            "orders": await _by_state(connection, Order.status, OrderStatus),
+            "returns": await _by_state(connection, ReturnRequest.status, ReturnStatus),
+            "revenue": await _revenue(connection),
+            "jobs": await _by_state(connection, Job.state, JobState),
+            "orders_per_day": await service_levels.orders_per_day(connection, now),
+            "service_levels": await service_levels.service_levels(connection, figures, self._review_hours, now),
+            "return_times": await service_levels.return_times(connection, now),
+            "collected_at": now,
+        }
 
 
 async def _by_state(connection: AsyncConnection, column: Any, states: Any) -> dict[str, int]:

@@ -11,15 +11,18 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import structlog
 from sqlalchemy import Row, TextClause, exists, select, text, update
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
+from app.core import error_tracking
 from app.core.enums import EntityType, RefundReason, ReturnStatus
 from app.database import Database
 from app.models.order import Order
 from app.models.payment import Payment, Refund
 from app.models.return_request import ReturnRequest
 from app.services import event_service, job_service
+from app.services.due_time import due_time
 from app.services.idempotency_service import KEPT_FOR
 from app.services.job_service import JobKind
 from app.utils.clock import Clock, utc_now, uuid7
@@ -86,20 +89,20 @@ class SweepService:
 
     async def remind_reviewers(self, limit: int) -> int:
         """Make a reminder due, once, for up to `limit` returns whose review is overdue; return for how many."""
-        now = self._clock()
-        overdue_since = now - timedelta(hours=self._settings.return_review_sla_hours)
-        overdue = (
-            select(ReturnRequest.id)
-            .where(
-                ReturnRequest.status == ReturnStatus.REQUESTED,
-                ReturnRequest.created_at < overdue_since,
-                ReturnRequest.review_reminded_at.is_(None),
-            )
-            .order_by(ReturnRequest.created_at)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
         async with self._database.transaction() as session:
+            now = await due_time(session, self._clock())
+            overdue_since = now - timedelta(hours=self._settings.return_review_sla_hours)
+            overdue = (
+                select(ReturnRequest.id)
+                .where(
+                    ReturnRequest.status == ReturnStatus.REQUESTED,
+                    ReturnRequest.created_at < overdue_since,
+                    ReturnRequest.review_reminded_at.is_(None),
+                )
+                .order_by(ReturnRequest.created_at)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
             return_ids = (await session.execute(overdue)).scalars().all()
             kind = JobKind.NOTIFY_RETURN_REVIEW_OVERDUE
             for return_id in return_ids:
@@ -115,13 +118,13 @@ class SweepService:
         Asked each minute, so that an outage at that hour delays the summary and does not lose it. A shop that had no
         order before today has nothing to be told.
         """
-        now = self._clock().astimezone(UTC)
-        if now.hour < self._settings.daily_summary_hour_utc:
-            return False
-        today = datetime.combine(now.date(), time.min, UTC)
-        day = (today - timedelta(days=1)).date().isoformat()
-        kind = JobKind.NOTIFY_DAILY_SUMMARY
         async with self._database.transaction() as session:
+            now = (await due_time(session, self._clock())).astimezone(UTC)
+            if now.hour < self._settings.daily_summary_hour_utc:
+                return False
+            today = datetime.combine(now.date(), time.min, UTC)
+            day = (today - timedelta(days=1)).date().isoformat()
+            kind = JobKind.NOTIFY_DAILY_SUMMARY
             if not (await session.execute(select(exists().where(Order.created_at < today)))).scalar_one():
                 return False
             return await job_service.add(session, kind, summary_id(day), f"{kind}:{day}", {"day": day})
@@ -136,7 +139,8 @@ class SweepService:
         """Make due what a transition should have made due and did not; return how many such cases there were.
 
         Every case is logged as an error: the statement that moves an entity also writes its work, so one without the
-        other means that somebody wrote to the database past it.
+        other means that somebody wrote to the database past it. One that the database refuses to mend needs a person;
+        the others do not wait for it.
         """
         searches: list[tuple[str, TextClause, Repair]] = [
             ("shipped order without invoice", _ORDERS_WITHOUT_INVOICE, self._issue_invoice),
@@ -151,8 +155,14 @@ class SweepService:
             async with self._database.autocommit() as connection:
                 rows = (await connection.execute(search, parameters)).all()
             for row in rows:
-                async with self._database.transaction() as session:
-                    repaired = await repair(session, row)
+                try:
+                    async with self._database.transaction() as session:
+                        repaired = await repair(session, row)
+                except (IntegrityError, DataError) as refusal:
+                    found += 1
+                    error_tracking.report(refusal)
+                    logger.critical("missing work refused", case=case, entity_id=str(row.id), exc_info=refusal)
+                    continue
                 if repaired:
                     found += 1
                     logger.error("missing work made due", case=case, entity_id=str(row.id))
@@ -185,7 +195,7 @@ class SweepService:
     ) -> bool:
         """Reserve the amount and create the refund, unless another sweep did while we waited for the payment's lock.
 
-        The payment's CHECK holds here as everywhere: if the cap is reached, this raises, and nobody is paid.
+        The payment's CHECK holds here as everywhere: if the cap is reached, the database refuses, and nobody is paid.
         """
         statement = select(Payment).where(Payment.order_id == row.order_id).with_for_update()
         payment = (await session.execute(statement)).scalar_one()

@@ -1,11 +1,16 @@
-"""Celery's scheduler, which also shows that it is alive (NFR-003)."""
+"""Celery's scheduler, which bears a clock that is set back, and shows that it is alive (REQ-004, NFR-003)."""
 
+import json
 from typing import Any
 
+import structlog
 from celery.beat import PersistentScheduler
 
 from app.core import monitoring
+from app.core.enums import SWEEPS
 from app.tasks import presence
+
+logger = structlog.get_logger(__name__)
 
 
 class Scheduler(PersistentScheduler):  # type: ignore[misc]
@@ -17,7 +22,36 @@ class Scheduler(PersistentScheduler):  # type: ignore[misc]
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """Send what is due; return how many seconds until the next look."""
+        self._forget_the_future()
         seconds: float = super().tick(*args, **kwargs)
         monitoring.beat_ticked()
         presence.process("beat")
         return seconds
+
+    def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> Any:
+        """Send a tick, unless one of its kind waits still: when that is taken, it does what this one would.
+
+        So ticks do not pile up while no worker takes them, to be carried out one after the other once one does.
+        """
+        if self._waits(entry.task):
+            logger.warning("tick waits for a worker", tick=entry.name)
+            return None
+        return super().apply_async(entry, *args, **kwargs)
+
+    def _waits(self, task: str) -> bool:
+        waiting = self.connection.default_channel.client.lrange(SWEEPS, 0, -1)
+        return any(json.loads(message)["headers"]["task"] == task for message in waiting)
+
+    def _forget_the_future(self) -> None:
+        """Count a tick that was sent at a time yet to come as sent now.
+
+        The clock was set back since, and without this the next tick would come when it has caught up.
+        """
+        now = self.app.now()
+        ahead = [entry for entry in self.schedule.values() if entry.last_run_at > now]
+        for entry in ahead:
+            entry.last_run_at = now
+        if ahead:
+            logger.warning("clock set back", ticks=len(ahead))
+            # It is ordered by the time of the next tick, as the clock had it.
+            self._heap = None

@@ -13,7 +13,7 @@ from celery import Celery, signals
 from kombu.entity import Queue as CeleryQueue
 
 from app.config import get_settings
-from app.core.enums import Queue
+from app.core.enums import SWEEPS, WORKER_QUEUES, Queue
 from app.core.logging import configure_logging
 
 _P = ParamSpec("_P")
@@ -44,12 +44,7 @@ def broker_url(redis_url: str) -> str:
 
 
 def _beat_entry(name: str, seconds: float) -> dict[str, Any]:
-    # A tick that waited longer than its period is dropped: the next one does its work as well.
-    return {
-        "task": f"app.tasks.scheduled_tasks.{name}",
-        "schedule": seconds,
-        "options": {"queue": Queue.NOTIFICATIONS.value, "expires": seconds},
-    }
+    return {"task": f"app.tasks.scheduled_tasks.{name}", "schedule": seconds}
 
 
 def configuration() -> dict[str, Any]:
@@ -81,14 +76,14 @@ def configuration() -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "task_create_missing_queues": False,
         # Objects, not a mapping, which Celery takes as well: Flower reads their names.
-        "task_queues": [CeleryQueue(queue.value, routing_key=queue.value) for queue in Queue],  # type: ignore[no-untyped-call]
+        "task_queues": [CeleryQueue(queue, routing_key=queue) for queue in WORKER_QUEUES],  # type: ignore[no-untyped-call]
         "task_default_queue": Queue.NOTIFICATIONS.value,
         "task_default_routing_key": Queue.NOTIFICATIONS.value,
         "task_routes": {
             "app.tasks.invoice_tasks.*": {"queue": Queue.INVOICES.value},
             "app.tasks.refund_tasks.*": {"queue": Queue.REFUNDS.value},
             "app.tasks.notification_tasks.*": {"queue": Queue.NOTIFICATIONS.value},
-            "app.tasks.scheduled_tasks.*": {"queue": Queue.NOTIFICATIONS.value},
+            "app.tasks.scheduled_tasks.*": {"queue": SWEEPS},
         },
         # Flower lives on these; arguments are job ids, so events say nothing about anyone.
         "worker_send_task_events": True,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from app.config import Settings, SettingsError, get_settings
-from app.core.enums import Queue
+from app.core.enums import SWEEPS, Queue
 from app.database import Database
 from app.services.schema_check import verify_schema
 
@@ -24,7 +24,7 @@ def run_worker(concurrency: int = 2, queues: Sequence[str] = tuple(Queue)) -> No
 
     Args:
         concurrency: child processes, each doing one job at a time.
-        queues: the queues to take from.
+        queues: the queues of jobs to take from; the ticks of beat it takes too, whichever these are.
 
     Raises:
         SettingsError: the configuration cannot be used.
@@ -42,7 +42,7 @@ def run_worker(concurrency: int = 2, queues: Sequence[str] = tuple(Queue)) -> No
                 "--quiet",
                 "worker",
                 f"--concurrency={concurrency}",
-                f"--queues={','.join(queues)}",
+                f"--queues={','.join(dict.fromkeys((*queues, SWEEPS)))}",
                 f"--hostname=worker-{os.getpid()}@%h",
                 f"--loglevel={settings.log_level}",
                 # Workers have nothing to tell each other, and asking costs a second at each start.

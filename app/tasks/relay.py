@@ -195,7 +195,7 @@ class _Question:
         self._cursor: psycopg.Cursor[Any] | None = None
 
     def ask(self) -> list[JobState]:
-        """Return those of `job_dispatch.DRIVEN` in which some job is overdue."""
+        """Return those of `job_dispatch.DRIVEN` in which some job is overdue, in its order."""
         if self._cursor is None:
             self._connection = self._engine.connect()
             driver: Any = self._connection.connection.driver_connection

@@ -102,11 +102,16 @@ class WeasyPrintRenderer:
     def __init__(self, templates: Path = TEMPLATES) -> None:
         try:
             import weasyprint  # noqa: PLC0415 - an optional extra, absent in the default installation
+            from fontTools.ttLib import TTFont  # noqa: PLC0415 - likewise
+            from weasyprint.pdf import fonts  # noqa: PLC0415 - likewise
             from weasyprint.text.fonts import FontConfiguration  # noqa: PLC0415 - likewise
         except (ImportError, OSError) as fault:
             raise RenderingError(
                 f"INVOICE_RENDERER=weasyprint needs the extra `weasyprint` and Pango from the system: {fault}"
             ) from fault
+        # Without HarfBuzz-Subset, WeasyPrint has fontTools cut fonts down, which dates them now. It offers no option;
+        # SOURCE_DATE_EPOCH would be for the whole process, and for what that starts.
+        fonts.TTFont = partial(TTFont, recalcTimestamp=False)
         self._html = weasyprint.HTML
         self._font_config = FontConfiguration()
         self._clean = _cleaner(templates / "fonts")

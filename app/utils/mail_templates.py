@@ -66,6 +66,7 @@ _GATEWAY_OUTCOMES: Final = {
     "PAID_AFTER_CANCEL": "The order was cancelled before its payment arrived. A full refund has been started.",
     "SECOND_REFUND": "The gateway reports a refund other than the one recorded: money may have gone back twice.",
     "REFUND_REVERSED": "A refund that counted as paid has come back. The customer does not have the money.",
+    "REFUND_DUE_AGAIN": "A refund whose job had given up has failed. The job tries again: do not pay it another way.",
 }
 
 

@@ -26,6 +26,7 @@ from tests.databases import TestServers
 
 GIVEN = ("db", "redis")
 PORTS = {"api": [8000], "gateway": [8002], "mailpit": [1025, 8025], "flower": [5555]}
+METRICS_PORT = 9101
 PATIENCE_SECONDS = 120.0
 REDIS_DATABASE = "14"
 
@@ -65,6 +66,7 @@ class ComposeProject:
         self._database = database
         self._look_again: dict[str, float] = {}
         self._ports = {(name, port): choose_port() for name, ports in PORTS.items() for port in ports}
+        self._ports |= {(name, METRICS_PORT): choose_port() for name in self.services if name not in GIVEN}
         self._path = self._blocked_modules()
 
     def url(self, service: str, port: int) -> str:
@@ -198,10 +200,10 @@ class ComposeProject:
             return local.render_as_string(hide_password=False)
         if key == "REDIS_URL":
             return make_url(self._servers.redis_url).set(database=REDIS_DATABASE).render_as_string(hide_password=False)
-        if key == "SMTP_HOST":
+        if key in {"SMTP_HOST", "PROMETHEUS_HOST"}:
             return LOOPBACK
-        if key == "SMTP_PORT":
-            return str(self._ports["mailpit", int(value)])
+        if key in {"SMTP_PORT", "PROMETHEUS_PORT"}:
+            return str(self._ports["mailpit" if key == "SMTP_PORT" else name, int(value)])
         return self._local(name, value)
 
     def _words(self, name: str, command: list[str]) -> list[str]:

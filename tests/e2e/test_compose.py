@@ -14,6 +14,7 @@ import httpx2
 import psycopg
 import pytest
 import redis
+import yaml
 from sqlalchemy import make_url
 
 from app.config import ROOT
@@ -32,6 +33,17 @@ def made_by_dev_env(folder: Path, *words: str) -> dict[str, str]:
     shutil.copy2(ROOT / "dev", folder / "dev")
     subprocess.run([folder / "dev", "env", *words], check=True, capture_output=True)
     return dict(line.split("=", 1) for line in (folder / ".env").read_text().splitlines())
+
+
+def collected_by_prometheus(project: ComposeProject) -> list[tuple[str, str]]:
+    """Return (job, where its metrics are), as monitoring/prometheus.yml has them; the API's address is told to it."""
+    scrapes = yaml.safe_load((ROOT / "monitoring" / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
+    found = []
+    for scrape in scrapes:
+        groups = scrape.get("static_configs", [{"targets": ["api:8000"]}])
+        for host, port in (target.split(":") for group in groups for target in group["targets"]):
+            found.append((scrape["job_name"], project.url(host, int(port)) + scrape.get("metrics_path", "/metrics")))
+    return found
 
 
 @pytest.fixture
@@ -54,7 +66,7 @@ def database(servers: TestServers, login: str) -> Iterator[str]:
         connection.execute(f"DROP ROLE IF EXISTS {login}".encode())
 
 
-@pytest.mark.req("REQ-004.10", "NFR-003.2")
+@pytest.mark.req("REQ-004.10", "NFR-003.2", "NFR-006.7")
 def test_the_demo_goes_through_what_compose_starts(
     servers: TestServers, database: str, login: str, tmp_path: Path
 ) -> None:
@@ -74,6 +86,9 @@ def test_the_demo_goes_through_what_compose_starts(
         assert httpx2.get(f"{flower}/workers").status_code == 401
         user, password = environ["FLOWER_BASIC_AUTH"].split(":")
         assert httpx2.get(f"{flower}/workers", auth=(user, password)).status_code == 200
+        for job, url in collected_by_prometheus(project):
+            shown = httpx2.get(url)
+            assert (shown.status_code, "articurated_jobs_total" in shown.text) == (200, True), f"{job}: {url}"
         doctor = project.run("api", ["articurated", "doctor"])
         assert doctor.returncode == 0, doctor.stdout + doctor.stderr
         eventually("signs of life", lambda: all(project.check_health(name) for name in aged))

@@ -1,10 +1,12 @@
-"""What the tests of the API share: an application in this process, and callers of every role."""
+"""What the tests of the API share: an application in this process, and callers of every role; and logins past it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx2
+import psycopg
 import pytest
 from fastapi import FastAPI
 
@@ -13,11 +15,15 @@ from app.core.enums import Role
 from app.database import Database
 from app.dependencies import Services
 from app.main import create_app
+from tests import databases
 from tests.conftest import MovableClock
+from tests.databases import ROLE, TestServers
 from tests.factories import order_payload
 
 API_KEY = "dev-api-key"
 Steps = tuple[str, ...]
+Login = Callable[[str], psycopg.Connection]
+LOGINS = ("application", "owner", "superuser", "superuser in replica mode")
 TO_DELIVERED: Steps = ("PAID", "PROCESSING_IN_WAREHOUSE", "SHIPPED", "DELIVERED")
 
 
@@ -76,6 +82,23 @@ async def callers(services: Services, connect: Connect, customer_id: UUID) -> di
         made = await services.keys.create(role, f"{role} of the tests", customer_id if role is Role.CUSTOMER else None)
         clients[role] = connect(**{"X-API-Key": made["key"]})
     return clients
+
+
+@pytest.fixture
+def login(servers: TestServers, database_name: str) -> Iterator[Login]:
+    """Return a function that connects as one of LOGINS."""
+    with ExitStack() as stack:
+
+        def connected(name: str) -> psycopg.Connection:
+            url = {"application": servers.app_url, "owner": servers.owner_url}.get(name, servers.superuser_url)
+            connection = stack.enter_context(psycopg.connect(databases.url_of(url, database_name), autocommit=True))
+            if name == "application":
+                connection.execute(f"SET ROLE {ROLE}".encode())
+            if name == "superuser in replica mode":
+                connection.execute("SET session_replication_role = replica")
+            return connection
+
+        yield connected
 
 
 async def new_order(api: httpx2.AsyncClient, *steps: str, **fields: Any) -> dict[str, Any]:

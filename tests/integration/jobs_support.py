@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -162,9 +162,9 @@ async def refund_of(database: Database, order_id: UUID) -> Row[*tuple[Any, ...]]
     return found
 
 
-async def settle(database: Database, refund_id: UUID) -> None:
-    """Let the money of a refund have moved."""
+async def settle(database: Database, refund_id: UUID, at: datetime | None = None) -> None:
+    """Let the money of a refund have moved, just now or at a moment."""
     async with database.transaction() as session:
         refund = await money_ledger.locked_refund(session, refund_id)
         assert refund is not None
-        await money_ledger.settle(session, refund, f"re_{refund_id.hex[-8:]}", utc_now())
+        await money_ledger.settle(session, refund, f"re_{refund_id.hex[-8:]}", at or utc_now())

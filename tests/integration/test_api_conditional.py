@@ -135,7 +135,8 @@ async def test_nothing_that_is_shown_changes_without_a_new_version(
     refund_path = f"refunds/{refund_id}"
     paths = (order_path, return_path, refund_path)
     await witness.look(*paths)
-    for state in (RefundState.PROCESSING, RefundState.UNKNOWN, RefundState.PENDING, RefundState.FAILED):
+    tried = (RefundState.PROCESSING, RefundState.UNKNOWN, RefundState.PROCESSING, RefundState.PENDING)
+    for state in (*tried, RefundState.FAILED):
         clock.advance(minutes=1)
         async with database.transaction() as session:
             refund = await money_ledger.locked_refund(session, refund_id)
@@ -153,7 +154,7 @@ async def test_nothing_that_is_shown_changes_without_a_new_version(
         assert await money_ledger.settle(session, refund, "re_1", clock.now)
     await witness.look(*paths)
     tags = Counter(path for path, _ in witness.shown)
-    assert tags == {order_path: 5, return_path: 6, refund_path: 6}
+    assert tags == {order_path: 5, return_path: 6, refund_path: 7}
 
 
 # --- If-None-Match ------------------------------------------------------------------------------------------------

@@ -117,16 +117,34 @@ async def test_a_job_that_is_alive_is_left_alone(
     assert (await api.get(URL)).json()["data"][0]["resolution"] is None
 
 
-@pytest.mark.parametrize(("state", "reserved_after"), [("FAILED", 0), ("UNKNOWN", 341.1)])
-async def test_giving_a_refund_up_frees_its_money_only_if_it_surely_was_not_paid(
-    state: str, reserved_after: float, api: httpx2.AsyncClient, services: Services, owner_connection: psycopg.Connection
+@pytest.mark.parametrize(
+    ("state", "status", "reserved_after"),
+    [("FAILED", 200, 0), ("UNKNOWN", 409, 341.1), ("PROCESSING", 409, 341.1), ("PENDING", 409, 341.1)],
+)
+async def test_a_refund_is_given_up_and_its_money_freed_only_if_it_surely_was_not_paid(
+    state: str,
+    status: int,
+    reserved_after: float,
+    api: httpx2.AsyncClient,
+    services: Services,
+    owner_connection: psycopg.Connection,
 ) -> None:
     order = await new_order(api, "PAID", "CANCELLED")
     refund = (await api.get(f"/api/v1/refunds?order_id={order['id']}")).json()["data"][0]
-    owner_connection.execute("UPDATE refunds SET state = %s WHERE id = %s", [state, refund["id"]])
+    path = ["PROCESSING", "UNKNOWN"] if state == "UNKNOWN" else [state]
+    for step in path:
+        owner_connection.execute("UPDATE refunds SET state = %s WHERE id = %s", [step, refund["id"]])
     owner_connection.execute("DELETE FROM jobs WHERE entity_id = %s", [refund["id"]])
     letter = await bury_job(services.database, JobKind.PROCESS_REFUND, UUID(refund["id"]))
-    assert (await api.post(f"{URL}/{letter}/dismiss")).status_code == 200
+    response = await api.post(f"{URL}/{letter}/dismiss")
+    assert response.status_code == status
+    if status == 409:
+        assert error_of(response)["details"] == {
+            "current_state": state,
+            "requested_state": "DISMISSED",
+            "allowed_transitions": ["RETRIED"],
+        }
+        assert [row["id"] for row in (await api.get(URL)).json()["data"]] == [str(letter)]
     kept = owner_connection.execute(
         "SELECT refund_reserved_amount FROM payments WHERE order_id = %s", [order["id"]]
     ).fetchone()

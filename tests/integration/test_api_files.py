@@ -26,6 +26,7 @@ from app.services.file_links import FileKind, FileLinks
 from app.utils.exceptions import LinkExpiredError, NotFoundError
 from app.utils.storage import Storage, storage_for
 from tests.conftest import MovableClock
+from tests.databases import past_guard
 from tests.files_support import JPEG, KINDS, PNG, photo
 from tests.integration.conftest import TO_DELIVERED, Connect, error_of, new_order, new_return
 from tests.integration.test_api_invoices import PlainRenderer, issue
@@ -171,9 +172,8 @@ async def test_whatever_is_wrong_with_a_link_looks_the_same(
 async def test_a_document_that_is_not_issued_yet_is_not_there(
     invoiced: InvoiceRecord, anonymous: httpx2.AsyncClient, owner_connection: psycopg.Connection
 ) -> None:
-    owner_connection.execute(
-        "UPDATE invoices SET state = 'NUMBERED', sha256 = NULL, size_bytes = NULL, issued_at = NULL"
-    )
+    set_back = "UPDATE invoices SET state = 'NUMBERED', sha256 = NULL, size_bytes = NULL, issued_at = NULL"
+    past_guard(owner_connection, "invoices", "guard_issued_document", set_back)
     assert (await anonymous.get(invoiced.link)).status_code == 404
 
 

@@ -298,6 +298,24 @@ async def test_a_principal_who_speaks_for_another_customer_gets_no_answer_of_the
 
 @pytest.mark.req("NFR-004")
 @pytest.mark.security
+async def test_a_principal_in_another_role_gets_no_answer_of_the_first(
+    connect: Connect, settings: Settings, clock: MovableClock, owner_connection: psycopg.Connection
+) -> None:
+    body = order_payload()
+    answers = []
+    for role in (Role.MANAGER, Role.WAREHOUSE, Role.MANAGER):
+        token = issue_token(settings, Principal(UUID(int=7), role), timedelta(hours=1), clock())
+        client = connect(Authorization=f"Bearer {token}")
+        answers.append(await client.post(ORDERS, json=body, headers={KEY: "k"}))
+    created, refused, again = answers
+    assert created.status_code == 201
+    assert outcome(refused) == (422, "IDEMPOTENCY_KEY_REUSED")
+    assert (again.status_code, again.content, again.headers[REPLAYED]) == (201, created.content, "true")
+    assert count(owner_connection, "orders") == 1
+
+
+@pytest.mark.req("NFR-004")
+@pytest.mark.security
 @pytest.mark.parametrize(
     "keys",
     [[b""], [b'""'], [b"x" * 256], ["clé".encode()], [b"\xff"], [b"a\tb"], [b"a\x00b"], [b"\x7f"], [b"k", b"k"]],

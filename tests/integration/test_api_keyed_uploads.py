@@ -21,7 +21,7 @@ from app.services.attachment_service import ORPHAN_AGE
 from app.utils.storage import Storage, storage_for
 from tests.conftest import MovableClock
 from tests.databases import TestServers
-from tests.files_support import JPEG, PDF, photo
+from tests.files_support import JPEG, PDF, backdate, photo
 from tests.integration.conftest import API_KEY, TO_DELIVERED, error_of, new_order, new_return
 
 pytestmark = pytest.mark.req("REQ-002.8", "REQ-005", "INT-004.3", "NFR-003")
@@ -254,6 +254,13 @@ async def test_a_return_that_closes_meanwhile_refuses_for_good_and_keeps_no_byte
 # --- when something dies ---------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def long_ago(clock: MovableClock) -> None:
+    """Set the clock back: sweeps go by the database's when that is earlier."""
+    clock.advance(days=-30)
+
+
+@pytest.mark.usefixtures("long_ago")
 async def test_bytes_whose_commit_failed_are_left_for_the_sweep(
     api: httpx2.AsyncClient,
     services: Services,
@@ -280,6 +287,7 @@ async def test_bytes_whose_commit_failed_are_left_for_the_sweep(
     assert retried.status_code == 201
     assert "idempotency-replayed" not in retried.headers
     assert storage.asked == ["put", "put"]
+    backdate(settings.storage_path, clock.now)
     clock.advance(seconds=ORPHAN_AGE.total_seconds() + 60)
     assert await services.attachments.remove_orphans(UUID(returned["id"]).bytes[-1]) == 1
     assert [path.stem for path in kept_files(settings)] == [retried.json()["id"]]

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from app.cli import cli
 from app.config import Settings, get_settings
-from app.core.enums import Queue
+from app.core.enums import WORKER_QUEUES
 from app.database import Database
 from app.doctor import databases, services
 from app.doctor.findings import Level
@@ -89,7 +89,7 @@ def mail() -> Iterator[Sham]:
 @pytest.fixture
 def broker(redis_client: redis.Redis) -> redis.Redis:
     """A Redis that every process was seen in a moment ago."""
-    redis_client.set(f"{ALIVE_PREFIX}worker:celery@here", ",".join(Queue), ex=60)
+    redis_client.set(f"{ALIVE_PREFIX}worker:celery@here", ",".join(WORKER_QUEUES), ex=60)
     redis_client.set(f"{ALIVE_PREFIX}relay:here:1", "", ex=60)
     redis_client.set(f"{ALIVE_PREFIX}beat:here:2", "", ex=60)
     return redis_client
@@ -141,7 +141,7 @@ def test_a_system_that_is_well(servers: TestServers) -> None:
     expected = {"redis": "warning"} | ({"login": "warning"} if servers.given else {})
     assert wrong(findings).items() <= expected.items()
     assert list(findings) == PARTS
-    assert "invoices 1, refunds 1, notifications 1" in findings["worker"]["says"]
+    assert "invoices 1, refunds 1, notifications 1, sweeps 1" in findings["worker"]["says"]
     text = CliRunner().invoke(cli, ["doctor"])
     assert text.exit_code == 0
     assert [line[0] for line in text.stdout.splitlines()].count("✓") >= len(PARTS) - len(expected)
@@ -172,7 +172,7 @@ def test_without_database_and_redis_the_rest_is_still_looked_at(monkeypatch: pyt
     assert "s3cret" not in result.stdout
 
 
-@pytest.mark.parametrize(("queues", "level"), [("invoices,notifications", "failure"), (None, "failure")])
+@pytest.mark.parametrize(("queues", "level"), [("invoices,notifications,sweeps", "failure"), (None, "failure")])
 def test_queues_without_a_worker(broker: redis.Redis, queues: str | None, level: str) -> None:
     broker.delete(f"{ALIVE_PREFIX}worker:celery@here", f"{ALIVE_PREFIX}relay:here:1", f"{ALIVE_PREFIX}beat:here:2")
     if queues:

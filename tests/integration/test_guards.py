@@ -1,7 +1,5 @@
 """What the database itself refuses, whoever asks it past the application (contract sections 3 and 9)."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from itertools import product
 from uuid import UUID
 
@@ -16,14 +14,11 @@ from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnReject
 from app.services.order_service import OrderService
 from app.services.return_service import ReturnService
 from app.services.state_machine import TRANSITIONS
-from tests import databases
-from tests.databases import ROLE, TestServers
 from tests.factories import order_create
+from tests.integration.conftest import LOGINS, Login
 
 pytestmark = [pytest.mark.req("REQ-001"), pytest.mark.req("REQ-002"), pytest.mark.req("REQ-003")]
 
-Login = Callable[[str], psycopg.Connection]
-LOGINS = ("application", "owner", "superuser", "superuser in replica mode")
 ORDER_PATH = (OrderStatus.PAID, OrderStatus.PROCESSING_IN_WAREHOUSE, OrderStatus.SHIPPED, OrderStatus.DELIVERED)
 RETURN_PATH = (ReturnStatus.IN_TRANSIT, ReturnStatus.RECEIVED, ReturnStatus.COMPLETED)
 # What each state needs besides, so that the transition guard alone is left to refuse it.
@@ -43,23 +38,6 @@ PAIRS = [
     for old, new in product(states, repeat=2)
     if old is not new
 ]
-
-
-@pytest.fixture
-def login(servers: TestServers, database_name: str) -> Iterator[Login]:
-    """Return a function that connects as one of LOGINS."""
-    with ExitStack() as stack:
-
-        def connected(name: str) -> psycopg.Connection:
-            url = {"application": servers.app_url, "owner": servers.owner_url}.get(name, servers.superuser_url)
-            connection = stack.enter_context(psycopg.connect(databases.url_of(url, database_name), autocommit=True))
-            if name == "application":
-                connection.execute(f"SET ROLE {ROLE}".encode())
-            if name == "superuser in replica mode":
-                connection.execute("SET session_replication_role = replica")
-            return connection
-
-        yield connected
 
 
 async def order_in(orders: OrderService, state: OrderStatus, by: Actor) -> UUID:

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from app.config import Settings
-from app.core.enums import Queue
+from app.core.enums import WORKER_QUEUES
 from app.database import Database
 from app.dependencies import Services
 from app.services import health_service
@@ -29,7 +29,7 @@ from tests.integration.jobs_support import add_job
 pytestmark = pytest.mark.req("NFR-003.2")
 
 HEALTH = "/api/v1/health"
-ALL_QUEUES = ",".join(Queue)
+ALL_QUEUES = ",".join(WORKER_QUEUES)
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ async def test_a_queue_without_a_worker_shows(
     redis_client.set(f"{ALIVE_PREFIX}worker:celery@there", "notifications", ex=30)
     worker = (await report(anonymous))["checks"]["worker"]
     assert (worker["status"], worker["workers"]) == ("degraded", 2)
-    assert "No worker takes from: refunds" in worker["hint"]
+    assert "No worker takes from: refunds, sweeps." in worker["hint"]
 
 
 @pytest.mark.req("NFR-003.1")

@@ -1,4 +1,4 @@
-"""Issuing documents on a real database and a real folder: numbers, adoption, credit notes, who may see them."""
+"""Issuing documents on a real database and a real folder: numbers, credit notes, who may see them."""
 
 import asyncio
 from decimal import Decimal
@@ -12,15 +12,14 @@ from app.core.actor import Actor
 from app.core.enums import OrderStatus, Role
 from app.database import Database
 from app.services.document_store import DocumentAlteredError
-from app.services.invoice_service import DocumentKeyTakenError, InvoiceNotIssuedError, InvoiceService
-from app.services.job_service import JobKind, LeaseLostError
+from app.services.invoice_service import InvoiceNotIssuedError, InvoiceService
+from app.services.job_service import JobKind
 from app.services.order_service import OrderService
 from app.services.return_service import ReturnService
-from app.utils.clock import utc_now
 from app.utils.documents import DocumentView
 from app.utils.exceptions import NotFoundError, OrderNotFoundError
 from app.utils.invoice_generator import RenderingError, renderer_for
-from app.utils.storage import Storage, StorageError, storage_for
+from app.utils.storage import Storage, storage_for
 from tests.conftest import MovableClock, actor
 from tests.factories import TOTAL
 from tests.integration.jobs_support import (
@@ -29,7 +28,6 @@ from tests.integration.jobs_support import (
     claim,
     claim_for,
     completed_return,
-    execute,
     job,
     order_in,
     refund_of,
@@ -175,46 +173,6 @@ async def test_a_failed_drawing_keeps_number_and_date(
     assert renderer.drawn[0].issued_on == issued_on
 
 
-@pytest.mark.req("INT-004.2")
-async def test_what_was_stored_before_a_crash_is_kept(
-    database: Database, renderer: FakeRenderer, orders: OrderService, settings: Settings, admin: Actor
-) -> None:
-    """Dying between storing and committing: the next try finds the bytes and issues them."""
-
-    class DyingStorage(Storage):
-        async def put_new(self, key: str, data: bytes, content_type: str, disposition: str | None = None) -> None:
-            await super().put_new(key, data, content_type, disposition)
-            raise StorageError("died here")
-
-    order = await order_in(orders, admin, OrderStatus.SHIPPED)
-    held = await claim_for(database, order["id"], JobKind.ISSUE_INVOICE)
-    folder = storage_for(settings)
-    dying = DyingStorage(folder._store, settings.storage_path)
-    with pytest.raises(StorageError):
-        await InvoiceService(database, renderer, dying, settings).issue(held)
-    second = InvoiceService(database, renderer, folder, settings)
-    await second.issue(held)
-    assert len(renderer.drawn) == 2
-    content, _ = await second.content(order["id"], admin)
-    assert content == renderer.render(renderer.drawn[0])
-
-
-@pytest.mark.req("INT-004.2")
-async def test_another_document_under_the_key_is_never_given_out(
-    database: Database, invoices: InvoiceService, orders: OrderService, settings: Settings, admin: Actor
-) -> None:
-    """As after a database was set back: the number comes again, the bucket still has the other customer's file."""
-    order = await order_in(orders, admin, OrderStatus.SHIPPED)
-    key = f"invoices/{order['order_number']}_{utc_now():%Y%m%d}.pdf"
-    await storage_for(settings).put_new(key, b"SOMEBODY ELSE'S INVOICE", "application/pdf")
-    held = await claim_for(database, order["id"], JobKind.ISSUE_INVOICE)
-    with pytest.raises(DocumentKeyTakenError) as refusal:
-        await invoices.issue(held)
-    assert refusal.value.retryable is False
-    [document] = await documents(database)
-    assert (document.state, document.sha256) == ("NUMBERED", None)
-
-
 async def test_a_second_job_for_the_same_order_draws_nothing(
     database: Database, invoices: InvoiceService, renderer: FakeRenderer, orders: OrderService, admin: Actor
 ) -> None:
@@ -238,37 +196,6 @@ async def test_two_jobs_at_once_for_the_same_order_share_one_number(
     [invoice] = await documents(database)
     assert invoice.number_in_year == 1
     assert [row.last_number for row in await rows(database, "SELECT last_number FROM invoice_series")] == [1]
-
-
-async def test_a_zombie_neither_numbers_nor_issues(
-    database: Database, invoices: InvoiceService, orders: OrderService, admin: Actor
-) -> None:
-    order = await order_in(orders, admin, OrderStatus.SHIPPED)
-    zombie = await claim_for(database, order["id"], JobKind.ISSUE_INVOICE)
-    await execute(database, "UPDATE jobs SET fence = fence + 1 WHERE id = :id", id=zombie.job_id)
-    with pytest.raises(LeaseLostError):
-        await invoices.issue(zombie)
-    assert await documents(database) == []
-
-
-async def test_a_zombie_that_wakes_after_storing_commits_nothing(
-    database: Database, renderer: FakeRenderer, orders: OrderService, settings: Settings, admin: Actor
-) -> None:
-    order = await order_in(orders, admin, OrderStatus.SHIPPED)
-    zombie = await claim_for(database, order["id"], JobKind.ISSUE_INVOICE)
-
-    class FreezingStorage(Storage):
-        async def put_new(self, key: str, data: bytes, content_type: str, disposition: str | None = None) -> None:
-            await super().put_new(key, data, content_type, disposition)
-            await execute(database, "UPDATE jobs SET fence = fence + 1 WHERE id = :id", id=zombie.job_id)
-
-    freezing = FreezingStorage(storage_for(settings)._store, settings.storage_path)
-    with pytest.raises(LeaseLostError):
-        await InvoiceService(database, renderer, freezing, settings).issue(zombie)
-    [invoice] = await documents(database)
-    assert invoice.state == "NUMBERED"
-    assert await rows(database, "SELECT 1 FROM jobs WHERE kind = 'notify.invoice'") == []
-    assert await rows(database, "SELECT 1 FROM events WHERE type = 'invoice.issued'") == []
 
 
 @pytest.mark.parametrize("kind", [JobKind.ISSUE_INVOICE, JobKind.ISSUE_CREDIT_NOTE])

@@ -6,7 +6,6 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from sqlalchemy.exc import IntegrityError
 from structlog.testing import capture_logs
 
 from app.config import Settings
@@ -44,6 +43,7 @@ async def test_reviewers_are_reminded_once(
     admin: Actor,
     clock: MovableClock,
 ) -> None:
+    clock.advance(days=-2)
     overdue = {await requested(orders, returns, admin) for _ in range(3)}
     clock.advance(hours=2)
     await requested(orders, returns, admin)
@@ -60,22 +60,22 @@ async def test_reviewers_are_reminded_once(
 async def test_the_daily_summary_is_due_once_a_day_from_its_hour_on(
     database: Database, sweeps: SweepService, orders: OrderService, admin: Actor, clock: MovableClock
 ) -> None:
-    clock.now = datetime(2026, 11, 21, 12, tzinfo=UTC)
+    clock.now = datetime(2026, 1, 21, 12, tzinfo=UTC)
     assert not await sweeps.summarise_yesterday()
     await order_in(orders, admin, OrderStatus.PENDING_PAYMENT)
     assert not await sweeps.summarise_yesterday()
-    clock.now = datetime(2026, 11, 22, 5, 59, tzinfo=UTC)
+    clock.now = datetime(2026, 1, 22, 5, 59, tzinfo=UTC)
     assert not await sweeps.summarise_yesterday()
-    clock.now = datetime(2026, 11, 22, 6, 0, tzinfo=UTC)
+    clock.now = datetime(2026, 1, 22, 6, 0, tzinfo=UTC)
     made = await asyncio.gather(*(sweeps.summarise_yesterday() for _ in range(8)))
     assert sorted(made) == [False] * 7 + [True]
-    clock.now = datetime(2026, 11, 22, 23, 59, tzinfo=UTC)
+    clock.now = datetime(2026, 1, 22, 23, 59, tzinfo=UTC)
     assert not await sweeps.summarise_yesterday()
     # An outage at the hour itself only delays it.
-    clock.now = datetime(2026, 11, 23, 15, 0, tzinfo=UTC)
+    clock.now = datetime(2026, 1, 23, 15, 0, tzinfo=UTC)
     assert await sweeps.summarise_yesterday()
     summaries = await rows(database, "SELECT payload FROM jobs WHERE kind = 'notify.daily_summary' ORDER BY id")
-    assert [row.payload for row in summaries] == [{"day": "2026-11-21"}, {"day": "2026-11-22"}]
+    assert [row.payload for row in summaries] == [{"day": "2026-01-21"}, {"day": "2026-01-22"}]
 
 
 @pytest.mark.req("REQ-004")
@@ -162,15 +162,41 @@ async def test_reconciling_never_steps_over_the_cap(
     await completed_return(orders, returns, admin)
     # What the application cannot do, a slip in a migration or a restore can.
     owner_connection.execute("DELETE FROM refunds")
-    with pytest.raises(IntegrityError, match="refund_cap"):
-        await sweeps.reconcile(100)
+    with capture_logs() as logs:
+        assert await sweeps.reconcile(100) == 1
+    [refused] = [entry for entry in logs if entry["log_level"] == "critical"]
+    assert refused["case"] == "completed return without refund"
+    assert refused["exc_info"].orig.diag.constraint_name == "ck_payments_refund_cap"
     assert await rows(database, "SELECT 1 FROM refunds") == []
+
+
+@pytest.mark.req("REQ-004.10")
+async def test_one_case_that_is_refused_holds_up_no_other(
+    database: Database, sweeps: SweepService, orders: OrderService, admin: Actor, owner_connection: psycopg.Connection
+) -> None:
+    refused = await order_in(orders, admin, OrderStatus.CANCELLED)
+    # What the application cannot do, a slip in a migration or a restore can.
+    owner_connection.execute("DELETE FROM jobs; DELETE FROM refunds")
+    healthy = [await order_in(orders, admin, OrderStatus.CANCELLED) for _ in range(2)]
+    lost = await order_in(orders, admin, OrderStatus.CANCELLED)
+    owner_connection.execute("DELETE FROM jobs")
+    owner_connection.execute("DELETE FROM refunds WHERE order_id = %s", [lost["id"]])
+    owner_connection.execute("UPDATE payments SET refund_reserved_amount = 0 WHERE order_id = %s", [lost["id"]])
+    with capture_logs() as logs:
+        assert await sweeps.reconcile(100) == 4
+    assert [entry["entity_id"] for entry in logs if entry["log_level"] == "critical"] == [str(refused["id"])]
+    refunds = {(await refund_of(database, order["id"])).id for order in (*healthy, lost)}
+    due = await rows(database, "SELECT entity_id FROM jobs WHERE kind = 'refund.process'")
+    assert {row.entity_id for row in due} == refunds
+    # It is reported for as long as it is looked at.
+    assert await sweeps.reconcile(100) == 1
 
 
 @pytest.mark.req("REQ-001", "REQ-002")
 async def test_sweeps_take_batch_after_batch(
     orders: OrderService, returns: ReturnService, admin: Actor, clock: MovableClock
 ) -> None:
+    clock.advance(days=-9)
     unpaid = [await order_in(orders, admin, OrderStatus.PENDING_PAYMENT) for _ in range(3)]
     await requested(orders, returns, admin)
     clock.advance(days=8)

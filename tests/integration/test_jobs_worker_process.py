@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -104,8 +105,8 @@ def test_ticks_do_what_is_due_and_nothing_twice(
     process: WorkerProcess, work: Callable[[], int], clock: MovableClock, admin: Actor
 ) -> None:
     orders = process.workbench.orders
+    clock.now = clock.now.replace(hour=12) - timedelta(days=3)
     drive(process, lambda _: order_in(orders, admin, OrderStatus.PENDING_PAYMENT))
-    clock.now = clock.now.replace(hour=12)
     clock.advance(days=2)
     for _ in range(2):
         scheduled_tasks.cancel_unpaid_orders()

@@ -1,6 +1,10 @@
 """Migrations: up, down and up again; models and schema agree; ids are version 7 on every server."""
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import psycopg
@@ -10,8 +14,10 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
 from alembic import command
+from app.config import ROOT
 from app.database import driver_url
 from app.models import Base
+from app.services.schema_check import newest_revision
 from tests import databases
 from tests.databases import TestServers
 
@@ -53,6 +59,29 @@ def test_models_and_migrations_agree(servers: TestServers, database_name: str) -
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, Base.metadata) == []
     engine.dispose()
+
+
+@pytest.mark.req("DEV.4")
+def test_a_new_migration_is_written_as_the_house_writes(
+    servers: TestServers, database_name: str, tmp_path: Path
+) -> None:
+    """As CONTRIBUTING.md tells, in an environment that is not activated."""
+    shutil.copytree(ROOT / "alembic", tmp_path / "alembic")
+    for name in ("alembic.ini", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    programs = Path(sys.executable).parent
+    url = databases.url_of(servers.owner_url, database_name)
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "DATABASE_ADMIN_URL": url}
+    words = ["revision", "--autogenerate", "--rev-id", "9999", "--message", "What it does."]
+    made = subprocess.run(
+        [programs / "alembic", *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    written = tmp_path / "alembic" / "versions" / "9999_what_it_does.py"
+    assert newest_revision(written.parent) == "9999"
+    for verb in (["format", "--check"], ["check"]):
+        looked = subprocess.run([programs / "ruff", *verb, written], capture_output=True, text=True, check=False)
+        assert looked.returncode == 0, looked.stdout
 
 
 def test_database_makes_version_7_ids_in_order(owner_connection: psycopg.Connection) -> None:

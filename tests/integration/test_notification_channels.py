@@ -38,7 +38,7 @@ from app.utils.messages import Message, MessageDelayed, MessageRefused
 from app.utils.outbound import DestinationRefusedError
 from tests import databases
 from tests.conftest import MovableClock
-from tests.databases import TestServers
+from tests.databases import TestServers, past_guard
 from tests.fakes import CREATED
 from tests.integration.jobs_support import (
     FakeMailSender,
@@ -133,14 +133,15 @@ async def only(database: Database, kind: JobKind) -> None:
 
 @pytest.mark.req("REQ-006.5")
 async def test_a_shipping_is_told_by_mail_and_by_sms_once_each(
-    post: Post, database: Database, orders: OrderService, admin: Actor
+    post: Post, database: Database, orders: OrderService, admin: Actor, owner_connection: psycopg.Connection
 ) -> None:
     order = await shipped(orders, admin)
     await only(database, JobKind.NOTIFY_ORDER_SHIPPED)
     for _ in range(3):
         await post.deliver()
-        # As if the jobs came back: a duplicate message, a row set back by hand.
-        await execute(database, "UPDATE jobs SET state = 'PENDING', finished_at = NULL WHERE state = 'SUCCEEDED'")
+        # As if the jobs came back: rows set back by hand.
+        set_back = "UPDATE jobs SET state = 'PENDING', finished_at = NULL WHERE state = 'SUCCEEDED'"
+        past_guard(owner_connection, "jobs", "guard_ended_job", set_back)
     [mail] = post.mails.sent
     [sms] = post.sms.sent
     assert (mail.to, sms.recipient) == (order["customer_email"], PHONE)
@@ -306,7 +307,12 @@ async def test_an_address_that_may_not_be_called_waits_for_a_person_at_once(
 
 
 async def test_channels_that_are_off_make_no_jobs_and_end_those_that_are_left(
-    settings: Settings, database: Database, clock: MovableClock, orders: OrderService, admin: Actor
+    settings: Settings,
+    database: Database,
+    clock: MovableClock,
+    orders: OrderService,
+    admin: Actor,
+    owner_connection: psycopg.Connection,
 ) -> None:
     off = Post(settings, database, clock)
     order = await shipped(orders, admin)
@@ -318,7 +324,8 @@ async def test_channels_that_are_off_make_no_jobs_and_end_those_that_are_left(
     assert await rows(database, "SELECT 1 FROM jobs WHERE kind LIKE 'sms.%' AND state <> 'SUCCEEDED'") == []
     # Switched on later, nobody is told of what was told by mail long ago.
     on = Post(settings, database, clock, SMS=FakeChannel())
-    await execute(database, "UPDATE jobs SET state = 'PENDING', finished_at = NULL WHERE kind LIKE 'notify.%'")
+    set_back = "UPDATE jobs SET state = 'PENDING', finished_at = NULL WHERE kind LIKE 'notify.%'"
+    past_guard(owner_connection, "jobs", "guard_ended_job", set_back)
     await on.deliver()
     assert on.sms.tried == []
 
@@ -350,7 +357,7 @@ async def test_operations_hear_of_everything_internal_in_chat_without_anyones_da
     admin: Actor,
     clock: MovableClock,
 ) -> None:
-    clock.now = clock.now.replace(hour=12)
+    clock.now = clock.now.replace(hour=12) - timedelta(days=2)
     order = await order_in(orders, admin, OrderStatus.DELIVERED, customer_name="Zacharias Quux")
     await returns.create(ReturnCreate(order_id=order["id"], reason="Blemished"), admin)
     clock.advance(hours=25)
@@ -455,6 +462,11 @@ async def test_every_outcome_that_needs_a_person_reaches_one(post: Post, shop: S
     recorded = replace(paid, id=(await refund_of(database, cancelled["id"])).gateway_refund_id)
     assert await shop.tell("refund.succeeded", recorded) == "ALREADY_SETTLED"
     assert await shop.tell("refund.failed", replace(recorded, status="failed")) == "REFUND_REVERSED"
+    given_up = await shop.cancelled()
+    shop.gateway.faults["refund"] = ["timeout_after"]
+    await shop.work(given_up.id, refund_retries=0)
+    [lost] = [known for known in shop.gateway.refunds.values() if known.reference == given_up.id]
+    assert await shop.tell("refund.failed", replace(lost, status="failed")) == "REFUND_DUE_AGAIN"
     told = await alerts(database)
     assert sorted(told) == sorted(NEEDS_A_PERSON)
     await post.deliver("notify.gateway_event")

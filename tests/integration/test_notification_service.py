@@ -1,9 +1,11 @@
 """Mails on a real database: each once, the same Message-ID at every try, nothing announced before it is true."""
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from app.config import Settings
@@ -22,6 +24,7 @@ from app.services.sweep_service import SweepService
 from app.utils.email_sender import MailRejected, MailUnavailable
 from app.utils.storage import Storage, storage_for
 from tests.conftest import MovableClock
+from tests.databases import past_guard
 from tests.integration.jobs_support import (
     FakeMailSender,
     FakeRenderer,
@@ -124,6 +127,7 @@ async def test_managers_are_asked_reminded_and_the_customer_hears_of_the_rejecti
     admin: Actor,
     clock: MovableClock,
 ) -> None:
+    clock.advance(days=-2)
     order = await order_in(orders, admin, OrderStatus.DELIVERED)
     await execute(database, "UPDATE jobs SET state = 'DISMISSED'")
     request = await returns.create(ReturnCreate(order_id=order["id"], reason="Too small"), admin)
@@ -176,11 +180,17 @@ async def test_a_copy_after_a_crash_carries_the_same_message_id(
 
 @pytest.mark.req("INT-002.3", "REQ-006.6")
 async def test_what_was_sent_is_never_sent_again(
-    database: Database, notifications: NotificationService, mails: FakeMailSender, orders: OrderService, admin: Actor
+    database: Database,
+    notifications: NotificationService,
+    mails: FakeMailSender,
+    orders: OrderService,
+    admin: Actor,
+    owner_connection: psycopg.Connection,
 ) -> None:
     job_id = await shipped_mail(database, orders, admin)
     await notifications.send(await claim(database, job_id))
-    await execute(database, "UPDATE jobs SET state = 'PENDING', finished_at = NULL WHERE id = :id", id=job_id)
+    set_back = f"UPDATE jobs SET state = 'PENDING', finished_at = NULL WHERE id = '{job_id}'"
+    past_guard(owner_connection, "jobs", "guard_ended_job", set_back)
     await notifications.send(await claim(database, job_id))
     assert len(mails.sent) == 1
     assert (await job(database, job_id)).state == "SUCCEEDED"
@@ -282,11 +292,10 @@ async def test_operations_get_the_figures_of_the_day(
     admin: Actor,
     clock: MovableClock,
 ) -> None:
-    clock.now = clock.now.replace(hour=12)
+    clock.now = clock.now.replace(hour=12) - timedelta(days=2)
     await order_in(orders, admin, OrderStatus.SHIPPED)
     cancelled = await order_in(orders, admin, OrderStatus.CANCELLED)
-    await settle(database, (await refund_of(database, cancelled["id"])).id)
-    await execute(database, "UPDATE refunds SET succeeded_at = :at", at=clock.now)
+    await settle(database, (await refund_of(database, cancelled["id"])).id, clock.now)
     await execute(database, "UPDATE jobs SET state = 'DISMISSED'")
     clock.advance(days=1)
     assert await SweepService(database, settings, clock).summarise_yesterday()

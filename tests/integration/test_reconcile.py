@@ -4,14 +4,17 @@ from decimal import Decimal
 from uuid import UUID, uuid4
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.config import Settings
 from app.core.actor import Actor
 from app.database import Database
+from app.services.dead_letter_service import DeadLetterService
 from app.services.payment_gateway import RefundRequest
 from app.services.reconciliation import Difference, DifferenceKind
 from app.tasks.runner import Verdict
 from tests.conftest import MovableClock
+from tests.integration.jobs_support import execute, rows
 from tests.integration.money_support import RefundRow, Shop
 
 pytestmark = pytest.mark.req("REQ-004")
@@ -140,3 +143,26 @@ async def test_what_we_never_asked_for(shop: Shop) -> None:
     [difference] = await differences(shop)
     assert (difference.kind, difference.reference) == (DifferenceKind.UNKNOWN_REFERENCE, str(stranger))
     assert (difference.our_amount, difference.their_amount) == (None, Decimal("5.00"))
+
+
+async def test_one_repair_that_is_refused_holds_up_no_other(shop: Shop) -> None:
+    """The gateway paid both, one of them only after it was given up and its share had gone to another refund."""
+    refused, healthy = await shop.part_refund(), await shop.part_refund()
+    shop.gateway.faults["refund"] = ["decline"]
+    assert await shop.work(refused.id, refund_retries=0) is Verdict.BURIED
+    [letter] = await rows(shop.database, "SELECT id FROM dead_letters")
+    await DeadLetterService(shop.database, shop.clock).dismiss(letter.id, shop.admin, "paid in cash")
+    await execute(
+        shop.database,
+        "UPDATE payments SET refund_reserved_amount = captured_amount WHERE id = :id",
+        id=refused.payment_id,
+    )
+    await pay_at_gateway(shop, refused)
+    await pay_at_gateway(shop, healthy)
+    with capture_logs() as logs:
+        found = await shop.refunds.reconcile(shop.gateway, repair=True)
+    assert (len(found.differences), found.repaired) == (2, 1)
+    [refusal] = [entry for entry in logs if entry["log_level"] == "critical"]
+    assert refusal["refund_id"] == str(refused.id)
+    assert refusal["exc_info"].orig.diag.constraint_name == "ck_payments_refund_cap"
+    assert [(await shop.refund(row.id)).state for row in (refused, healthy)] == ["FAILED", "SUCCEEDED"]

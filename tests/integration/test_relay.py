@@ -137,6 +137,26 @@ async def test_lost_messages_and_dead_workers_are_sent_again(
     assert again.fence == held.fence + 1
 
 
+@pytest.mark.req("REQ-004.10")
+async def test_a_standing_backlog_does_not_hold_back_what_is_sent_again(
+    database: Database, relay: Relay, broker: FakeBroker
+) -> None:
+    """However much waits, and for however long: a lost message and a dead worker's job get the places that come free."""
+    lost, orphan = await add_job(database, MAIL, uuid4(), "lost"), await add_job(database, MAIL, uuid4(), "orphan")
+    assert relay.turn() == 2
+    await claim(database, orphan)
+    await execute(database, "UPDATE jobs SET published_at = now() - interval '10 minutes' WHERE id = :id", id=lost)
+    await execute(database, "UPDATE jobs SET lease_until = now() - interval '10 minutes' WHERE id = :id", id=orphan)
+    await add_jobs(database, 12)
+    await execute(database, "UPDATE jobs SET run_at = now() - interval '1 hour' WHERE state = 'PENDING'")
+    broker.lying = relay_module.WINDOW - 1
+    broker.published.clear()
+    assert [relay.turn() for _ in range(3)] == [1, 1, 1]
+    assert [job_id for _, job_id in broker.published[:2]] == [orphan, lost]
+    # Sent again once a while, they leave the places after them to the backlog.
+    assert broker.published[2][1] not in {orphan, lost}
+
+
 async def test_what_lies_in_redis_is_bounded(
     database: Database, relay: Relay, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

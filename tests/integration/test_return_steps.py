@@ -162,6 +162,7 @@ async def test_who_may_not_ask_for_a_return(desk: Desk, role: Role) -> None:
 @pytest.mark.req("REQ-002.10", "REQ-004.8")
 async def test_what_nobody_reviewed_expires(desk: Desk, clock: MovableClock) -> None:
     week = timedelta(days=7)
+    clock.advance(days=-8)
     overdue, approved = await desk.return_in(R.REQUESTED), await desk.return_in(R.APPROVED)
     clock.now = overdue["created_at"] + week
     assert await desk.returns.expire_unreviewed(week) == 0

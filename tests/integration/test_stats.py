@@ -143,8 +143,9 @@ async def test_invoices_that_came_late_or_not_yet(
     for order_id, minutes in ((orders[1], 4), (orders[2], 6)):
         owner_connection.execute(
             "INSERT INTO invoices (kind, state, year, number_in_year, number, order_id, issued_on, view, storage_key,"
-            " sha256, size_bytes, issued_at) SELECT 'INVOICE', 'ISSUED', 2026, %s, %s, id, now()::date, '{}', %s,"
-            " '\\x00', 1, shipped_at + make_interval(mins => %s) FROM orders WHERE id = %s",
+            " drawn_sha256, sha256, size_bytes, issued_at)"
+            " SELECT 'INVOICE', 'ISSUED', 2026, %s, %s, id, now()::date, '{}', %s,"
+            " ARRAY['\\x00'::bytea], '\\x00', 1, shipped_at + make_interval(mins => %s) FROM orders WHERE id = %s",
             [minutes, f"INV-{minutes}", f"invoices/{minutes}.pdf", minutes, order_id],
         )
     await bury_job(services.database, JobKind.ISSUE_INVOICE)
@@ -161,7 +162,7 @@ async def test_refunds_that_came_late_or_not_yet(
     for order_id, values in zip(
         orders,
         (
-            "state = 'UNKNOWN'",
+            "state = 'PROCESSING'",
             f"{paid} '3 hours'",
             f"{paid} '1 hour'",
             "state = 'FAILED', released_at = created_at + interval '30 minutes'",

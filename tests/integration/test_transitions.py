@@ -141,6 +141,7 @@ async def test_expected_state_is_checked_under_the_lock(
 async def test_unpaid_orders_are_cancelled_and_paid_ones_left_alone(
     orders: OrderService, admin: Actor, clock: MovableClock
 ) -> None:
+    clock.advance(days=-2)
     unpaid, paid = [(await orders.create(order_create(), admin))["id"] for _ in range(2)]
     await orders.transition(paid, OrderStateUpdate(new_state=OrderStatus.PAID), admin)
     clock.advance(hours=23)
@@ -156,6 +157,7 @@ async def test_unpaid_orders_are_cancelled_and_paid_ones_left_alone(
 async def test_payment_and_timeout_race_has_one_winner(
     orders: OrderService, admin: Actor, clock: MovableClock, owner_connection: psycopg.Connection
 ) -> None:
+    clock.advance(days=-2)
     order_id = (await orders.create(order_create(), admin))["id"]
     clock.advance(hours=25)
     pay = OrderStateUpdate(new_state=OrderStatus.PAID)

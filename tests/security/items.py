@@ -15,12 +15,15 @@ ROLES = "security/test_role_matrix.py"
 BODIES = "integration/test_api_hostile_bodies.py"
 TOKENS = "unit/test_security.py"
 JWKS = "unit/test_jwks.py"
+JSON = "unit/test_api_json_body.py"
 CALLERS = "integration/test_api_callers.py"
 LIMITS = "integration/test_api_rate_limit.py"
 OUTBOUND = "unit/test_outbound.py"
 CONTAINERS = "unit/test_container_files.py"
+CLAIMED_ADDRESS = "integration/test_api_processes.py::test_a_claimed_address_is_not_believed"
 HOSTILE_BODIES = f"{BODIES}::test_every_hostile_body_is_refused_and_nothing_is_written"
 PRODUCTION = "security/test_production.py"
+SUPPLY = "security/test_supply_chain.py"
 
 ITEMS: dict[int, Item] = {
     1: Item(
@@ -72,17 +75,23 @@ ITEMS: dict[int, Item] = {
             f"{CALLERS}::test_a_revoked_key_is_dead_within_five_seconds",
             "integration/test_api_tokens.py::test_both_keys_hold_in_the_overlap_and_the_old_one_ends_with_it",
             f"{JWKS}::test_a_key_taken_out_of_the_file_is_dead_within_five_seconds",
+            f"{JWKS}::test_a_file_that_is_removed_lets_nobody_in_within_five_seconds",
+            f"{JWKS}::test_a_key_taken_out_at_the_url_is_dead_within_the_seconds_that_are_set",
         ),
     ),
     9: Item(
         "The time that a comparison takes tells how much of a secret was right",
-        ("security/test_source.py::test_secrets_are_compared_by_compare_digest_alone",),
+        (
+            "security/test_comparisons.py::test_compare_digest_decides_and_nothing_else",
+            "security/test_source.py::test_secrets_are_compared_by_compare_digest_alone",
+        ),
     ),
     10: Item(
         "A flood of requests, under made-up addresses",
         (
             f"{LIMITS}::test_the_101st_request_of_a_minute_is_refused",
             f"{LIMITS}::test_a_claimed_address_changes_nothing",
+            CLAIMED_ADDRESS,
         ),
     ),
     11: Item(
@@ -91,7 +100,12 @@ ITEMS: dict[int, Item] = {
     ),
     12: Item(
         "A body of more than a megabyte, announced or in chunks",
-        (f"{BODIES}::test_a_body_over_the_limit_is_refused_unparsed",),
+        (
+            f"{BODIES}::test_a_body_over_the_limit_is_refused_unparsed",
+            f"{JSON}::test_a_body_that_says_it_is_too_long_is_not_read_at_all",
+            f"{JSON}::test_a_body_that_turns_out_too_long_is_given_up",
+            f"{JSON}::test_a_body_that_lies_about_its_length_is_still_counted",
+        ),
     ),
     13: Item(
         "A body nested a thousand levels deep, or with ten thousand names",
@@ -101,7 +115,7 @@ ITEMS: dict[int, Item] = {
         "NUL characters and lone surrogates, in text and in metadata",
         (
             HOSTILE_BODIES,
-            "unit/test_api_json_body.py::test_what_could_not_be_kept_is_refused",
+            f"{JSON}::test_what_could_not_be_kept_is_refused",
             "unit/test_api_errors.py::test_a_value_that_only_the_database_refused_is_still_the_callers",
         ),
     ),
@@ -156,7 +170,10 @@ ITEMS: dict[int, Item] = {
     ),
     24: Item(
         "Line breaks and escape sequences that make up log lines",
-        ("unit/test_api_errors.py::test_no_input_breaks_a_log_line",),
+        (
+            "unit/test_api_errors.py::test_no_input_breaks_a_log_line",
+            "unit/test_api_errors.py::test_libraries_log_in_the_same_form",
+        ),
     ),
     25: Item(
         "Names, addresses and secrets that turn up in logs, metrics, errors, reports, jobs and messages",
@@ -181,6 +198,7 @@ ITEMS: dict[int, Item] = {
             "security/test_transport.py::test_no_answer_can_be_framed_run_or_leak_its_address",
             "security/test_transport.py::test_production_refuses_plain_http",
             f"{PRODUCTION}::test_only_a_proxy_of_ours_can_say_that_a_caller_came_encrypted",
+            CLAIMED_ADDRESS,
         ),
     ),
     28: Item(
@@ -191,6 +209,8 @@ ITEMS: dict[int, Item] = {
             f"{CONTAINERS}::test_ports_are_published_on_this_machine_alone",
             f"{CONTAINERS}::test_the_servers_are_reached_by_the_system_alone",
             f"{CONTAINERS}::test_nothing_starts_without_a_password",
+            "security/test_servers.py::test_redis_lets_nobody_in_without_the_password",
+            "security/test_servers.py::test_postgresql_has_a_password_and_trusts_nobody",
         ),
     ),
     29: Item(
@@ -200,8 +220,10 @@ ITEMS: dict[int, Item] = {
     30: Item(
         "A package, an image or a commit brings in what does not belong",
         (
-            "security/test_supply_chain.py::test_everything_is_pinned_by_hash_and_comes_from_no_named_index",
-            "security/test_supply_chain.py::test_ci_looks_for_known_vulnerabilities_and_for_secrets",
+            f"{SUPPLY}::test_everything_is_pinned_by_hash_and_comes_from_no_named_index",
+            f"{SUPPLY}::test_ci_looks_for_known_vulnerabilities_and_for_secrets",
+            f"{SUPPLY}::test_what_is_found_fails_the_step",
+            f"{SUPPLY}::test_nothing_keeps_the_looking_from_being_done_or_its_failure_from_counting",
             "security/test_source.py::test_no_secret_is_in_the_repository",
             f"{CONTAINERS}::test_the_image_runs_as_nobody_in_particular",
             f"{CONTAINERS}::test_each_service_may_do_little",

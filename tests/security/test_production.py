@@ -1,7 +1,10 @@
 """What production refuses to start with, and what it does not show (NFR-004)."""
 
 import importlib.util
+import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -10,7 +13,7 @@ from pydantic import ValidationError
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app import config
-from app.config import Settings, SettingsError
+from app.config import ROOT, Settings, SettingsError
 from app.core.enums import Role
 from app.dependencies import Services
 from app.main import create_app
@@ -54,8 +57,10 @@ def test_production_starts_with_secrets_of_its_own() -> None:
         ({"chat_adapter": "webhook", "chat_webhook_url": "https://chat.example/x"}, "CHANNEL_WEBHOOK_SECRET"),
         ({"database_url": "postgresql://shop:dev_password@db/shop"}, "DATABASE_URL"),
         ({"database_admin_url": "postgresql://owner:dev_password@db/shop"}, "DATABASE_ADMIN_URL"),
+        ({"database_replica_url": "postgresql://shop:dev_password@db/shop"}, "DATABASE_REPLICA_URL"),
         ({"rate_limit_per_minute": 0}, "RATE_LIMIT_PER_MINUTE"),
         ({"storage_type": "memory"}, "STORAGE_TYPE"),
+        ({"log_format": "console"}, "LOG_FORMAT"),
     ],
 )
 def test_production_does_not_start_with(changes: dict[str, Any], named: str) -> None:
@@ -73,6 +78,45 @@ def test_a_refused_start_tells_the_name_of_a_secret_and_not_its_value(monkeypatc
     config.get_settings.cache_clear()
     assert "DATABASE_URL" in str(refused.value)
     assert "canary" not in str(refused.value)
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, folder: Path, **given: str) -> list[str]:
+    """Return the lines with which a start under these settings alone is refused."""
+    monkeypatch.chdir(folder)
+    for name in [name for name in os.environ if name.lower() in Settings.model_fields]:
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name.upper(), value)
+    config.get_settings.cache_clear()
+    with pytest.raises(SettingsError) as refused:
+        config.get_settings()
+    config.get_settings.cache_clear()
+    return str(refused.value).splitlines()
+
+
+def test_production_without_a_database_is_told_what_to_set_and_how(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What `./dev env production` makes is for compose: `./dev run` reads the same file."""
+    said, told = refusal(monkeypatch, tmp_path, **{name: OWN[name] for name in OWN if name != "database_url"})
+    assert said == "Configuration refused:"
+    assert told.startswith("  DATABASE_URL is not set")
+    [page] = re.findall(r"docs/[\w/-]+\.md", told)
+    assert (ROOT / page).exists()
+    assert "ENVIRONMENT=development ./dev run" in told
+    assert "password" not in told
+
+
+def test_each_fault_of_a_refused_start_is_on_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _, *told = refusal(monkeypatch, tmp_path, environment="production", database_url=OWN["database_url"])
+    assert [line.split()[0] for line in told] == [
+        "SECRET_KEY",
+        "API_KEY",
+        "PAYMENT_GATEWAY_API_KEY",
+        "PAYMENT_WEBHOOK_SECRET",
+    ]
+    _, *told = refusal(monkeypatch, tmp_path, redis_url="http://redis")
+    assert told == ["  REDIS_URL: must be a redis://, rediss:// or unix:// URL"]
 
 
 @pytest.fixture

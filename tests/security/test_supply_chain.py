@@ -1,10 +1,13 @@
 """What we install, build and run: pinned by hash, audited in CI, without rights it does not need (NFR-004).
 
-`pip-audit` and `gitleaks` need the network, so they run in CI; here is tested that they do. The image and the compose
-file have tests of their own in tests/unit/test_container_files.py.
+`pip-audit` and `gitleaks` need the network, so they run in CI; here is tested that they do, and that what they find
+counts. The image and the compose file have tests of their own in tests/unit/test_container_files.py.
 """
 
 import re
+import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,7 +16,7 @@ from app.config import ROOT
 
 pytestmark = [pytest.mark.req("NFR-004.7", "DEV"), pytest.mark.security]
 
-LOCKS = ("requirements.txt", "requirements-dev.txt", "requirements-image.txt")
+LOCKS = ("requirements.txt", "requirements-image.txt", "requirements-dev.txt")
 _PINNED = re.compile(r"^([a-z0-9][a-z0-9._-]*(?:\[[a-z,]+\])?)==(\S+)", re.IGNORECASE)
 
 
@@ -48,10 +51,66 @@ def test_installing_demands_the_hashes() -> None:
     assert script.count("--require-hashes") >= 2
 
 
-def test_ci_looks_for_known_vulnerabilities_and_for_secrets() -> None:
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
-    steps = "\n".join(str(step.get("run", "")) for job in workflow["jobs"].values() for step in job["steps"])
-    assert re.search(r"pip-audit .*--strict.*--require-hashes", steps)
-    assert all(lock in steps for lock in LOCKS)
-    assert "gitleaks" in steps
-    assert workflow["permissions"] == {"contents": "read"}
+# --- CI ----------------------------------------------------------------------------------------------------------
+
+CI: dict[Any, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+SUPPLY = CI["jobs"]["supply"]
+CONDITIONS = {"if", "needs", "continue-on-error", "strategy"}
+AUDIT = ["--strict", "--disable-pip", "--require-hashes", "--requirement"]
+
+
+def run_step(naming: str, folder: Path, fails_on: str = "nothing") -> tuple[int, list[list[str]]]:
+    """Run the one step whose script names a tool, as CI's shell would, with tools that only note what they are asked.
+
+    Args:
+        naming: what the script names.
+        folder: an empty one, to run in.
+        fails_on: a word of its command line on which a tool fails.
+
+    Returns:
+        The step's exit code, and the words of each call.
+    """
+    [script] = [step["run"] for step in SUPPLY["steps"] if naming in step.get("run", "")]
+    for tool in (folder / ".venv" / "bin" / "pip-audit", folder / "bin" / "docker"):
+        tool.parent.mkdir(parents=True)
+        tool.write_text(
+            "#!/bin/sh\nprintf '%s\\t' \"$@\" >>calls; printf '\\n' >>calls\n"
+            'for word; do if [ "$word" = "$FAILS_ON" ]; then exit 1; fi; done\n'
+        )
+        tool.chmod(0o755)
+    environment = {"PATH": f"{folder / 'bin'}:/usr/bin:/bin", "FAILS_ON": fails_on}
+    done = subprocess.run(["bash", "-e", "-c", script], cwd=folder, env=environment, check=False)
+    calls = (folder / "calls").read_text(encoding="utf-8").splitlines()
+    return done.returncode, [line.rstrip("\t").split("\t") for line in calls]
+
+
+def test_ci_looks_for_known_vulnerabilities_and_for_secrets(tmp_path: Path) -> None:
+    """What is exempted from the audit is to be named here too."""
+    (tmp_path / "audit").mkdir()
+    assert run_step("pip-audit", tmp_path / "audit") == (0, [[*AUDIT, lock] for lock in LOCKS])
+    (tmp_path / "scan").mkdir()
+    code, [words] = run_step("gitleaks", tmp_path / "scan")
+    assert code == 0
+    assert {"git", "/repository"} <= set(words)
+    assert any(word.startswith("ghcr.io/gitleaks/gitleaks:v") for word in words)
+    assert "--exit-code" not in " ".join(words)
+    assert CI["permissions"] == {"contents": "read"}
+
+
+@pytest.mark.parametrize(("naming", "word"), [*(("pip-audit", lock) for lock in LOCKS), ("gitleaks", "git")])
+def test_what_is_found_fails_the_step(naming: str, word: str, tmp_path: Path) -> None:
+    code, _ = run_step(naming, tmp_path, fails_on=word)
+    assert code != 0
+
+
+def test_nothing_keeps_the_looking_from_being_done_or_its_failure_from_counting() -> None:
+    # YAML 1.1 reads `on` as true.
+    assert CI[True]["push"] == {"branches": ["main"]}
+    assert "pull_request" in CI[True]
+    assert CI[True]["pull_request"] is None
+    assert not CONDITIONS & set(SUPPLY)
+    for step in SUPPLY["steps"]:
+        assert not CONDITIONS & set(step), step
+    # Unless told otherwise, a script is run by `bash -e`, as above.
+    shells = [CI, SUPPLY, *SUPPLY["steps"]]
+    assert not any({"defaults", "shell"} & set(part) for part in shells)

@@ -191,10 +191,11 @@ async def test_no_input_breaks_a_log_line(logged: Any) -> None:
 
 
 @pytest.mark.req("NFR-006.1")
+@pytest.mark.security
 async def test_libraries_log_in_the_same_form(logged: Any) -> None:
-    logging.getLogger("uvicorn.error").warning("line\nbreak %s", 5)
+    logging.getLogger("uvicorn.error").warning("line\nbreak\x1b[31m %s", 5)
     [line] = logged()
-    assert (line["event"], line["level"], line["logger"]) == ("line\nbreak 5", "warning", "uvicorn.error")
+    assert (line["event"], line["level"], line["logger"]) == ("line\nbreak\x1b[31m 5", "warning", "uvicorn.error")
 
 
 async def test_an_answer_that_breaks_off_cuts_the_connection() -> None:

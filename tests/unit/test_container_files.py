@@ -30,9 +30,10 @@ PASSWORDS = {
     "DATABASE_PASSWORD": "of-the-application",
     "REDIS_PASSWORD": "of-redis",
     "FLOWER_BASIC_AUTH": "admin:of-flower",
+    "GRAFANA_PASSWORD": "of-grafana",
 }
 RAW: dict[str, Any] = yaml.safe_load(COMPOSE)
-SERVICES = compose_file.services(PASSWORDS, profiles=("s3",))
+SERVICES = compose_file.services(PASSWORDS, profiles=("s3", "monitoring"))
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 SETTLED = {name: service for name, service in OURS.items() if "ENVIRONMENT" in service["environment"]}
 ONE_SHOT = {"migrate", "s3-bucket"}
@@ -40,6 +41,8 @@ ONE_SHOT = {"migrate", "s3-bucket"}
 # What containers do not get: the owner's login (migrate alone has it), what the image does not have or decides by
 # itself, and what belongs to Flower alone.
 NOT_PASSED = {"DATABASE_ADMIN_URL", "INVOICE_RENDERER", "FLOWER_BASIC_AUTH"}
+# What they get, and not from .env.
+FIXED = {"DATABASE_URL", "REDIS_URL", "STORAGE_PATH", "PROMETHEUS_PORT", "PROMETHEUS_HOST"}
 
 services = pytest.mark.parametrize("name", SERVICES)
 
@@ -172,7 +175,7 @@ def test_ports_are_published_on_this_machine_alone(name: str) -> None:
         assert port.startswith("127.0.0.1:")
     if "ports" not in SERVICES[name]:
         return
-    assert name in {"api", "flower", "mailpit", "gateway"}
+    assert name in {"api", "flower", "mailpit", "gateway", "prometheus", "grafana"}
     assert "data" not in SERVICES[name].get("networks", []) or "default" in SERVICES[name]["networks"]
 
 
@@ -185,6 +188,15 @@ def test_the_servers_are_reached_by_the_system_alone(name: str) -> None:
     assert RAW["networks"]["data"] == {"internal": True}
 
 
+@pytest.mark.req("NFR-006.4")
+@pytest.mark.parametrize("name", SETTLED)
+def test_what_may_report_a_fault_is_on_a_network_that_leaves(name: str) -> None:
+    given = compose_file.services(PASSWORDS | {"SENTRY_DSN": "https://key@sentry.example/1"})[name]["environment"]
+    assert given["SENTRY_DSN"]
+    leaving = {network for network, options in RAW["networks"].items() if not (options or {}).get("internal")}
+    assert leaving & set(SERVICES[name]["networks"])
+
+
 @services
 def test_images_are_named_by_version(name: str) -> None:
     image = SERVICES[name]["image"]
@@ -194,7 +206,7 @@ def test_images_are_named_by_version(name: str) -> None:
 def test_the_parts_are_the_ones_the_system_consists_of() -> None:
     wanted = {"db", "redis", "migrate", "api", "relay", "beat", "flower", "mailpit", "gateway"}
     workers = {name for name in SERVICES if name.startswith("worker-")}
-    assert set(SERVICES) - workers == wanted | {"s3", "s3-bucket"}
+    assert set(SERVICES) - workers == wanted | {"s3", "s3-bucket", "prometheus", "grafana"}
     assert set(compose_file.services(PASSWORDS)) - workers == wanted
     queues = [SERVICES[name]["command"][3] for name in sorted(workers)]
     assert queues == sorted(queue.value for queue in Queue)
@@ -247,9 +259,15 @@ def test_each_setting_reaches_the_application(name: str) -> None:
     assert named == wanted, f"x-settings of docker-compose.yml: {sorted(named ^ wanted)}"
     given = {field: f"value-of-{field}" for field in named}
     passed = compose_file.services(PASSWORDS | given)[name]["environment"]
-    fixed = {"DATABASE_URL", "REDIS_URL", "STORAGE_PATH"}
-    assert {key: passed[key] for key in named - fixed} == {key: given[key] for key in named - fixed}
+    assert {key: passed[key] for key in named - FIXED} == {key: given[key] for key in named - FIXED}
     assert not set(SETTLED[name]["environment"]) & {"SECRET_KEY", "SELLER_NAME"}
+
+
+@pytest.mark.req("DOC.5")
+def test_what_is_not_read_from_the_file_is_told() -> None:
+    page = (ROOT / "docs" / "how-to" / "deploy-with-compose.md").read_text(encoding="utf-8")
+    [told] = re.findall(r"^- Not read from `\.env` are (.*?)^- ", page, re.MULTILINE | re.DOTALL)
+    assert set(re.findall(r"`([A-Z_]{3,})`", told)) == (NOT_PASSED | FIXED) - {"FLOWER_BASIC_AUTH"}
 
 
 @pytest.mark.security

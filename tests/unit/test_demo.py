@@ -1,10 +1,12 @@
 """The demo against a system that runs already: how it is told where, and how it reads a mailbox (DEV.1)."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
 import pytest
+from pydantic import SecretStr
 from rich.console import Console
 
 from app.config import Settings
@@ -27,6 +29,22 @@ def test_addresses_are_told_without_a_slash_at_the_end() -> None:
     info = system_at("http://api:8000/", None, Path("/nowhere"), SETTINGS)
     assert (info.api, info.docs, info.gateway) == ("http://api:8000", "http://api:8000/docs", "http://gateway:8002")
     assert info.mail is None
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [("dev-api-key", "http://api:8000/api/v1/orders  with the header X-API-Key: dev-api-key"), ("", "")],
+)
+def test_whoever_looks_around_afterwards_is_told_the_key(key: str, told: str) -> None:
+    """There is none where keys are made one by one, as in production."""
+    settings = SETTINGS.model_copy(update={"api_key": SecretStr(key)})
+    shown = io.StringIO()
+    demo = Demo(
+        system_at("http://api:8000", None, Path("/nowhere"), settings), settings, Console(file=shown, soft_wrap=True)
+    )
+    demo._farewell({"order_number": "ORD-2026-000001"}, {"amount": 1.0, "currency": "EUR"}, Path("invoice.pdf"))
+    assert told in shown.getvalue()
+    assert ("X-API-Key" in shown.getvalue()) is bool(key)
 
 
 def test_our_own_mail_catcher_is_read() -> None:

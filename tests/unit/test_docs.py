@@ -4,10 +4,10 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -21,7 +21,9 @@ from app.main import openapi_document
 from app.models import Base
 from app.services import diagrams
 from app.services.audit_service import CANONICAL_VERSION
+from app.services.gateway_wire import WireFormatError, read_payment, read_refund
 from app.services.job_service import JobKind
+from app.services.payment_gateway import PaymentStatus, RefundStatus
 from app.services.payment_service import NEEDS_A_PERSON
 from app.services.permissions import ACTIONS
 from app.services.reconciliation import DifferenceKind
@@ -36,7 +38,7 @@ PICTURES = {EntityType.ORDER: "order-states.svg", EntityType.RETURN: "return-sta
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-_PATH = re.compile(r"`((?:app|alembic|benchmarks|docs|templates|tests)/[\w./-]+)`")
+_PATH = re.compile(r"`((?:app|alembic|benchmarks|docs|monitoring|templates|tests)/[\w./-]+)`")
 
 
 def page(name: str) -> str:
@@ -68,6 +70,13 @@ def commands(command: Any = None, path: str = "articurated") -> Iterator[tuple[s
             yield from commands(inner, f"{path} {name}")
         else:
             yield f"{path} {name}", inner
+
+
+def short(address: str) -> str:
+    """Return an address as a page tells it: a single parameter is `{id}`, several keep their names."""
+    names = re.findall(r"{[a-z_]+}", address)
+    address = address.removeprefix("/api/v1")
+    return address.replace(names[0], "{id}") if len(names) == 1 else address
 
 
 def row_of(text: str, first_cell: str) -> str:
@@ -189,9 +198,7 @@ def test_no_command_is_told_that_does_not_exist() -> None:
 def test_every_address_is_told() -> None:
     told = set(re.findall(r"`([A-Z]+ /[\w/{}-]*)`", section("reference/api.md", "## Addresses")))
     routes = {
-        f"{method.upper()} {re.sub(r'{[a-z_]+}', '{id}', path).removeprefix('/api/v1')}"
-        for path, methods in openapi_document()["paths"].items()
-        for method in methods
+        f"{method.upper()} {short(path)}" for path, methods in openapi_document()["paths"].items() for method in methods
     }
     assert told == routes
 
@@ -256,6 +263,24 @@ def test_the_script_for_auditors_finds_what_was_changed(tmp_path: Path, change: 
     done = subprocess.run([sys.executable, "-I", script, trail], capture_output=True, text=True, check=False)
     assert (done.returncode == 0) is holds, done.stderr
     assert ("1 rows of 1 entities hold" in done.stdout) is holds
+
+
+@pytest.mark.req("INT-001")
+@pytest.mark.parametrize(
+    ("name", "read", "statuses"), [("payment", read_payment, PaymentStatus), ("refund", read_refund, RefundStatus)]
+)
+def test_the_events_of_the_gateway_are_told_with_every_field_that_is_needed(
+    name: str, read: Callable[[Any], object], statuses: Any
+) -> None:
+    text = section("reference/webhooks.md", "## From the payment gateway")
+    assert re.findall(r"`(\w+)`", row_of(text, f"{name} |")) == list(get_args(statuses))
+    [told] = [event for event in map(json.loads, blocks(text, "json")) if event["type"].startswith(f"{name}.")]
+    assert {"id", "type", "created"} <= set(told)
+    record = told["data"]["object"]
+    assert read(record)
+    for needed in record:
+        with pytest.raises(WireFormatError):
+            read({key: value for key, value in record.items() if key != needed})
 
 
 @pytest.mark.req("REQ-006.5")

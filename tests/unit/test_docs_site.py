@@ -19,18 +19,27 @@ pytestmark = pytest.mark.req("DOC.6")
 DOCS = ROOT / "docs"
 
 
+_QUOTING = {"code", "pre", "script", "style"}
+_LEFT_RAW = re.compile(r"^\s*(#{1,6} \S|\|?\s*:?-{3,}\s*\||```|[*-] \S).*", re.MULTILINE)
+"""A heading, the line below a table's head, a fence or an item of a list, as a writer types them."""
+
+
 class Page(HTMLParser):
-    """What a page refers to, loads, and can be pointed at."""
+    """What a page refers to, loads, and can be pointed at, and its words."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
         self.links: list[str] = []
         self.loads: list[str] = []
         self.anchors: set[str] = set()
+        self.words = ""
+        self._inside: list[str] = []
         self.feed(file.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note what the tag refers to."""
+        if tag in _QUOTING:
+            self._inside.append(tag)
         values = {name: value for name, value in attrs if value is not None}
         self.anchors |= {values[name] for name in ("id", "name") if name in values}
         if tag == "a" and "href" in values:
@@ -39,6 +48,17 @@ class Page(HTMLParser):
             self.loads.append(values["src"])
         elif tag == "link" and values.get("rel") not in {"canonical", "alternate"} and "href" in values:
             self.loads.append(values["href"])
+
+    def handle_endtag(self, tag: str) -> None:
+        """Leave what quotes; what is a paragraph of its own begins a line."""
+        if tag in _QUOTING:
+            self._inside.remove(tag)
+        elif tag in {"p", "td", "th", "li", "div"} or re.fullmatch(r"h\d", tag):
+            self.words += "\n"
+
+    def handle_data(self, data: str) -> None:
+        """Keep what is said, and not what is quoted."""
+        self.words += "_" if self._inside else data
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +91,16 @@ def test_every_link_and_anchor_leads_somewhere(site: Path, pages: dict[Path, Pag
                 broken.append(f"{file.relative_to(site)}: {link}")
     assert len(pages) > 20
     assert broken == []
+
+
+def test_all_markdown_became_a_page(site: Path, pages: dict[Path, Page]) -> None:
+    """A heading right below a table, say, is a cell of it for MkDocs, though not for a forge."""
+    raw = {
+        f"{file.relative_to(site)}: {found[0].strip()}"
+        for file, page in pages.items()
+        for found in _LEFT_RAW.finditer(page.words)
+    }
+    assert raw == set()
 
 
 def test_a_reader_needs_no_internet(site: Path, pages: dict[Path, Page]) -> None:

@@ -97,9 +97,23 @@ def test_sixty_lines_flow_over_pages(renderer: WeasyPrintRenderer) -> None:
     assert all(f"Page {number} of {len(held)}" in page for number, page in enumerate(held, start=1))
 
 
-def test_the_same_view_gives_the_same_bytes(renderer: WeasyPrintRenderer) -> None:
+@pytest.fixture(params=["as installed", "fontTools"])
+def subsetter(request: pytest.FixtureRequest, renderer: WeasyPrintRenderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fonts are cut down with what is installed, and as WeasyPrint does without HarfBuzz-Subset."""
+    del renderer
+    if request.param == "fontTools":
+        monkeypatch.setattr("weasyprint.pdf.fonts.harfbuzz_subset", None)
+
+
+@pytest.mark.usefixtures("subsetter")
+def test_the_same_view_gives_the_same_bytes_whenever_it_is_drawn(
+    renderer: WeasyPrintRenderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What fontTools takes for now, in seconds since 1970.
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     first = renderer.render(view())
 
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1800000000")
     assert renderer.render(view()) == first
     assert WeasyPrintRenderer().render(view()) == first
 

@@ -250,8 +250,15 @@ def test_a_token_of_any_length_is_not_read() -> None:
 # --- freshness: a file -------------------------------------------------------------------------------------------
 
 
+def as_set(watch: Stopwatch, **values: Any) -> KeyCache:
+    """Return the keys that these settings name."""
+    keys = provider_keys(Settings(_env_file=None, **values), watch)
+    assert keys is not None
+    return keys
+
+
 def from_file(path: Path, watch: Stopwatch) -> KeyCache:
-    return KeyCache(lambda: key_cache._from_file(path), key_cache.FILE_SECONDS, key_cache.FILE_SECONDS, monotonic=watch)
+    return as_set(watch, jwks_file=path)
 
 
 async def knows(cache: KeyCache, kid: str) -> bool:
@@ -279,8 +286,31 @@ async def test_a_key_taken_out_of_the_file_is_dead_within_five_seconds(tmp_path:
     await cache.close()
 
 
-async def test_a_file_that_is_away_or_broken_leaves_the_last_good_set_for_an_hour(tmp_path: Path) -> None:
+async def test_a_file_that_is_removed_lets_nobody_in_within_five_seconds(tmp_path: Path) -> None:
     path, watch = tmp_path / "keys.json", Stopwatch()
+    path.write_bytes(key_set(jwk("ES256")))
+    cache = from_file(path, watch)
+    assert await knows(cache, "k1")
+    path.unlink()
+    watch.seconds += 5
+    with capture_logs() as logs:
+        assert not await knows(cache, "k1")
+    assert ("jwks.file_missing", "warning") in [(entry["event"], entry["log_level"]) for entry in logs]
+    path.write_bytes(key_set(jwk("ES256")))
+    watch.seconds += 5
+    assert await knows(cache, "k1"), "it counts again once it is back"
+    await cache.close()
+
+
+async def test_a_file_that_was_never_there_lets_nobody_in(tmp_path: Path) -> None:
+    cache = from_file(tmp_path / "misspelt" / "keys.json", Stopwatch())
+    assert not await knows(cache, "k1")
+    await cache.close()
+
+
+async def test_a_broken_file_leaves_the_last_good_set_for_an_hour(tmp_path: Path) -> None:
+    path, watch = tmp_path / "keys.json", Stopwatch()
+    path.write_bytes(b"")
     cache = from_file(path, watch)
     with pytest.raises(KeySetUnavailableError):
         await cache.find({"kid": "k1", "alg": "ES256"})
@@ -293,6 +323,7 @@ async def test_a_file_that_is_away_or_broken_leaves_the_last_good_set_for_an_hou
         assert await knows(cache, "k1")
     assert [(entry["event"], entry["kept"]) for entry in logs] == [("jwks.not_read", True)]
     path.unlink()
+    path.mkdir()  # there, and not to be read
     watch.seconds += 1
     with pytest.raises(KeySetUnavailableError):
         await cache.find({"kid": "k1", "alg": "ES256"})
@@ -302,8 +333,8 @@ async def test_a_file_that_is_away_or_broken_leaves_the_last_good_set_for_an_hou
 # --- freshness: a URL --------------------------------------------------------------------------------------------
 
 
-def from_url(server: KeyServer, watch: Stopwatch, refresh: float = 300) -> KeyCache:
-    return KeyCache(lambda: key_cache._from_url(server.url), refresh, key_cache.RETRY_SECONDS, monotonic=watch)
+def from_url(server: KeyServer, watch: Stopwatch, refresh: int = 300) -> KeyCache:
+    return as_set(watch, jwks_url=server.url, jwks_refresh_seconds=refresh)
 
 
 async def test_a_set_is_fetched_once_and_again_when_it_is_old() -> None:
@@ -318,6 +349,32 @@ async def test_a_set_is_fetched_once_and_again_when_it_is_old() -> None:
         server.document = key_set(jwk("ES256", "new", 2))
         watch.seconds += 100
         assert not await knows(cache, "old"), "as old as it may become: nothing passes on the strength of it"
+        assert len(server.fetches) == 2
+        await cache.close()
+
+
+@pytest.mark.parametrize("refresh", [1, 5, 300])
+async def test_a_key_taken_out_at_the_url_is_dead_within_the_seconds_that_are_set(refresh: int) -> None:
+    watch = Stopwatch()
+    with key_server(key_set(jwk("ES256", "old", 1), jwk("ES256", "new", 2))) as server:
+        cache = from_url(server, watch, refresh)
+        assert await knows(cache, "old")
+        server.document = key_set(jwk("ES256", "new", 2))
+        watch.seconds += refresh
+        assert not await knows(cache, "old")
+        assert await knows(cache, "new")
+        await cache.close()
+
+
+async def test_a_set_of_few_seconds_is_fetched_ahead_too() -> None:
+    watch = Stopwatch()
+    with key_server(key_set(jwk("ES256"))) as server:
+        cache = from_url(server, watch, refresh=5)
+        assert await knows(cache, "k1")
+        watch.seconds += 4
+        assert await knows(cache, "k1")
+        assert cache._reading is not None
+        await cache._reading
         assert len(server.fetches) == 2
         await cache.close()
 
@@ -480,7 +537,7 @@ def production(**values: Any) -> dict[str, Any]:
         {"jwks_url": "https://login.example/keys#x"},
         {"jwks_url": "https://login.example/keys", "jwks_file": "/keys.json"},
         production(jwks_url="http://127.0.0.1/keys"),
-        {"jwks_refresh_seconds": 1},
+        {"jwks_refresh_seconds": 0},
         production(secret_key_previous="short"),
         production(secret_key_previous="development-secret-key-not-for-production"),
         production(rate_limit_per_minute=0),
@@ -500,7 +557,7 @@ def test_settings_that_would_open_a_door_are_refused(values: dict[str, Any]) -> 
 def test_settings_that_are_safe_are_taken() -> None:
     for values in (
         production(jwks_url="https://login.example/keys?v=1", secret_key_previous="p" * 40),
-        {"jwks_url": "http://localhost:8080/keys"},
+        {"jwks_url": "http://localhost:8080/keys", "jwks_refresh_seconds": 1},
         {"jwks_url": "http://[::1]:8080/keys"},
         {"jwks_url": "", "jwks_file": ""},
     ):

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,8 +33,9 @@ class Bucket:
     lock: Lock = field(default_factory=Lock)
 
 
-@pytest.fixture
-def bucket() -> Iterator[Bucket]:
+@contextmanager
+def bucket_server() -> Iterator[Bucket]:
+    """Serve an empty bucket on loopback."""
     held = Bucket()
     server = Server(held)
     thread = Thread(target=server.serve_forever, args=(0.02,))
@@ -43,6 +45,12 @@ def bucket() -> Iterator[Bucket]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def bucket() -> Iterator[Bucket]:
+    with bucket_server() as held:
+        yield held
 
 
 @pytest.fixture

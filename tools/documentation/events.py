@@ -103,7 +103,9 @@ EVENTS: Mapping[str, EventKind] = {
     "invoice.issued": EventKind(EntityType.INVOICE, "its PDF was stored", _DOCUMENT),
     "credit_note.numbered": EventKind(EntityType.INVOICE, "a credit note got its number", (*_DOCUMENT, "refund_id")),
     "credit_note.issued": EventKind(EntityType.INVOICE, "its PDF was stored", (*_DOCUMENT, "refund_id")),
-    "job.retried": EventKind(EntityType.JOB, "a person made a dead job due again", _RESOLVED),
+    "job.retried": EventKind(
+        EntityType.JOB, "a dead job was made due again, by a person or by what the gateway reported", _RESOLVED
+    ),
     "job.dismissed": EventKind(EntityType.JOB, "a person gave a dead job up", _RESOLVED),
 }
 """Every type of event."""

@@ -68,7 +68,7 @@ def _entities(lines: list[str]) -> str:
             entities[name] = []
         elif line == "}" or not line:
             continue
-        elif name and re.match(r"\w+ \w+", line):
+        elif name and re.match(r"\w+(\[\])? \w+", line):
             kind, column, *rest = line.split(maxsplit=2)
             note = f" <em>{escape(rest[0].replace(chr(34), ''))}</em>" if rest else ""
             entities[name].append(f"<li><code>{column}</code> {kind}{note}</li>")

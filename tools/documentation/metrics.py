@@ -1,7 +1,11 @@
-"""docs/reference/metrics.md: every metric, from the registry that counts them."""
+"""docs/reference/metrics.md: every metric, from the registry that counts them, and every alert, from its rule."""
 
-from collections.abc import Mapping
+import re
+from typing import Any
 
+import yaml
+
+from app.config import ROOT
 from app.core.exposition import job_gauges
 from app.core.monitoring import REGISTRY
 
@@ -22,31 +26,29 @@ Those marked * are read from the database at each scrape of the API; the rest is
 where `PROMETHEUS_MULTIPROC_DIR` names a folder.
 """
 
-_ALERTS: Mapping[str, str] = {
-    "articurated_database_up": "0",
-    "articurated_jobs_oldest_due_seconds": "above 30 for some minutes",
-    "articurated_dead_letters": "above 0",
-    "articurated_jobs_waiting": "it keeps growing",
-    "articurated_jobs_retrying": "it keeps growing: something the jobs need is away",
-    "articurated_sla_overdue": "above 0",
-    "articurated_http_requests_total": "statuses of 500 and more",
-    "articurated_http_request_duration_seconds": "slow answers",
-    "articurated_transition_rejections_total": "a jump: a client is out of step",
-    "articurated_unauthenticated_total": "a jump: somebody guesses, or a key has ended",
-    "articurated_rate_limited_total": "a jump: a caller runs wild, or the limit is too low",
-    "articurated_gateway_breaker_open": "1 for some minutes",
-    "articurated_faults_total": "any",
-    "articurated_relay_interruptions_total": "it keeps rising",
-    "articurated_beat_ticks_total": "it stands still",
-    "articurated_job_pickup_seconds": "above 30",
-    "articurated_job_completion_seconds": "above 300 for `invoice.issue`, 7200 for `refund.process`",
-    "articurated_notifications_total": "outcome `unavailable` keeps rising",
-    "articurated_storage_operations_total": "outcomes other than `ok` keep rising",
-}
+_ALERTS_HEAD = """
+## Alerts
+
+The rules are in `monitoring/alerts.yml`. `critical` means: look now; `warning`: look today. An alert fires when its rule
+has held for as long as the third column says.
+
+| Alert | Severity | For | Tells | What to do |
+|---|---|---|---|---|
+"""
+
+_ALERTS = ROOT / "monitoring" / "alerts.yml"
+_METRIC = re.compile(r"\barticurated_[a-z_]+?(?=_(?:bucket|sum|count)\b|\b)")
+_LABEL = re.compile(r"{{ \$labels\.(\w+) }}")
+_VALUE = re.compile(r"{{ \$value.*? }}")
 
 
 def page() -> str:
     """Return the text of the page."""
+    rules = [rule for group in yaml.safe_load(_ALERTS.read_text(encoding="utf-8"))["groups"] for rule in group["rules"]]
+    return _HEAD + _metrics(rules) + _SHOWN_AT_SCRAPE + _alerts(rules)
+
+
+def _metrics(rules: list[dict[str, Any]]) -> str:
     rows = []
     for metric in REGISTRY.collect():
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name
@@ -55,10 +57,22 @@ def page() -> str:
     gauges = job_gauges({}, {}, 0)
     rows += [(gauge.name, "gauge *", gauge._labelnames, gauge.documentation) for gauge in gauges]  # type: ignore[attr-defined]  # noqa: SLF001
     rows.append(("articurated_database_up", "gauge *", (), "1 when the database answered this scrape."))
-    if unknown := _ALERTS.keys() - {name for name, *_ in rows}:
-        raise LookupError(f"no such metrics: {sorted(unknown)}")
-    table = "| Metric | Kind | Labels | Tells | Alert when |\n|---|---|---|---|---|\n"
+    table = "| Metric | Kind | Labels | Tells | Alerts |\n|---|---|---|---|---|\n"
     for name, kind, labels, text in sorted(rows):
         named = ", ".join(f"`{label}`" for label in labels) or "–"
-        table += f"| `{name}` | {kind} | {named} | {text.rstrip('.')} | {_ALERTS.get(name, '')} |\n"
-    return _HEAD + table + _SHOWN_AT_SCRAPE
+        warned = ", ".join(f"`{rule['alert']}`" for rule in rules if name in _METRIC.findall(rule["expr"]))
+        table += f"| `{name}` | {kind} | {named} | {text.rstrip('.')} | {warned} |\n"
+    return table
+
+
+def _alerts(rules: list[dict[str, Any]]) -> str:
+    text = _ALERTS_HEAD
+    for rule in rules:
+        told = rule["annotations"]
+        where = told["runbook"].removeprefix("docs/")
+        summary = _LABEL.sub(r"*\1*", _VALUE.sub("…", told["summary"]))
+        text += (
+            f"| `{rule['alert']}` | {rule['labels']['severity']} | {rule.get('for', '–')} | {summary}."
+            f" {told['description']} | [{where.partition('#')[0].removeprefix('how-to/')}](../{where}) |\n"
+        )
+    return text

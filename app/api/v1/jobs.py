@@ -38,6 +38,6 @@ async def retry(
 async def dismiss(
     dead_letter_id: UUID, context: Context, data: Annotated[DeadLetterResolve | None, Body()] = None
 ) -> Response:
-    """Settle that the job will not be done. The body may be left out."""
+    """Settle that the job will not be done; of a refund, only once it is sure whether it was paid. The body may be left out."""
     note = data.note if data is not None else None
     return answer(await context.services.dead_letters.dismiss(dead_letter_id, context.actor, note))
