@@ -145,7 +145,9 @@ async def test_nothing_that_is_shown_changes_without_a_new_version(
             await money_ledger.change_refund(session, refund, state, clock.now, **values)
         await witness.look(*paths)
     async with database.transaction() as session:
-        assert await money_ledger.release(session, refund_id)
+        refund = await money_ledger.locked_refund(session, refund_id)
+        assert refund is not None
+        assert await money_ledger.release(session, refund)
     await witness.look(*paths)
     clock.advance(minutes=1)
     async with database.transaction() as session:

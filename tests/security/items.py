@@ -20,6 +20,7 @@ CALLERS = "integration/test_api_callers.py"
 LIMITS = "integration/test_api_rate_limit.py"
 OUTBOUND = "unit/test_outbound.py"
 CONTAINERS = "unit/test_container_files.py"
+PANGO = "unit/test_developer_files.py::test_ci_skips_no_test_of_the_html_invoice_for_want_of_pango"
 CLAIMED_ADDRESS = "integration/test_api_processes.py::test_a_claimed_address_is_not_believed"
 HOSTILE_BODIES = f"{BODIES}::test_every_hostile_body_is_refused_and_nothing_is_written"
 PRODUCTION = "security/test_production.py"
@@ -136,6 +137,7 @@ ITEMS: dict[int, Item] = {
             "unit/test_mail_templates.py::test_markup_and_template_syntax_in_data_are_inert",
             "unit/test_mail_templates.py::test_templates_never_mark_a_value_as_safe",
             "unit/test_documents_weasyprint.py::test_html_jinja_and_addresses_in_data_are_inert",
+            PANGO,
         ),
     ),
     19: Item(
@@ -158,6 +160,7 @@ ITEMS: dict[int, Item] = {
         (
             "unit/test_documents_typst.py::test_a_template_cannot_read_outside_its_folder",
             "unit/test_documents_weasyprint.py::test_a_template_loads_nothing_but_our_fonts",
+            PANGO,
         ),
     ),
     23: Item(
