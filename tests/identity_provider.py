@@ -16,6 +16,9 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
+from app.core.key_cache import KeyCache
+from app.core.security import CredentialsError
+
 ISSUER = "https://login.example"
 AUDIENCE = "orders"
 Private = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -78,6 +81,14 @@ def token(kind: str = "ES256", kid: str | None = "k1", number: int = 0, **change
     """Return a token signed with a key of the provider's."""
     headers = {} if kid is None else {"kid": kid}
     return jwt.encode(claims(**changes), private_key(kind, number), algorithm=kind, headers=headers)
+
+
+async def knows(cache: KeyCache, kid: str) -> bool:
+    """Whether a key is found now."""
+    try:
+        return await cache.find({"kid": kid, "alg": "ES256"}) is not None
+    except CredentialsError:
+        return False
 
 
 @dataclass

@@ -3,11 +3,9 @@
 import asyncio
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
-from decimal import Decimal
-from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -19,116 +17,28 @@ from app.core.actor import Actor
 from app.core.enums import Channel, OrderStatus
 from app.database import Database
 from app.models.order import Order
-from app.schemas.order import OrderCancel
-from app.schemas.return_request import ReturnCreate
-from app.services import job_service, notification_rows
+from app.services import notification_rows
 from app.services.dead_letter_service import DeadLetterService
 from app.services.gateway_webhooks import WebhookPayloadError, verify_webhook
 from app.services.job_service import JobKind, LeaseLostError
 from app.services.mail_scene import phone_of
 from app.services.notification_rows import NewRow
 from app.services.order_service import OrderService
-from app.services.payment_gateway import GatewayRefund
-from app.services.payment_service import NEEDS_A_PERSON
-from app.services.return_service import ReturnService
-from app.services.sweep_service import SweepService
-from app.tasks.workbench import Workbench
 from app.utils.email_sender import MailUnavailable
-from app.utils.messages import Message, MessageDelayed, MessageRefused
+from app.utils.messages import MessageDelayed, MessageRefused
 from app.utils.outbound import DestinationRefusedError
 from tests import databases
 from tests.conftest import MovableClock
 from tests.databases import TestServers, past_guard
-from tests.fakes import CREATED
-from tests.integration.jobs_support import (
-    FakeMailSender,
-    add_job,
-    claim,
-    execute,
-    job_of,
-    order_in,
-    refund_of,
-    rows,
-    settle,
-)
-from tests.integration.money_support import Shop
+from tests.integration.channels_support import PHONE, FakeChannel, Post, only, shipped
+from tests.integration.jobs_support import add_job, claim, execute, job_of, order_in, refund_of, rows, settle
 
 pytestmark = pytest.mark.req("REQ-006")
-
-PHONE = "+33612345678"
-
-
-@dataclass
-class FakeChannel:
-    """Keeps the messages; raises what it is told to, once each."""
-
-    faults: list[Exception] = field(default_factory=list)
-    tried: list[Message] = field(default_factory=list)
-    sent: list[Message] = field(default_factory=list)
-
-    async def send(self, message: Message) -> None:
-        """Take a message."""
-        self.tried.append(message)
-        if self.faults:
-            raise self.faults.pop(0)
-        self.sent.append(message)
-
-
-class Post:
-    """The three channels over one database, and a worker that does what is due, whatever its time."""
-
-    def __init__(self, settings: Settings, database: Database, clock: MovableClock, **channels: FakeChannel) -> None:
-        self.database = database
-        self.mails = FakeMailSender()
-        self.sms, self.chat = channels.get("SMS", FakeChannel()), channels.get("CHAT", FakeChannel())
-        self.bench = Workbench(
-            settings, database=database, clock=clock, mail_sender=self.mails, channels=channels or None
-        )
-        self.runner = self.bench.runner("tester")
-
-    async def deliver(self, prefix: str = "") -> None:
-        """Do every message job whose kind begins with `prefix`, and what they make due, each once."""
-        done: set[UUID] = set()
-        while True:
-            await execute(self.database, "UPDATE jobs SET run_at = now() WHERE state IN ('PENDING', 'PUBLISHED')")
-            due = await rows(
-                self.database,
-                "SELECT id FROM jobs WHERE state = 'PENDING' AND kind ~ :kinds AND kind LIKE :prefix ORDER BY id",
-                kinds=r"^(notify|sms|chat)\.",
-                prefix=f"{prefix}%",
-            )
-            if not (ids := [row.id for row in due if row.id not in done]):
-                return
-            for job_id in ids:
-                done.add(job_id)
-                await self.runner.run(job_id)
-
-    async def exhaust(self, prefix: str) -> None:
-        """Do them again and again, until all are done or dead."""
-        while await rows(
-            self.database, "SELECT 1 FROM jobs WHERE kind LIKE :prefix AND state = 'PENDING'", prefix=f"{prefix}%"
-        ):
-            await self.deliver(prefix)
-
-    async def told(self, **where: Any) -> list[Any]:
-        """Return the rows of messages, by channel."""
-        condition = " AND ".join(f"{name} = :{name}" for name in where) or "true"
-        return await rows(self.database, f"SELECT * FROM notifications WHERE {condition} ORDER BY channel, id", **where)
 
 
 @pytest.fixture
 def post(settings: Settings, database: Database, clock: MovableClock) -> Post:
     return Post(settings, database, clock, SMS=FakeChannel(), CHAT=FakeChannel())
-
-
-async def shipped(orders: OrderService, by: Actor, phone: object = PHONE) -> dict[str, Any]:
-    """Return a shipped order whose metadata has a phone number; only its shipping is yet to be told."""
-    return await order_in(orders, by, OrderStatus.SHIPPED, metadata={"phone": phone})
-
-
-async def only(database: Database, kind: JobKind) -> None:
-    """Leave of all jobs those of one kind."""
-    await execute(database, "UPDATE jobs SET state = 'DISMISSED' WHERE kind <> :kind", kind=kind.value)
 
 
 @pytest.mark.req("REQ-006.5")
@@ -342,161 +252,6 @@ async def test_a_row_is_that_of_its_channel(database: Database, clock: MovableCl
         again = [await notification_rows.opened(session, replace(new, id=uuid4())) for new in (chat, mail)]
     assert first == [mail.id, chat.id]
     assert [(row.id, row.is_new) for row in again] == [(chat.id, False), (mail.id, False)]
-
-
-# --- internal alerts -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.req("REQ-006.2", "REQ-006.5")
-async def test_operations_hear_of_everything_internal_in_chat_without_anyones_data(
-    post: Post,
-    database: Database,
-    settings: Settings,
-    orders: OrderService,
-    returns: ReturnService,
-    admin: Actor,
-    clock: MovableClock,
-) -> None:
-    clock.now = clock.now.replace(hour=12) - timedelta(days=2)
-    order = await order_in(orders, admin, OrderStatus.DELIVERED, customer_name="Zacharias Quux")
-    await returns.create(ReturnCreate(order_id=order["id"], reason="Blemished"), admin)
-    clock.advance(hours=25)
-    sweeps = SweepService(database, settings, clock)
-    assert await sweeps.remind_reviewers(10) == 1
-    assert await sweeps.summarise_yesterday()
-    await add_job(database, JobKind.PROCESS_REFUND, uuid4(), "dies")
-    await execute(database, "UPDATE jobs SET claims = 99 WHERE dedupe_key = 'dies'")
-    [dying] = await rows(database, "SELECT id FROM jobs WHERE dedupe_key = 'dies'")
-    await post.runner.run(dying.id)
-    for _ in range(2):
-        await post.deliver()
-    told = {message.template: message for message in post.chat.sent}
-    assert sorted(told) == ["daily_summary", "job_failed", "return_review_overdue"]
-    assert len(post.chat.sent) == len(told)
-    assert order["order_number"] in told["return_review_overdue"].text
-    for message in post.chat.sent:
-        assert message.recipient == "operations"
-        for word in ("Zacharias", "Quux", "@", "Blemished", "Atelier"):
-            assert word not in message.text
-
-
-async def test_chat_that_is_out_of_order_is_told_by_mail_alone_and_that_ends(
-    post: Post, database: Database, settings: Settings
-) -> None:
-    held = await claim(database, await add_job(database, JobKind.PROCESS_REFUND, uuid4()))
-    post.chat.faults = [MessageDelayed("no connection") for _ in range(100)]
-    async with database.transaction() as session:
-        await job_service.bury(session, held, "GatewayDeclined: no")
-    for _ in range(20):
-        await post.deliver()
-    assert len(post.chat.tried) == settings.notification_retries + 1
-    assert ["refund.process" in mail.subject for mail in post.mails.sent] == [True, False]
-    assert "chat.job_failed" in post.mails.sent[1].subject
-    assert await rows(database, "SELECT 1 FROM jobs WHERE state = 'PENDING'") == []
-
-
-async def test_mail_that_is_out_of_order_is_told_in_chat(
-    post: Post, database: Database, orders: OrderService, admin: Actor
-) -> None:
-    await order_in(orders, admin, OrderStatus.PAID)
-    await only(database, JobKind.NOTIFY_ORDER_CONFIRMATION)
-    post.mails.faults = [MailUnavailable("away") for _ in range(100)]
-    for _ in range(20):
-        await post.deliver()
-    assert post.mails.sent == []
-    assert [message.template for message in post.chat.sent] == ["job_failed"]
-    assert "notify.order_confirmation" in post.chat.sent[0].text
-    assert {row.state for row in await post.told(channel="EMAIL")} == {"FAILED"}
-
-
-# --- the gateway -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def shop(settings: Settings, database: Database, clock: MovableClock, admin: Actor) -> Shop:
-    return Shop(settings, database, clock, admin)
-
-
-@pytest.mark.req("INT-001")
-async def test_a_payment_of_another_amount_is_told_to_operations_once(
-    post: Post, shop: Shop, database: Database, settings: Settings
-) -> None:
-    order = await shop.ordered()
-    lie = replace(shop.charged(order), captured_amount=Decimal("10.00"))
-    outcomes = await asyncio.gather(*(shop.tell("payment.captured", lie, "evt_lie") for _ in range(5)))
-    assert sorted(outcomes) == ["AMOUNT_MISMATCH", *["DUPLICATE"] * 4]
-    for _ in range(2):
-        await post.deliver()
-    [mail] = post.mails.sent
-    assert mail.to == settings.operations_email
-    for fact in (order["order_number"], "evt_lie", "$10.00", "$341.10", lie.id, "Amount mismatch"):
-        assert fact in mail.text
-        assert fact in mail.html
-    [chat] = post.chat.sent
-    assert order["order_number"] in chat.text
-    assert {(row.template, row.order_id) for row in await post.told()} == {("gateway_event", order["id"])}
-
-
-@pytest.mark.req("INT-001")
-async def test_every_outcome_that_needs_a_person_reaches_one(post: Post, shop: Shop, database: Database) -> None:
-    """Each brought about as the gateway would; those that need nobody make no alert."""
-    order = await shop.ordered()
-    payment = shop.charged(order)
-    assert await shop.tell("payment.captured", payment) == "PAID"
-    assert await shop.tell("payment.captured", payment) == "ALREADY_CAPTURED"
-    assert await alerts(database) == []
-    assert await shop.tell("payment.captured", replace(payment, id="pay_second")) == "SECOND_PAYMENT"
-    assert await shop.tell("payment.captured", replace(payment, reference=uuid4())) == "UNKNOWN_REFERENCE"
-    assert await shop.tell("payment.captured", replace(payment, currency="EUR")) == "AMOUNT_MISMATCH"
-    cancelled = await order_in(shop.orders, shop.admin, OrderStatus.PENDING_PAYMENT)
-    late = shop.charged(cancelled)
-    await shop.orders.cancel(cancelled["id"], OrderCancel(), shop.admin)
-    assert await shop.tell("payment.captured", late) == "PAID_AFTER_CANCEL"
-    refund = await refund_of(database, cancelled["id"])
-    await settle(database, refund.id)
-    paid = GatewayRefund(
-        id="re_other", payment_id=late.id, reference=refund.id, status="succeeded", amount=refund.amount,
-        currency=refund.currency, failure_code=None, created=CREATED,
-    )  # fmt: skip
-    assert await shop.tell("refund.succeeded", paid) == "SECOND_REFUND"
-    recorded = replace(paid, id=(await refund_of(database, cancelled["id"])).gateway_refund_id)
-    assert await shop.tell("refund.succeeded", recorded) == "ALREADY_SETTLED"
-    assert await shop.tell("refund.failed", replace(recorded, status="failed")) == "REFUND_REVERSED"
-    given_up = await shop.cancelled()
-    shop.gateway.faults["refund"] = ["timeout_after"]
-    await shop.work(given_up.id, refund_retries=0)
-    [lost] = [known for known in shop.gateway.refunds.values() if known.reference == given_up.id]
-    assert await shop.tell("refund.failed", replace(lost, status="failed")) == "REFUND_DUE_AGAIN"
-    told = await alerts(database)
-    assert sorted(told) == sorted(NEEDS_A_PERSON)
-    await post.deliver("notify.gateway_event")
-    await post.deliver("chat.")
-    assert len(post.mails.sent) == len(post.chat.sent) == len(NEEDS_A_PERSON)
-    assert len({mail.subject for mail in post.mails.sent}) == len(NEEDS_A_PERSON)
-
-
-async def alerts(database: Database) -> list[str]:
-    """Return the outcomes that an alert is due or sent for."""
-    found = await rows(
-        database,
-        "SELECT g.outcome FROM jobs j JOIN gateway_events g ON g.id = j.payload ->> 'event_id'"
-        " WHERE j.kind = 'notify.gateway_event'",
-    )
-    return [row.outcome for row in found]
-
-
-async def test_an_event_that_is_not_stored_makes_no_alert(
-    shop: Shop, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lie = replace(shop.charged(await shop.ordered()), currency="EUR")
-
-    async def dies(*_: object) -> bool:
-        raise RuntimeError
-
-    monkeypatch.setattr("app.services.payment_service.job_service.add", dies)
-    with pytest.raises(RuntimeError):
-        await shop.tell("payment.captured", lie)
-    assert await rows(database, "SELECT 1 FROM gateway_events") == []
 
 
 # --- over the wire, and over the years -------------------------------------------------------------------------
