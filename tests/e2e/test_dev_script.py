@@ -248,10 +248,10 @@ def test_passwords_are_made_once_and_what_is_set_stays(checkout: Checkout) -> No
     lines = file.read_text().splitlines()
     assert lines[:3] == ["# mine", "REDIS_PASSWORD=my-own", "DATABASE_PASSWORD="]
     added = dict(line.split("=", 1) for line in lines[3:])
-    assert list(added) == ["POSTGRES_PASSWORD", "FLOWER_BASIC_AUTH"]
+    assert list(added) == ["POSTGRES_PASSWORD", "FLOWER_BASIC_AUTH", "GRAFANA_PASSWORD"]
     assert added["FLOWER_BASIC_AUTH"].startswith("admin:")
     secrets = [value.removeprefix("admin:") for value in added.values()]
-    assert len(set(secrets)) == 2
+    assert len(set(secrets)) == 3
     assert all(len(secret) == 48 for secret in secrets)
     assert not any(secret in made.stderr for secret in secrets)
     before = file.read_text()
