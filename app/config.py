@@ -26,6 +26,9 @@ DEVELOPMENT_WEBHOOK_SECRET = "whsec_development-webhook-secret"  # noqa: S105
 DEVELOPMENT_CHANNEL_SECRET = "whsec_development-channel-secret"  # noqa: S105
 MINIMUM_SECRET_LENGTH = 32
 
+DATABASE_ADDRESS = re.compile(r"(?P<login>[^:]+://(?:[^:/@]*(?::[^@]*)?@)?)(?P<hosts>[^/?]*)(?P<rest>.*)", re.DOTALL)
+"""A database's address as SQLAlchemy reads it: a password in it may hold what one in a URL may not."""
+
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 _PUBLIC_URL = re.compile(_ORIGIN.pattern + r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?")
 
@@ -171,9 +174,11 @@ class Settings(BaseSettings):
     @classmethod
     def _several_hosts_have_one_primary(cls, value: str | None) -> str | None:
         """Refuse a list of hosts that would be taken as it comes: after a failover the first may be a standby."""
-        url = urlsplit(value or "")
-        parameters = parse_qs(url.query)
-        hosts = url.netloc.rpartition("@")[2] + ",".join(parameters.get("host", []))
+        address = DATABASE_ADDRESS.match(value or "")
+        if address is None:
+            return value
+        parameters = parse_qs(address["rest"].partition("?")[2])
+        hosts = address["hosts"] + ",".join(parameters.get("host", []))
         if "," in hosts and parameters.get("target_session_attrs") not in (["read-write"], ["primary"]):
             raise ValueError("names several hosts, so it needs ?target_session_attrs=read-write")
         return value

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import structlog
 from sqlalchemy import Engine, create_engine, event, make_url
@@ -18,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
-from app.config import Settings
+from app.config import DATABASE_ADDRESS, Settings
 
 logger = structlog.get_logger(__name__)
 
@@ -27,13 +26,12 @@ T = TypeVar("T")
 
 def driver_url(url: str) -> URL:
     """Return `url` with the driver that this project uses; libpq parameters in it are kept, and so are several hosts."""
-    address = urlsplit(url).netloc
-    login, at, hosts = address.rpartition("@")
-    if "," not in hosts:
+    address = DATABASE_ADDRESS.match(url)
+    if address is None or "," not in address["hosts"]:
         return make_url(url).set(drivername="postgresql+psycopg")
     # Several hosts, which libpq takes in the place of one, SQLAlchemy knows as parameters.
-    rest = make_url(url.replace(address, login + at, 1)).set(drivername="postgresql+psycopg")
-    return rest.update_query_pairs([("host", host) for host in hosts.split(",")])
+    without = make_url(address["login"] + address["rest"]).set(drivername="postgresql+psycopg")
+    return without.update_query_pairs([("host", host) for host in address["hosts"].split(",")])
 
 
 _KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2}

@@ -218,6 +218,8 @@ def test_several_hosts_serve_a_run_on_given_servers(on_several: Settings) -> Non
         ("u:pa,ss@a,b", {"user": "u", "password": "pa,ss", "host": "a,b", "port": ","}),
         ("a,b:5433,c", {"host": "a,b,c", "port": ",5433,"}),
         ("u:pa,ss@a:5432", {"user": "u", "password": "pa,ss", "host": "a", "port": 5432}),
+        ("u:p[a,s#s@a", {"user": "u", "password": "p[a,s#s", "host": "a"}),
+        ("u:p[a,s#s@a,b", {"user": "u", "password": "p[a,s#s", "host": "a,b", "port": ","}),
     ],
 )
 def test_an_address_is_passed_on_as_it_is(hosts: str, read: dict[str, Any]) -> None:
@@ -231,6 +233,8 @@ def test_an_address_is_passed_on_as_it_is(hosts: str, read: dict[str, Any]) -> N
     ("url", "fits"),
     [
         ("postgresql://shop:pa,ss@a:5432/shop", True),
+        ("postgresql://shop:p[a,s#s?@a:5432/shop", True),
+        ("postgresql://shop:p[a,s#s?@a,b/shop", False),
         ("postgresql://shop@a:5432,b:5432/shop?target_session_attrs=read-write", True),
         ("postgresql://shop@/shop?host=a,b&target_session_attrs=primary", True),
         ("postgresql://shop@a:5432,b:5432/shop", False),
