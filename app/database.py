@@ -4,11 +4,14 @@ Every connection of the application takes on `DATABASE_ROLE`, which can add hist
 delete it, whatever rights the login has. psycopg 3 is the driver everywhere (docs/adr).
 """
 
+import asyncio
+import os
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from sqlalchemy import Engine, create_engine, event, make_url
@@ -18,6 +21,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
 from app.config import DATABASE_ADDRESS, Settings
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection as DriverConnection
 
 logger = structlog.get_logger(__name__)
 
@@ -74,16 +80,44 @@ def _leave_lost_primary(context: ExceptionContext) -> None:
 
 _REPLICA_PAUSE_SECONDS = 5.0
 _REPLICA_CONNECT_SECONDS = 2
+_REPLICA_POOL_SECONDS = 1.0
+"""How long a read waits for one of the connections to the replica before it goes to the primary."""
+
+_REPLICA_SECONDS = 5.0
+"""How long the replica has for connecting, and then for all of one read: far more than a list takes.
+
+A server whose processes stand still has a kernel that acknowledges what it is sent, so nothing below notices."""
+
 _RECOVERY_CONFLICT = "40001"
+_MIGRATION_MISSING = frozenset({"42P01", "42703"})
+"""A table or a column is not there (undefined_table, undefined_column): the migration is not replayed yet."""
+_SHORT_OR_BROKEN = frozenset({"53", "58"})
+"""The classes of a server that is short of memory, disk or connections, and of one that cannot read its files."""
 
 
-def _is_away(fault: DBAPIError | PoolTimeoutError) -> bool:
+def _is_away(fault: DBAPIError) -> bool:
     """Whether a replica cannot be asked, or broke off to keep up: no fault of the statement, nor of its slowness."""
-    if isinstance(fault, PoolTimeoutError) or fault.connection_invalidated:
+    if fault.connection_invalidated:
         return True
     # What fails before the server can answer, connecting above all, has no code.
     codes = {None, _RECOVERY_CONFLICT, *_SERVER_GONE}
     return isinstance(fault, OperationalError) and getattr(fault.orig, "sqlstate", None) in codes
+
+
+def _is_of_replica(fault: DBAPIError) -> bool:
+    """Whether the primary may well do what failed on a replica that is there."""
+    code = getattr(fault.orig, "sqlstate", None) or ""
+    return code in _MIGRATION_MISSING or code[:2] in _SHORT_OR_BROKEN
+
+
+def _hang_up(connection: "DriverConnection[Any]") -> None:
+    """Break the line, so that whoever waits for the server's answer finds the connection lost.
+
+    To cancel the waiting task would not do: psycopg then waits for the server to confirm.
+    """
+    if not connection.closed:
+        with socket.socket(fileno=os.dup(connection.fileno())) as line, suppress(OSError):
+            line.shutdown(socket.SHUT_RDWR)
 
 
 _TO_FOLLOW = "articurated_to_follow"
@@ -138,7 +172,7 @@ class Database:
                 driver_url(settings.database_replica_url),
                 pool_size=size,
                 max_overflow=0,
-                pool_timeout=10,
+                pool_timeout=_REPLICA_POOL_SECONDS,
                 connect_args={
                     **connect_args(settings, application_name),
                     "connect_timeout": _REPLICA_CONNECT_SECONDS,
@@ -189,20 +223,36 @@ class Database:
         decided by, is read from the primary, and so is everything within a unit of work.
 
         Args:
-            work: reads, and does nothing else: it is called again when the replica breaks off.
+            work: reads, and does nothing else: it is called again when the replica breaks off, or takes too long.
         """
         if self.replica is not None and self._unit() is None and self._replica_is_due():
             try:
-                async with self.replica.connect() as connection:
-                    found = await work(connection)
-            except (DBAPIError, PoolTimeoutError) as fault:
-                if not _is_away(fault):
-                    raise
+                found = await self._ask_replica(self.replica, work)
+            except PoolTimeoutError:
+                # Busy is not away: if nobody asked it any more, all of its load would drop on the primary.
+                logger.info("replica busy")
+            except TimeoutError as fault:
                 self._replica_went(fault)
+            except DBAPIError as fault:
+                if _is_away(fault):
+                    self._replica_went(fault)
+                elif _is_of_replica(fault):
+                    logger.warning("replica failed", error=type(fault.orig).__name__)
+                else:
+                    raise
             else:
                 self._replica_answered()
                 return found
         async with self.autocommit() as connection:
+            return await work(connection)
+
+    @staticmethod
+    async def _ask_replica(replica: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        async with AsyncExitStack() as stack:
+            async with asyncio.timeout(_REPLICA_SECONDS):
+                connection = await stack.enter_async_context(replica.connect())
+                driver: Any = (await connection.get_raw_connection()).driver_connection
+            stack.callback(asyncio.get_running_loop().call_later(_REPLICA_SECONDS, _hang_up, driver).cancel)
             return await work(connection)
 
     def _replica_is_due(self) -> bool:

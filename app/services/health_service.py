@@ -34,6 +34,8 @@ CHECK_SECONDS = 1.5
 HINTS = {
     "database": "PostgreSQL does not answer in time; requests get 503 until it does. Look at the server, then"
     " `articurated doctor`.",
+    "read-only": "PostgreSQL takes no writes: those get 503, and jobs wait. Is it a standby, or its disk full? After a"
+    " failover DATABASE_URL must lead to the new primary.",
     "replica": "The read replica does not answer ({fault}). Lists and figures come from the primary meanwhile.",
     "behind": "The read replica is more than 30 s behind, and so are lists and figures. Look at its replication, or unset"
     " DATABASE_REPLICA_URL.",
@@ -159,7 +161,11 @@ def _not_well(part: str, status: str = "down", **facts: Any) -> Check:
 
 
 def _database(figures: JobFigures | None, latency_ms: float) -> Check:
-    return _not_well("database") if figures is None else {"status": "ok", "latency_ms": latency_ms}
+    if figures is None:
+        return _not_well("database")
+    if figures.is_read_only:
+        return {**_not_well("read-only", "degraded"), "latency_ms": latency_ms}
+    return {"status": "ok", "latency_ms": latency_ms}
 
 
 def _jobs(figures: JobFigures | None) -> Check:

@@ -19,7 +19,7 @@ RECENT_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class JobFigures:
-    """The jobs that are not done.
+    """The jobs that are not done, and whether any can be.
 
     Attributes:
         waiting: (queue, state) → how many.
@@ -28,6 +28,7 @@ class JobFigures:
         retrying: queue → how many wait for another try after a failure.
         failed_lately: name of an error → how many jobs wait that it struck within the last minute.
         overdue: review, invoice, refund, pickup → how many cases are past what is promised.
+        is_read_only: whether the server that was asked takes no writes.
     """
 
     waiting: dict[tuple[str, str], int]
@@ -36,6 +37,7 @@ class JobFigures:
     retrying: dict[str, int] = field(default_factory=dict)
     failed_lately: dict[str, int] = field(default_factory=dict)
     overdue: dict[str, int] = field(default_factory=dict)
+    is_read_only: bool = False
 
 
 # Each state stands in the statement itself, or the planner could not know that the state's own partial index answers
@@ -58,6 +60,7 @@ _AGAIN = text(f"""
 """)  # noqa: S608 - a number of this module
 _OVERDUE = text(f"""
     SELECT
+        current_setting('transaction_read_only') = 'on' AS is_read_only,
         (SELECT count(*) FROM dead_letters WHERE resolution IS NULL) AS dead,
         (SELECT count(*) FROM return_requests
             WHERE status = 'REQUESTED' AND created_at < now() - make_interval(hours => :review_hours)) AS review,
@@ -92,4 +95,5 @@ async def job_figures(connection: AsyncConnection, review_hours: int) -> JobFigu
         if recent:
             lately[error] = lately.get(error, 0) + recent
     counts = (await connection.execute(_OVERDUE, {"review_hours": review_hours})).one()._asdict()
-    return JobFigures(waiting, oldest, counts.pop("dead"), retrying, lately, counts)
+    is_read_only = counts.pop("is_read_only")
+    return JobFigures(waiting, oldest, counts.pop("dead"), retrying, lately, counts, is_read_only)

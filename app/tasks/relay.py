@@ -14,7 +14,7 @@ that, at the price of a lock that all committing transactions share. Asked throu
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ import psycopg
 import structlog
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, func
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Settings
@@ -40,7 +40,7 @@ WINDOW = 500
 loss stays small too, and a Redis without workers does not fill up."""
 
 BATCH = 100
-"""Jobs locked and published in one transaction."""
+"""Jobs locked in one transaction, and published as far as there is time."""
 
 LONGEST_BACKOFF_SECONDS = 2.0
 
@@ -54,8 +54,8 @@ class Broker(Protocol):
     def depth(self, queue: Queue) -> int:
         """Return how many messages of the queue wait for a worker."""
 
-    def publish(self, queue: Queue, job_ids: Sequence[UUID]) -> None:
-        """Send one message a job."""
+    def publish(self, queue: Queue, job_id: UUID) -> None:
+        """Send the job's message."""
 
     def close(self) -> None:
         """Let go of the connection; the next call makes a new one."""
@@ -75,13 +75,10 @@ class CeleryBroker:
         """See `Broker`."""
         return int(self._connection.default_channel.client.llen(queue.value))
 
-    def publish(self, queue: Queue, job_ids: Sequence[UUID]) -> None:
+    def publish(self, queue: Queue, job_id: UUID) -> None:
         """See `Broker`."""
-        for job_id in job_ids:
-            # No retry in here: the transaction around it is rolled back, and the relay itself is the retry.
-            celery_app.send_task(
-                TASKS[queue], args=(str(job_id),), queue=queue.value, producer=self._producer, retry=False
-            )
+        # No retry in here: the transaction around it is rolled back, and the relay itself is the retry.
+        celery_app.send_task(TASKS[queue], args=(str(job_id),), queue=queue.value, producer=self._producer, retry=False)
 
     def close(self) -> None:
         """See `Broker`."""
@@ -97,6 +94,7 @@ class Relay:
         engine: synchronous, with room for two connections; the relay waits on nothing else.
         on_ready: called once, after the first look at the jobs that succeeded.
         on_turn: called after each look that succeeded.
+        monotonic: seconds.
     """
 
     def __init__(
@@ -106,6 +104,7 @@ class Relay:
         settings: Settings,
         on_ready: Callable[[], None] = lambda: None,
         on_turn: Callable[[], object] = lambda: None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._question = _Question(engine, timedelta(seconds=settings.job_redispatch_seconds))
@@ -114,6 +113,9 @@ class Relay:
         self._redispatch = timedelta(seconds=settings.job_redispatch_seconds)
         self._on_ready: Callable[[], None] | None = on_ready
         self._on_turn = on_turn
+        self._monotonic = monotonic
+        # The server ends a transaction that stands still for longer, and the marks would be lost with it.
+        self._publish_seconds = settings.database_idle_transaction_timeout_seconds / 2
         self._stopping = threading.Event()
         self._failures = 0
 
@@ -158,12 +160,23 @@ class Relay:
             if not job_ids:
                 return 0
             # A worker may get the message before this commits: its claim waits for the row lock held here.
-            self._broker.publish(queue, job_ids)
-            connection.execute(job_dispatch.mark_published(job_ids))
-        monitoring.relayed(queue.value, state.value, len(job_ids))
+            sent = self._publish(queue, job_ids)
+            connection.execute(job_dispatch.mark_published(sent))
+        monitoring.relayed(queue.value, state.value, len(sent))
         if state is not JobState.PENDING:
-            logger.warning("jobs sent again", queue=queue.value, state=state.value, count=len(job_ids))
-        return len(job_ids)
+            logger.warning("jobs sent again", queue=queue.value, state=state.value, count=len(sent))
+        return len(sent)
+
+    def _publish(self, queue: Queue, job_ids: Iterable[UUID]) -> list[UUID]:
+        """Send what there is time for, at least one; return the jobs whose message was sent."""
+        deadline = self._monotonic() + self._publish_seconds
+        sent: list[UUID] = []
+        for job_id in job_ids:
+            self._broker.publish(queue, job_id)
+            sent.append(job_id)
+            if self._monotonic() >= deadline:
+                break
+        return sent
 
     def _failed(self, fault: Exception) -> float:
         """Note an outage, once; return how long to wait."""
@@ -185,23 +198,35 @@ class Relay:
 
 
 class _Question:
-    """Asks over and over which states hold jobs that need a message, on one connection and one cursor."""
+    """Asks over and over which states hold jobs that need a message, on one connection and one cursor.
+
+    An idle relay writes nothing that a server which takes no writes any more could refuse, so it asks for that too.
+    """
 
     def __init__(self, engine: Engine, redispatch_after: timedelta) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
-        statement = job_dispatch.overdue_states(redispatch_after)
+        statement = job_dispatch.overdue_states(redispatch_after).add_columns(
+            func.current_setting("transaction_read_only") == "on"
+        )
         self._text = str(statement.compile(dialect=engine.dialect, compile_kwargs={"literal_binds": True})).encode()
         self._connection: Connection | None = None
         self._cursor: psycopg.Cursor[Any] | None = None
 
     def ask(self) -> list[JobState]:
-        """Return those of `job_dispatch.DRIVEN` in which some job is overdue, in its order."""
+        """Return those of `job_dispatch.DRIVEN` in which some job is overdue, in its order.
+
+        Raises:
+            ReadOnlySqlTransaction: the server takes no writes; another may be the primary now.
+        """
         if self._cursor is None:
             self._connection = self._engine.connect()
             driver: Any = self._connection.connection.driver_connection
             self._cursor = driver.cursor()
-        answer = self._cursor.execute(self._text).fetchone() or ()
-        return [state for state, is_overdue in zip(job_dispatch.DRIVEN, answer, strict=True) if is_overdue]
+        [row] = self._cursor.execute(self._text).fetchall()
+        *answers, is_read_only = row
+        if is_read_only:
+            raise psycopg.errors.ReadOnlySqlTransaction("the server takes no writes")
+        return [state for state, is_overdue in zip(job_dispatch.DRIVEN, answers, strict=True) if is_overdue]
 
     def close(self) -> None:
         """Drop the connection, which may be broken; the next question opens another."""

@@ -213,6 +213,21 @@ async def test_work_that_waits_too_long_shows(
     assert found["checks"]["jobs"]["dead_letters"] == 1
 
 
+async def test_a_database_that_takes_no_writes_shows(
+    anonymous: httpx2.AsyncClient, services: Services, well: Settings
+) -> None:
+    narrow = Database(well, pool_size=1)
+    async with narrow.autocommit() as connection:
+        await connection.exec_driver_sql("SET default_transaction_read_only = on")
+    services.health = HealthService(narrow, well)
+    found = await report(anonymous)
+    assert found["status"] == "degraded"
+    assert found["checks"]["database"]["status"] == "degraded"
+    assert "takes no writes" in found["checks"]["database"]["hint"]
+    await services.health.close()
+    await narrow.close()
+
+
 async def test_health_does_not_hang_with_what_hangs(settings: Settings, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with hanging() as database, hanging() as broker, hanging() as mail, hanging() as gateway:

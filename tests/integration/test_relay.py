@@ -6,7 +6,7 @@ import concurrent.futures
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from uuid import UUID, uuid4
 
 import psycopg
@@ -42,12 +42,11 @@ class FakeBroker:
         """Return the same for all queues."""
         return self.lying
 
-    def publish(self, queue: Queue, job_ids: Sequence[UUID]) -> None:
-        """Take the messages, or fail half-way."""
-        for job_id in job_ids:
-            if self.away:
-                raise redis.ConnectionError("away")
-            self.published.append((queue, job_id))
+    def publish(self, queue: Queue, job_id: UUID) -> None:
+        """Take the message, or fail."""
+        if self.away:
+            raise redis.ConnectionError("away")
+        self.published.append((queue, job_id))
 
     def close(self) -> None:
         """Count."""
@@ -101,6 +100,41 @@ async def test_failed_publishing_marks_nothing(database: Database, relay: Relay,
     assert relay.turn() == 1
 
 
+async def test_a_slow_broker_holds_no_transaction_for_too_long(
+    database: Database, engine: Engine, settings: Settings
+) -> None:
+    """Standing still in a transaction ends it: what was published would not be marked, and be sent again and again."""
+
+    class SlowBroker(FakeBroker):
+        now = 0.0
+
+        def publish(self, queue: Queue, job_id: UUID) -> None:
+            super().publish(queue, job_id)
+            self.now += settings.database_idle_transaction_timeout_seconds / 5
+
+    broker = SlowBroker()
+    relay = Relay(engine, broker, settings, monotonic=lambda: broker.now)
+    await add_jobs(database, 7)
+    assert [relay.turn() for _ in range(4)] == [3, 3, 1, 0]
+    relay.close()
+    assert len({job_id for _, job_id in broker.published}) == len(broker.published) == 7
+
+
+@pytest.mark.req("NFR-003.1")
+async def test_a_server_that_became_read_only_is_left_though_nothing_is_due(
+    database: Database, relay: Relay, broker: FakeBroker
+) -> None:
+    assert relay.turn() == 0
+    assert relay._question._cursor is not None
+    relay._question._cursor.execute("SET default_transaction_read_only = on")
+    with pytest.raises(relay_module.OUTAGES):
+        relay.turn()
+    relay.close()
+    job_id = await add_job(database, MAIL, uuid4())
+    assert relay.turn() == 1
+    assert broker.published == [(Queue.NOTIFICATIONS, job_id)]
+
+
 async def test_a_worker_may_be_faster_than_the_commit(database: Database, engine: Engine, settings: Settings) -> None:
     """A claim that comes while the relay still holds the row waits for it, and then succeeds."""
     job_id = await add_job(database, MAIL, uuid4())
@@ -108,8 +142,8 @@ async def test_a_worker_may_be_faster_than_the_commit(database: Database, engine
     claims: list[concurrent.futures.Future[Claim]] = []
 
     class HastyBroker(FakeBroker):
-        def publish(self, queue: Queue, job_ids: Sequence[UUID]) -> None:  # noqa: ARG002 - the port's
-            claims.append(asyncio.run_coroutine_threadsafe(claim(database, job_ids[0]), loop))
+        def publish(self, queue: Queue, job_id: UUID) -> None:  # noqa: ARG002 - the port's
+            claims.append(asyncio.run_coroutine_threadsafe(claim(database, job_id), loop))
             time.sleep(0.1)
 
     relay = Relay(engine, HastyBroker(), settings)
@@ -253,7 +287,8 @@ def celery_broker(
 
 def test_a_message_is_a_job_id_and_nothing_else(celery_broker: CeleryBroker, redis_client: "redis.Redis") -> None:
     first, second = uuid4(), uuid4()
-    celery_broker.publish(Queue.REFUNDS, [first, second])
+    for job_id in (first, second):
+        celery_broker.publish(Queue.REFUNDS, job_id)
     assert celery_broker.depth(Queue.REFUNDS) == 2
     assert celery_broker.depth(Queue.INVOICES) == 0
     message = json.loads(redis_client.rpop("refunds"))  # type: ignore[arg-type]
@@ -263,9 +298,9 @@ def test_a_message_is_a_job_id_and_nothing_else(celery_broker: CeleryBroker, red
 
 @pytest.mark.req("REQ-004.10")
 def test_it_publishes_into_a_redis_that_was_flushed(celery_broker: CeleryBroker, redis_client: "redis.Redis") -> None:
-    celery_broker.publish(Queue.INVOICES, [uuid4()])
+    celery_broker.publish(Queue.INVOICES, uuid4())
     redis_client.flushdb()
-    celery_broker.publish(Queue.INVOICES, [uuid4()])
+    celery_broker.publish(Queue.INVOICES, uuid4())
     assert celery_broker.depth(Queue.INVOICES) == 1
     celery_broker.close()
     assert celery_broker.depth(Queue.INVOICES) == 1

@@ -1,5 +1,8 @@
 """Lists, search and figures come from the read replica, and from the primary while it is away (NFR-002)."""
 
+import asyncio
+import os
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -28,6 +31,7 @@ from app.schemas.order import OrderQuery
 from app.services import health_service
 from app.services.health_service import HealthService
 from app.services.replica_watch import BEHIND_SECONDS, ReplicaBehindError, ReplicaWatch
+from tests.integration.away import hanging, port_of
 from tests.integration.conftest import new_order, new_return
 from tests.replication import WAIT_SECONDS, Pair, pair
 
@@ -147,6 +151,68 @@ async def test_without_the_replica_the_primary_answers_until_it_is_back(
     with capture_logs() as log:
         assert [order["id"] for order in await records(api, "/orders", **mine)] == [known["id"]]
     assert [entry["event"] for entry in log if entry["event"].startswith("replica")] == ["replica works again"]
+
+
+async def asked_of_replica(connection: AsyncConnection) -> bool:
+    return bool((await connection.execute(text("SELECT pg_is_in_recovery()"))).scalar_one())
+
+
+async def test_a_replica_that_freezes_is_given_up(
+    database: Database, servers_pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kernel still acknowledges what is sent to it, so that nothing but our own deadline ends the wait."""
+
+    async def backend(connection: AsyncConnection) -> int:
+        return int((await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one())
+
+    frozen = await database.reading(backend)
+    monkeypatch.setattr(database_module, "_REPLICA_SECONDS", 0.5)
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            assert await database.reading(asked_of_replica) is False
+        assert database._replica_is_away
+        monkeypatch.undo()
+        database._replica_rests_until = float("-inf")
+        assert await database.reading(asked_of_replica) is True
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+
+
+async def test_a_replica_that_greets_nobody_is_given_up(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "_REPLICA_SECONDS", 0.2)
+    monkeypatch.setattr(database_module, "_REPLICA_CONNECT_SECONDS", 3600)
+    with hanging() as silent:
+        url = f"postgresql://nobody:x@127.0.0.1:{port_of(silent)}/none"
+        database = Database(settings.model_copy(update={"database_replica_url": url}))
+        async with asyncio.timeout(WAIT_SECONDS):
+            assert await database.reading(asked_of_replica) is False
+        assert database._replica_is_away
+        await database.close()
+
+
+async def test_a_busy_replica_is_not_an_absent_one(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What finds no connection free goes to the primary; the rest of the load stays where it is."""
+    monkeypatch.setattr(database_module, "_REPLICA_POOL_SECONDS", 0.05)
+    database = Database(settings, pool_size=1)
+    assert database.replica is not None
+    async with database.replica.connect():
+        assert await database.reading(asked_of_replica) is False
+    assert await database.reading(asked_of_replica) is True
+    await database.close()
+
+
+@pytest.mark.parametrize("code", ["42P01", "42703", "53200", "53100", "58030"])
+async def test_what_fails_on_the_replica_alone_is_asked_of_the_primary(database: Database, code: str) -> None:
+    """It may not have replayed a migration yet, or be short of memory; other reads it may answer well."""
+
+    async def failing(connection: AsyncConnection) -> bool:
+        if is_replica := await asked_of_replica(connection):
+            await connection.execute(text(f"DO $$ BEGIN RAISE 'not here' USING ERRCODE = '{code}'; END $$"))
+        return is_replica
+
+    assert await database.reading(failing) is False
+    assert await database.reading(asked_of_replica) is True
 
 
 async def test_what_the_replica_refuses_for_good_is_not_asked_of_the_primary(database: Database) -> None:
