@@ -4,28 +4,17 @@ Every connection of the application takes on `DATABASE_ROLE`, which can add hist
 delete it, whatever rights the login has. psycopg 3 is the driver everywhere (docs/adr).
 """
 
-import asyncio
-import os
-import socket
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 
-import structlog
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL, ExceptionContext
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
 from app.config import DATABASE_ADDRESS, Settings
-
-if TYPE_CHECKING:
-    from psycopg import AsyncConnection as DriverConnection
-
-logger = structlog.get_logger(__name__)
+from app.replica import SERVER_GONE, Replica, ReplicaPassedError
 
 T = TypeVar("T")
 
@@ -68,56 +57,10 @@ def connect_args(settings: Settings, application_name: str) -> dict[str, object]
     }
 
 
-_SERVER_GONE = frozenset({"25006", "57P01", "57P02", "57P03"})
-"""The server takes no writes (read_only_sql_transaction), was shut down, crashed, or is starting up."""
-
-
 def _leave_lost_primary(context: ExceptionContext) -> None:
     """Count a primary that is none any more as a lost connection: the whole pool looks for the new one."""
-    if getattr(context.original_exception, "sqlstate", None) in _SERVER_GONE:
+    if getattr(context.original_exception, "sqlstate", None) in SERVER_GONE:
         context.is_disconnect = True
-
-
-_REPLICA_PAUSE_SECONDS = 5.0
-_REPLICA_CONNECT_SECONDS = 2
-_REPLICA_POOL_SECONDS = 1.0
-"""How long a read waits for one of the connections to the replica before it goes to the primary."""
-
-_REPLICA_SECONDS = 5.0
-"""How long the replica has for connecting, and then for all of one read: far more than a list takes.
-
-A server whose processes stand still has a kernel that acknowledges what it is sent, so nothing below notices."""
-
-_RECOVERY_CONFLICT = "40001"
-_MIGRATION_MISSING = frozenset({"42P01", "42703"})
-"""A table or a column is not there (undefined_table, undefined_column): the migration is not replayed yet."""
-_SHORT_OR_BROKEN = frozenset({"53", "58"})
-"""The classes of a server that is short of memory, disk or connections, and of one that cannot read its files."""
-
-
-def _is_away(fault: DBAPIError) -> bool:
-    """Whether a replica cannot be asked, or broke off to keep up: no fault of the statement, nor of its slowness."""
-    if fault.connection_invalidated:
-        return True
-    # What fails before the server can answer, connecting above all, has no code.
-    codes = {None, _RECOVERY_CONFLICT, *_SERVER_GONE}
-    return isinstance(fault, OperationalError) and getattr(fault.orig, "sqlstate", None) in codes
-
-
-def _is_of_replica(fault: DBAPIError) -> bool:
-    """Whether the primary may well do what failed on a replica that is there."""
-    code = getattr(fault.orig, "sqlstate", None) or ""
-    return code in _MIGRATION_MISSING or code[:2] in _SHORT_OR_BROKEN
-
-
-def _hang_up(connection: "DriverConnection[Any]") -> None:
-    """Break the line, so that whoever waits for the server's answer finds the connection lost.
-
-    To cancel the waiting task would not do: psycopg then waits for the server to confirm.
-    """
-    if not connection.closed:
-        with socket.socket(fileno=os.dup(connection.fileno())) as line, suppress(OSError):
-            line.shutdown(socket.SHUT_RDWR)
 
 
 _TO_FOLLOW = "articurated_to_follow"
@@ -149,7 +92,7 @@ class Database:
 
     Attributes:
         engine: of the primary.
-        replica: of the read replica; None without one.
+        replica: the read replica; None without one.
     """
 
     def __init__(self, settings: Settings, application_name: str = "articurated", pool_size: int | None = None) -> None:
@@ -164,21 +107,10 @@ class Database:
         )
         event.listen(self.engine.sync_engine, "handle_error", _leave_lost_primary)
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        self.replica: AsyncEngine | None = None
-        self._replica_is_away = False
-        self._replica_rests_until = float("-inf")
+        self.replica: Replica | None = None
         if settings.database_replica_url is not None:
-            self.replica = create_async_engine(
-                driver_url(settings.database_replica_url),
-                pool_size=size,
-                max_overflow=0,
-                pool_timeout=_REPLICA_POOL_SECONDS,
-                connect_args={
-                    **connect_args(settings, application_name),
-                    "connect_timeout": _REPLICA_CONNECT_SECONDS,
-                },
-                isolation_level="AUTOCOMMIT",
-                hide_parameters=True,
+            self.replica = Replica(
+                driver_url(settings.database_replica_url), size, connect_args(settings, application_name)
             )
 
     @asynccontextmanager
@@ -225,56 +157,11 @@ class Database:
         Args:
             work: reads, and does nothing else: it is called again when the replica breaks off, or takes too long.
         """
-        if self.replica is not None and self._unit() is None and self._replica_is_due():
-            try:
-                found = await self._ask_replica(self.replica, work)
-            except PoolTimeoutError:
-                # Busy is not away: if nobody asked it any more, all of its load would drop on the primary.
-                logger.info("replica busy")
-            except TimeoutError as fault:
-                self._replica_went(fault)
-            except DBAPIError as fault:
-                if _is_away(fault):
-                    self._replica_went(fault)
-                elif _is_of_replica(fault):
-                    logger.warning("replica failed", error=type(fault.orig).__name__)
-                else:
-                    raise
-            else:
-                self._replica_answered()
-                return found
+        if self.replica is not None and self._unit() is None:
+            with suppress(ReplicaPassedError):
+                return await self.replica.ask(work)
         async with self.autocommit() as connection:
             return await work(connection)
-
-    @staticmethod
-    async def _ask_replica(replica: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        async with AsyncExitStack() as stack:
-            async with asyncio.timeout(_REPLICA_SECONDS):
-                connection = await stack.enter_async_context(replica.connect())
-                driver: Any = (await connection.get_raw_connection()).driver_connection
-            stack.callback(asyncio.get_running_loop().call_later(_REPLICA_SECONDS, _hang_up, driver).cancel)
-            return await work(connection)
-
-    def _replica_is_due(self) -> bool:
-        now = time.monotonic()
-        if now < self._replica_rests_until:
-            return False
-        if self._replica_is_away:
-            # One request finds out whether it is back; the others do not wait for that.
-            self._replica_rests_until = now + _REPLICA_PAUSE_SECONDS
-        return True
-
-    def _replica_went(self, fault: Exception) -> None:
-        self._replica_rests_until = time.monotonic() + _REPLICA_PAUSE_SECONDS
-        if not self._replica_is_away:
-            self._replica_is_away = True
-            logger.warning("replica away", error=type(getattr(fault, "orig", None) or fault).__name__)
-
-    def _replica_answered(self) -> None:
-        if self._replica_is_away:
-            self._replica_is_away = False
-            self._replica_rests_until = float("-inf")
-            logger.info("replica works again")
 
     @asynccontextmanager
     async def unit_of_work(self) -> AsyncIterator[AsyncConnection]:
@@ -302,7 +189,7 @@ class Database:
         """Close every pooled connection."""
         await self.engine.dispose()
         if self.replica is not None:
-            await self.replica.dispose()
+            await self.replica.engine.dispose()
 
 
 def after_commit(executor: AsyncConnection | AsyncSession, callback: Callable[[], None]) -> None:

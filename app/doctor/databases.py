@@ -93,7 +93,7 @@ async def replica(settings: Settings) -> list[Finding]:
     try:
         if database.replica is None:
             return []
-        async with database.autocommit() as here, database.replica.connect() as there:
+        async with database.autocommit() as here, database.replica.engine.connect() as there:
             identity = text("SELECT system_identifier FROM pg_control_system()")
             is_ours = (await here.execute(identity)).scalar_one() == (await there.execute(identity)).scalar_one()
         if not is_ours:

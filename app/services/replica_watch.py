@@ -75,7 +75,7 @@ async def _replayed(database: Database) -> Decimal:
     """Return how far the replica is."""
     if database.replica is None:
         raise LookupError("there is no replica")
-    async with database.replica.connect() as connection:
+    async with database.replica.engine.connect() as connection:
         return await _position(connection)
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DataError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
 
-from app import database as database_module
+from app import replica
 from app.config import Settings
 from app.core.actor import Actor
 from app.database import Database
@@ -118,12 +118,12 @@ async def test_without_the_replica_the_primary_answers_until_it_is_back(
     customer_id: UUID,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(database_module, "_REPLICA_PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr(replica, "PAUSE_SECONDS", 3600.0)
     mine = {"customer_id": str(customer_id)}
     database = services.database
     assert database.replica is not None
     asked: list[object] = []
-    event.listen(database.replica.sync_engine, "do_connect", lambda *_: asked.append(None))
+    event.listen(database.replica.engine.sync_engine, "do_connect", lambda *_: asked.append(None))
     known = await new_order(api, **mine)
     servers_pair.wait_until_caught_up()
     await records(api, "/orders", **mine)
@@ -136,7 +136,7 @@ async def test_without_the_replica_the_primary_answers_until_it_is_back(
         assert (await api.get("/api/v1/stats")).status_code == 200
         # It rests, for one request found out; the others do not even try.
         assert len(asked) == 1
-        database._replica_rests_until = float("-inf")
+        database.replica._rests_until = float("-inf")
         for _ in range(3):
             await records(api, "/orders", **mine)
         assert len(asked) == 2
@@ -146,7 +146,7 @@ async def test_without_the_replica_the_primary_answers_until_it_is_back(
     assert wait_until(servers_pair.standby.ready, seconds=WAIT_SECONDS)
     servers_pair.wait_until_caught_up()
     servers_pair.pause_replay()
-    database._replica_rests_until = float("-inf")
+    database.replica._rests_until = float("-inf")
     await new_order(api, **mine)
     with capture_logs() as log:
         assert [order["id"] for order in await records(api, "/orders", **mine)] == [known["id"]]
@@ -165,38 +165,40 @@ async def test_a_replica_that_freezes_is_given_up(
     async def backend(connection: AsyncConnection) -> int:
         return int((await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one())
 
+    assert database.replica is not None
     frozen = await database.reading(backend)
-    monkeypatch.setattr(database_module, "_REPLICA_SECONDS", 0.5)
+    monkeypatch.setattr(replica, "ANSWER_SECONDS", 0.5)
     os.kill(frozen, signal.SIGSTOP)
     try:
         async with asyncio.timeout(WAIT_SECONDS):
             assert await database.reading(asked_of_replica) is False
-        assert database._replica_is_away
+        assert database.replica.is_away
         monkeypatch.undo()
-        database._replica_rests_until = float("-inf")
+        database.replica._rests_until = float("-inf")
         assert await database.reading(asked_of_replica) is True
     finally:
         os.kill(frozen, signal.SIGCONT)
 
 
 async def test_a_replica_that_greets_nobody_is_given_up(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "_REPLICA_SECONDS", 0.2)
-    monkeypatch.setattr(database_module, "_REPLICA_CONNECT_SECONDS", 3600)
+    monkeypatch.setattr(replica, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(replica, "CONNECT_SECONDS", 3600)
     with hanging() as silent:
         url = f"postgresql://nobody:x@127.0.0.1:{port_of(silent)}/none"
         database = Database(settings.model_copy(update={"database_replica_url": url}))
+        assert database.replica is not None
         async with asyncio.timeout(WAIT_SECONDS):
             assert await database.reading(asked_of_replica) is False
-        assert database._replica_is_away
+        assert database.replica.is_away
         await database.close()
 
 
 async def test_a_busy_replica_is_not_an_absent_one(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """What finds no connection free goes to the primary; the rest of the load stays where it is."""
-    monkeypatch.setattr(database_module, "_REPLICA_POOL_SECONDS", 0.05)
+    monkeypatch.setattr(replica, "POOL_SECONDS", 0.05)
     database = Database(settings, pool_size=1)
     assert database.replica is not None
-    async with database.replica.connect():
+    async with database.replica.engine.connect():
         assert await database.reading(asked_of_replica) is False
     assert await database.reading(asked_of_replica) is True
     await database.close()
@@ -230,9 +232,10 @@ async def test_what_the_replica_refuses_for_good_is_not_asked_of_the_primary(dat
 
 
 async def test_what_cannot_be_sent_does_not_count_against_the_replica(database: Database) -> None:
+    assert database.replica is not None
     with pytest.raises(DataError):
         await database.reading(lambda connection: connection.execute(text("SELECT :word"), {"word": "a\0b"}))
-    assert not database._replica_is_away
+    assert not database.replica.is_away
 
 
 @pytest.mark.parametrize("code", ["40001", "57P01"])
