@@ -46,6 +46,16 @@ CREATED = datetime(2026, 11, 22, 10, tzinfo=UTC)
 UNKNOWN = "No answer from the payment gateway."
 
 
+class Stopwatch:
+    """Monotonic seconds that pass when told to."""
+
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        """Return how many have passed."""
+        return self.seconds
+
+
 class Killed(BaseException):
     """Stands for the death of the process: nothing that deals with errors may see it."""
 

@@ -1,9 +1,14 @@
-"""The time that sweeps go by. What they do cannot be taken back, so they believe no clock that may be ahead."""
+"""What is due by now, for sweeps. They do what cannot be taken back, so they believe no clock that may be ahead."""
 
+from collections.abc import Sequence
 from datetime import datetime
+from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from app.models.order import Order
+from app.models.return_request import ReturnRequest
 
 
 async def due_time(executor: AsyncConnection | AsyncSession, now: datetime) -> datetime:
@@ -14,3 +19,26 @@ async def due_time(executor: AsyncConnection | AsyncSession, now: datetime) -> d
     """
     earlier: datetime = (await executor.execute(select(func.least(now, func.now())))).scalar_one()
     return earlier
+
+
+async def hold_overdue(
+    session: AsyncSession,
+    entity: type[Order] | type[ReturnRequest],
+    status: str,
+    made_before: datetime,
+    limit: int,
+    *conditions: ColumnElement[bool],
+) -> Sequence[UUID]:
+    """Lock up to `limit` orders or returns that were made before that and are in `status` still; return their ids.
+
+    The oldest come first. One that somebody holds is passed over, so that one held for long does not keep the others
+    waiting.
+    """
+    overdue = (
+        select(entity.id)
+        .where(entity.status == status, entity.created_at < made_before, *conditions)
+        .order_by(entity.created_at)
+        .limit(limit)
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+    return (await session.execute(overdue)).scalars().all()

@@ -17,7 +17,7 @@ from app.models.payment import Payment
 from app.schemas.common import PageQuery
 from app.schemas.order import OrderCancel, OrderCreate, OrderQuery, OrderStateUpdate
 from app.services import audit_service, event_service, order_draft, pages, permissions, transitions
-from app.services.due_time import due_time
+from app.services.due_time import due_time, hold_overdue
 from app.services.job_service import JobKind
 from app.services.order_views import line_view, order_view, with_lines
 from app.services.permissions import Action
@@ -213,13 +213,6 @@ class OrderService:
         """
         async with self._database.transaction() as session:
             now = await due_time(session, self._clock())
-            overdue = (
-                select(Order.id)
-                .where(Order.status == OrderStatus.PENDING_PAYMENT, Order.created_at < now - older_than)
-                .order_by(Order.created_at)
-                .limit(limit)
-                .with_for_update(key_share=True, skip_locked=True)
-            )
             reason = "not paid in time"
             requests = [
                 TransitionRequest(
@@ -231,7 +224,7 @@ class OrderService:
                     changes={"cancellation_reason": reason},
                     expected_state=OrderStatus.PENDING_PAYMENT,
                 )
-                for order_id in (await session.execute(overdue)).scalars()
+                for order_id in await hold_overdue(session, Order, OrderStatus.PENDING_PAYMENT, now - older_than, limit)
             ]
             results = await transitions.apply(session, STATEMENT, requests) if requests else []
         return sum(result.outcome is Outcome.MOVED for result in results)

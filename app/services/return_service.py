@@ -26,7 +26,7 @@ from app.schemas.return_request import (
     ReturnStateUpdate,
 )
 from app.services import audit_service, event_service, job_service, pages, permissions, transitions
-from app.services.due_time import due_time
+from app.services.due_time import due_time, hold_overdue
 from app.services.job_service import JobKind
 from app.services.permissions import Action
 from app.services.return_draft import new_return
@@ -261,13 +261,6 @@ class ReturnService:
         """
         async with self._database.transaction() as session:
             now = await due_time(session, self._clock())
-            overdue = (
-                select(ReturnRequest.id)
-                .where(ReturnRequest.status == ReturnStatus.REQUESTED, ReturnRequest.created_at < now - older_than)
-                .order_by(ReturnRequest.created_at)
-                .limit(limit)
-                .with_for_update(key_share=True, skip_locked=True)
-            )
             changes = {"rejection_reason": RejectionReason.EXPIRED}
             requests = [
                 TransitionRequest(
@@ -279,7 +272,9 @@ class ReturnService:
                     changes=changes,
                     expected_state=ReturnStatus.REQUESTED,
                 )
-                for return_id in (await session.execute(overdue)).scalars()
+                for return_id in await hold_overdue(
+                    session, ReturnRequest, ReturnStatus.REQUESTED, now - older_than, limit
+                )
             ]
             results = await transitions.apply(session, STATEMENT, requests) if requests else []
         return sum(result.outcome is Outcome.MOVED for result in results)

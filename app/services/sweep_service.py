@@ -22,7 +22,7 @@ from app.models.order import Order
 from app.models.payment import Payment, Refund
 from app.models.return_request import ReturnRequest
 from app.services import event_service, job_service
-from app.services.due_time import due_time
+from app.services.due_time import due_time, hold_overdue
 from app.services.idempotency_service import KEPT_FOR
 from app.services.job_service import JobKind
 from app.utils.clock import Clock, utc_now, uuid7
@@ -92,18 +92,10 @@ class SweepService:
         async with self._database.transaction() as session:
             now = await due_time(session, self._clock())
             overdue_since = now - timedelta(hours=self._settings.return_review_sla_hours)
-            overdue = (
-                select(ReturnRequest.id)
-                .where(
-                    ReturnRequest.status == ReturnStatus.REQUESTED,
-                    ReturnRequest.created_at < overdue_since,
-                    ReturnRequest.review_reminded_at.is_(None),
-                )
-                .order_by(ReturnRequest.created_at)
-                .limit(limit)
-                .with_for_update(skip_locked=True)
+            not_reminded = ReturnRequest.review_reminded_at.is_(None)
+            return_ids = await hold_overdue(
+                session, ReturnRequest, ReturnStatus.REQUESTED, overdue_since, limit, not_reminded
             )
-            return_ids = (await session.execute(overdue)).scalars().all()
             kind = JobKind.NOTIFY_RETURN_REVIEW_OVERDUE
             for return_id in return_ids:
                 await job_service.add(session, kind, return_id, f"{kind}:{return_id}")

@@ -16,6 +16,7 @@ from app.dependencies import Services
 from app.services.key_service import REMEMBERED_SECONDS, KeyService
 from app.utils.exceptions import InvalidInputError, NotFoundError
 from tests.conftest import MovableClock
+from tests.fakes import Stopwatch
 from tests.integration.conftest import API_KEY, Connect, error_of, new_order
 
 pytestmark = [pytest.mark.req("NFR-004"), pytest.mark.security]
@@ -39,16 +40,6 @@ def everything_stored(connection: psycopg.Connection) -> bytes:
     tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
     rows = [row for (table,) in tables for row in connection.execute(f"SELECT * FROM {table}".encode())]
     return b"\n".join(value if isinstance(value, bytes) else str(value).encode() for row in rows for value in row)
-
-
-class Stopwatch:
-    """Monotonic seconds that pass when told to."""
-
-    seconds = 0.0
-
-    def __call__(self) -> float:
-        """Return how many have passed."""
-        return self.seconds
 
 
 @pytest.mark.req("NFR-004.1")

@@ -19,22 +19,13 @@ from app.main import create_app
 from app.services.key_service import REMEMBERED_SECONDS, KeyService
 from app.utils.exceptions import InvalidInputError, NotFoundError
 from tests.conftest import MovableClock
+from tests.fakes import Stopwatch
 from tests.identity_provider import AUDIENCE, ISSUER, jwk, key_server, key_set, token
 from tests.integration.conftest import Connect, error_of, new_order
 
 pytestmark = [pytest.mark.req("NFR-004.2"), pytest.mark.security]
 
 ORDERS = "/api/v1/orders"
-
-
-class Stopwatch:
-    """Monotonic seconds that pass when told to."""
-
-    seconds = 0.0
-
-    def __call__(self) -> float:
-        """Return how many have passed."""
-        return self.seconds
 
 
 class Callers:

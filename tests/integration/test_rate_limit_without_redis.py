@@ -17,21 +17,12 @@ from app.services import rate_limit, rate_limit_store
 from app.services.rate_limit import RateLimiter
 from app.services.rate_limit_store import KEY_PREFIX, SharedWindows
 from tests.conftest import MovableClock
+from tests.fakes import Stopwatch
 from tests.integration.rate_limit_support import NewCaller, Start, guess, new_caller, processes, unique_address
 
 pytestmark = [pytest.mark.req("NFR-004.6"), pytest.mark.security]
 
 NOWHERE = "redis://127.0.0.1:9/0"
-
-
-class Stopwatch:
-    """Monotonic seconds that pass when told to."""
-
-    seconds = 0.0
-
-    def __call__(self) -> float:
-        """Return how many have passed."""
-        return self.seconds
 
 
 @pytest.fixture

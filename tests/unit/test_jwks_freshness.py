@@ -10,19 +10,10 @@ from structlog.testing import capture_logs
 from app.config import Settings
 from app.core import key_cache
 from app.core.key_cache import KeyCache, KeySetUnavailableError, provider_keys
+from tests.fakes import Stopwatch
 from tests.identity_provider import KeyServer, jwk, key_server, key_set, knows
 
 pytestmark = [pytest.mark.req("NFR-004.1"), pytest.mark.security]
-
-
-class Stopwatch:
-    """Monotonic seconds that pass when told to."""
-
-    seconds = 1000.0
-
-    def __call__(self) -> float:
-        """Return how many have passed."""
-        return self.seconds
 
 
 # --- freshness: a file -------------------------------------------------------------------------------------------

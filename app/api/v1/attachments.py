@@ -1,10 +1,8 @@
 """Photos and papers of a return (contract section 5, REQ-002)."""
 
-import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import orjson
@@ -26,6 +24,9 @@ from app.schemas.attachment import (
     Upload,
 )
 from app.utils.exceptions import InvalidInputError
+
+if TYPE_CHECKING:
+    from app.services.attachment_service import PreparedUpload
 
 FILE, DESCRIPTION = "file", "description"
 _UPLOAD, _PREPARED = "articurated.upload", "articurated.prepared_upload"
@@ -56,9 +57,8 @@ class UploadRoute(ApiRoute):
 
     async def essence(self, request: Request) -> bytes:
         """Return what an upload says: its bytes, name and description, whatever the boundary between them."""
-        upload: Upload = request.scope[_UPLOAD]
-        digest = await asyncio.to_thread(hashlib.sha256, upload.content)
-        return orjson.dumps([digest.hexdigest(), upload.file_name, upload.description])
+        prepared: PreparedUpload = request.scope[_PREPARED]
+        return orjson.dumps([prepared.sha256.hex(), prepared.upload.file_name, prepared.upload.description])
 
     @asynccontextmanager
     async def around(self, request: Request) -> AsyncIterator[None]:
