@@ -6,7 +6,6 @@ from a short list of members. The message of an exception is sent only when one 
 quote a value, so of those the type and the place are told.
 """
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -16,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from app import __version__
 from app.config import Settings
 from app.core import monitoring
+from app.utils.redaction import without_addresses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ TAGS = ("request_id", "order_id", "return_id", "refund_id", "job_id", "job_kind"
 """What a report is found by: ids and fixed words, bound where the log lines have them too."""
 
 _SENT = ("event_id", "timestamp", "level", "platform", "release", "environment", "server_name", "sdk", "tags")
-_MAIL_ADDRESS = re.compile(r"[^\s<>@'\"]+@[^\s<>@'\"]+")
+_MESSAGE_LENGTH = 1000
 _MECHANISM = ("type", "handled", "exception_id", "parent_id", "source", "is_exception_group")
 _OURS = "app."
 
@@ -132,7 +132,7 @@ def _exception(raised: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": raised.get("type"),
         "module": raised.get("module"),
-        "value": _MAIL_ADDRESS.sub("<address>", message),
+        "value": without_addresses(message, _MESSAGE_LENGTH),
         "mechanism": {name: value for name, value in (raised.get("mechanism") or {}).items() if name in _MECHANISM},
         "stacktrace": {"frames": frames},
     }

@@ -15,6 +15,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from app.config import Settings
+from app.utils.redaction import without_addresses
 
 # Their messages quote the values that were sent, people's names and addresses among them.
 _QUOTING_PACKAGES = ("sqlalchemy", "psycopg", "pydantic", "pydantic_core", "jwt")
@@ -22,7 +23,7 @@ _QUOTING_PACKAGES = ("sqlalchemy", "psycopg", "pydantic", "pydantic_core", "jwt"
 
 # Python's own errors whose messages repeat the value that was wrong: "invalid literal for int(): 'Ada Lovelace'".
 _QUOTING_TYPES = (ValueError, LookupError)
-_MAIL_ADDRESS = re.compile(r"[^\s<>@'\"]+@[^\s<>@'\"]+")
+_MESSAGE_LENGTH = 1000
 _ENTITY_PATH = re.compile(
     r"/api/v1/(order|return|refund)s/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})(?:/|$)"
 )
@@ -52,7 +53,7 @@ def describe_exception(fault: BaseException, depth: int = 4) -> dict[str, Any]:
         if constraint := getattr(getattr(original, "diag", None), "constraint_name", None):
             described["constraint"] = constraint
     elif package == "app" or not isinstance(fault, _QUOTING_TYPES):
-        described["message"] = _MAIL_ADDRESS.sub("<address>", str(fault))[:1000]
+        described["message"] = without_addresses(str(fault), _MESSAGE_LENGTH)
     frames = traceback.extract_tb(fault.__traceback__)[-25:]
     described["stack"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
     cause = fault.__cause__ or (None if fault.__suppress_context__ else fault.__context__)

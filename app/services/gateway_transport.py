@@ -38,7 +38,7 @@ from app.services.payment_gateway import (
     GatewayRejected,
     GatewayUnavailable,
 )
-from app.utils.redaction import foreign_words
+from app.utils.redaction import redact_foreign_text
 
 _MAX_ANSWER_BYTES = 2_097_152
 _MAX_CONNECT_SECONDS = 5.0
@@ -186,7 +186,7 @@ def _refusal(status: int, answer: Mapping[str, Any]) -> GatewayError:
 
 def _text(value: Any, default: str) -> str:
     """Return a text of the gateway's, fit to be kept beside a job."""
-    return foreign_words(value) if isinstance(value, str) and value else default
+    return redact_foreign_text(value) if isinstance(value, str) and value else default
 
 
 def _code(value: Any, default: str) -> str:

@@ -31,6 +31,7 @@ from app.database import Database
 from app.services import job_service
 from app.services.job_service import Claim, JobKind, LeaseLostError
 from app.services.operations_facts import entity_of
+from app.utils.redaction import without_addresses
 
 logger = structlog.get_logger(__name__)
 
@@ -40,7 +41,6 @@ limit would raise inside whatever line happens to run, the event loop's own incl
 
 _RENEWALS_PER_LEASE = 4
 _ERROR_LENGTH = 1000
-_MAIL_ADDRESS = re.compile(r"[^\s<>@'\"]+@[^\s<>@'\"]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 Handler = Callable[[Claim], Awaitable[None]]
@@ -236,9 +236,9 @@ def describe(fault: BaseException) -> str:
         facts = (type(fault.orig).__name__, getattr(fault.orig, "sqlstate", None))
         constraint = getattr(diagnosis, "constraint_name", None)
         return ": ".join(str(fact) for fact in (*facts, constraint) if fact)
-    message = _CONTROL.sub(" ", str(fault)).encode(errors="replace").decode()
+    message = without_addresses(str(fault), _ERROR_LENGTH)
     text = f"{type(fault).__name__}: {message}" if message else type(fault).__name__
-    return _MAIL_ADDRESS.sub("<address>", text)[:_ERROR_LENGTH]
+    return _CONTROL.sub(" ", text[:_ERROR_LENGTH]).encode(errors="replace").decode()
 
 
 def trace_of(fault: BaseException, depth: int = 8) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Final, Protocol
 
 from app.config import Settings
 from app.utils.messages import Attachment, MessageDelayed, MessageRefused
-from app.utils.redaction import foreign_words
+from app.utils.redaction import redact_foreign_text
 
 __all__ = [
     "Attachment",
@@ -162,7 +162,7 @@ class EmailSender:
 
     def _reason(self, fault: Exception) -> str:
         """Return what the server said, without what it may have quoted of us and of the customer."""
-        return foreign_words(_words_of(fault), [self._settings.smtp_password.get_secret_value()])
+        return redact_foreign_text(_words_of(fault), [self._settings.smtp_password.get_secret_value()])
 
     def _connect(self) -> smtplib.SMTP:
         settings = self._settings
