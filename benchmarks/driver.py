@@ -1,7 +1,7 @@
 """psycopg 3 beside asyncpg, under the same SQLAlchemy statements: `python -m benchmarks.driver`.
 
 In this process, without HTTP: what differs between the two columns is the driver alone. The project uses psycopg
-everywhere (docs/adr); asyncpg is no dependency of it and is measured when it is installed.
+everywhere (docs/adr); asyncpg comes with the development tools, for this comparison.
 """
 
 import argparse
@@ -39,6 +39,7 @@ class AsyncpgDatabase(Database):
     """The application's database with the other driver below it, its sessions set up alike."""
 
     def __init__(self, settings: Settings, pool_size: int) -> None:
+        super().__init__(settings, pool_size=pool_size)  # its engine connects when it is first used: never
         self.engine = create_async_engine(
             make_url(settings.database_url).set(drivername="postgresql+asyncpg"),
             pool_size=pool_size,

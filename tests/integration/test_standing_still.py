@@ -60,9 +60,17 @@ async def test_the_locks_of_one_that_stands_still_are_free_before_those_who_wait
         assert fault.value.connection_invalidated, "the API answers 503, a worker's job is tried again"
 
 
-def test_who_waits_for_a_lock_outlasts_who_stands_still_with_it() -> None:
-    settings = Settings(_env_file=None)
-    assert settings.database_idle_transaction_timeout_seconds < settings.database_statement_timeout_seconds
+async def test_the_default_session_ends_an_idle_holder_of_a_lock_before_those_who_wait(settings: Settings) -> None:
+    names = ("database_idle_transaction_timeout_seconds", "database_statement_timeout_seconds")
+    defaults = {name: Settings.model_fields[name].default for name in names}
+    database = Database(settings.model_copy(update=defaults))
+    async with database.autocommit() as connection:
+        idle, statement = [
+            (await connection.execute(text(f"SELECT CAST(current_setting('{limit}') AS interval)"))).scalar_one()
+            for limit in ("idle_in_transaction_session_timeout", "statement_timeout")
+        ]
+    await database.close()
+    assert timedelta(0) < idle < statement
 
 
 async def test_both_ends_notice_soon_that_the_other_is_out_of_reach(database: Database) -> None:

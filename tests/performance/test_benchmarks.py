@@ -51,6 +51,19 @@ def test_a_tiny_run_measures_all_works_on_both_sides_without_an_error(servers: T
     assert table.read_text() in done.stdout
 
 
+@pytest.mark.req("NFR-001.1")
+def test_a_tiny_comparison_of_the_drivers_measures_both(servers: TestServers) -> None:
+    command = [sys.executable, "-m", "benchmarks.driver", "--database-url", servers.owner_url]
+    tiny = ["--rounds", "1", "--orders", "5", "--connections", "2"]
+    done = subprocess.run([*command, *tiny], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if line[:1] == "|"]
+    measured = {name: figures for name, *figures in rows[2:]}
+    assert list(measured) == ["psycopg", "asyncpg", "asyncpg ÷ psycopg"]
+    assert all(float(figure.removesuffix(" µs").replace(",", "")) > 0 for row in measured.values() for figure in row)
+
+
 def _assert_sane(measured: dict[str, Any]) -> None:
     assert 0 < measured["operations"] <= measured["answered"]
     assert measured["throughput"] == pytest.approx(measured["operations"] / 0.3)

@@ -1,9 +1,11 @@
 """CI, hooks and templates, validated by the schemas of those who read them, and against the files they name."""
 
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,20 +81,100 @@ def test_ci_skips_no_test_of_the_html_invoice_for_want_of_pango() -> None:
     assert {"libpango-1.0-0", "libpangoft2-1.0-0", "libharfbuzz-subset0"} <= set(installed.split())
 
 
-def test_ci_does_the_rest_too() -> None:
-    script = "\n".join(step.get("run", "") for step in STEPS)
-    for command in (
-        "docker compose build",
-        "docker compose up --no-build --wait",
-        "articurated demo --api",
-        "promtool check config",
-        "promtool test rules /etc/prometheus/alerts.test.yml",
-        "pip-audit",
-        "gitleaks",
-        "mkdocs build --strict",
-        "tests/security/test_fuzz.py",
-    ):
-        assert command in script, command
+def commands(script: str) -> Iterator[str]:
+    """Yield the lines of a script, those joined that a quote or a backslash holds together."""
+    held = ""
+    for line in script.replace("\\\n", " ").splitlines():
+        held += line + "\n"
+        if held.count("'") % 2 == 0 and held.count('"') % 2 == 0:
+            yield held
+            held = ""
+    assert not held.strip(), held
+
+
+def certain_words(command: str) -> list[str]:
+    """Return the words of a command; none of one whose failure changes nothing."""
+    words = shlex.split(command, comments=True)
+    return [] if {"!", "||", "|", ";"} & set(words) else words
+
+
+def commands_of_ci(ci: dict[str, Any]) -> dict[str, list[list[str]]]:
+    """Return the words of each command that a job runs, and whose failure fails the job.
+
+    Left out are comments, steps that may fail, steps with a condition of their own, and what is behind `||` or `!`.
+    """
+    found: dict[str, list[list[str]]] = {}
+    for name, job in ci["jobs"].items():
+        found[name] = []
+        for step in job["steps"]:
+            if "run" not in step or "if" in step or step.get("continue-on-error") or job.get("continue-on-error"):
+                continue
+            found[name] += filter(None, map(certain_words, commands(step["run"])))
+    return found
+
+
+REQUIRED_OF_CI = [
+    ("check", [".ci/run"]),
+    ("image", ["docker", "compose", "build"]),
+    ("image", ["docker", "compose", "up", "--no-build", "--wait"]),
+    ("image", ["articurated", "demo", "--api"]),
+    ("image", ["articurated", "doctor"]),
+    ("image", ["promtool", "check", "config"]),
+    ("image", ["promtool", "test", "rules", "/etc/prometheus/alerts.test.yml"]),
+    ("docs", [".venv/bin/mkdocs", "build", "--strict"]),
+    ("fuzz", ["./dev", "test", "-n", "0", "tests/security/test_fuzz.py"]),
+]
+
+
+def runs(ci: dict[str, Any], job: str, wanted: list[str]) -> bool:
+    """Return whether a job runs a command with these words, one after another."""
+    return any(words[at : at + len(wanted)] == wanted for words in commands_of_ci(ci)[job] for at in range(len(words)))
+
+
+@pytest.mark.parametrize(
+    ("job", "wanted"), REQUIRED_OF_CI, ids=lambda value: value if isinstance(value, str) else value[0]
+)
+def test_ci_does_the_rest_too(job: str, wanted: list[str]) -> None:
+    assert runs(CI, job, wanted)
+    assert CI["jobs"][job].get("if") in {
+        None,
+        "github.event_name == 'schedule' || github.event_name == 'workflow_dispatch'",
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"run": "# .venv/bin/mkdocs build --strict"},
+        {"run": ".venv/bin/mkdocs build --strict || true"},
+        {"run": "echo '.venv/bin/mkdocs build --strict'"},
+        {"if": "false"},
+        {"continue-on-error": True},
+    ],
+)
+def test_a_command_of_ci_that_cannot_fail_does_not_count(change: dict[str, Any]) -> None:
+    step = {"run": ".venv/bin/mkdocs build --strict"}
+    assert runs({"jobs": {"docs": {"steps": [step]}}}, "docs", step["run"].split())
+    assert not runs({"jobs": {"docs": {"steps": [step | change]}}}, "docs", step["run"].split())
+
+
+def test_ci_looks_for_known_vulnerabilities_and_secrets() -> None:
+    """The first runs in a loop over the locks, the second in a container."""
+    steps = {step["name"]: step for step in CI["jobs"]["supply"]["steps"] if "name" in step}
+    audit = steps["Known vulnerabilities of what is installed"]
+    secrets = steps["Secrets, in all of the history"]
+    assert not {"if", "continue-on-error"} & (set(audit) | set(secrets))
+    loop, audited, done = audit["run"].strip().splitlines()
+    assert shlex.split(loop)[:3] == ["for", "lock", "in"]
+    assert {lock.strip(";") for lock in shlex.split(loop)[3:-1]} == {
+        path.name for path in ROOT.glob("requirements*.txt")
+    }
+    assert shlex.split(audited)[:2] == [".venv/bin/pip-audit", "--strict"]
+    assert done == "done"
+    words = shlex.split(secrets["run"])
+    assert words[:2] == ["docker", "run"]
+    assert any(re.fullmatch(r"ghcr\.io/gitleaks/gitleaks:\S+", word) for word in words)
+    assert words[-1] == "/repository"
 
 
 def test_the_scripts_of_ci_name_what_exists() -> None:

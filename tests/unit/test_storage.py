@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.config import Settings
+from app.utils import storage as storage_module
 from app.utils.storage import (
     MAXIMUM_KEY_LENGTH,
     Storage,
@@ -274,6 +275,17 @@ def test_a_cloud_storage_without_a_bucket_is_refused(kind: Any) -> None:
 @pytest.mark.parametrize("kind", ["s3", "gcs", "azure"])
 def test_configuration_alone_chooses_a_cloud_storage(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "articurated")
-    chosen = storage_for(Settings(_env_file=None, storage_type=kind, storage_bucket="invoices"))
+    stores = {"s3": "S3Store", "gcs": "GCSStore", "azure": "AzureStore"}
+    made: list[tuple[str, str]] = []
+    for name in stores.values():
+        real = getattr(storage_module, name)
 
-    assert isinstance(chosen, Storage)
+        def record(bucket: str, real: Any = real, name: str = name, **options: Any) -> Any:
+            made.append((name, bucket))
+            return real(bucket, **options)
+
+        monkeypatch.setattr(storage_module, name, record)
+
+    storage_for(Settings(_env_file=None, storage_type=kind, storage_bucket="invoices"))
+
+    assert made == [(stores[kind], "invoices")]
