@@ -12,8 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qs, urlsplit
+from zoneinfo import ZoneInfo
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -135,6 +136,10 @@ class Settings(BaseSettings):
     seller_tax_id: str = "FR 40 303 265 045"
     seller_email: Email = "billing@articurated.example"
 
+    shop_timezone: str = Field(
+        "UTC", description="IANA time zone whose calendar decides the days of documents, mails, figures and returns."
+    )
+
     unpaid_order_ttl_hours: int = Field(24, ge=1)
     return_window_days: int = Field(30, ge=1)
     return_review_sla_hours: int = Field(24, ge=1)
@@ -153,7 +158,10 @@ class Settings(BaseSettings):
     job_lease_seconds: float = Field(60, gt=0)
     job_redispatch_seconds: float = Field(60, gt=0, description="A published job nobody claimed is sent again.")
     relay_poll_seconds: float = Field(0.04, gt=0)
-    daily_summary_hour_utc: int = Field(6, ge=0, le=23)
+    # DAILY_SUMMARY_HOUR_UTC is the name that this had before the shop had a time zone.
+    daily_summary_hour: int = Field(
+        6, ge=0, le=23, validation_alias=AliasChoices("daily_summary_hour", "daily_summary_hour_utc")
+    )
 
     sentry_dsn: SecretStr = SecretStr("")
     prometheus_port: int = Field(0, ge=0, le=65535, description="Of worker, relay and beat; 0 opens none.")
@@ -205,6 +213,15 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_absent(cls, value: object) -> object:
         return value or None
+
+    @field_validator("shop_timezone")
+    @classmethod
+    def _known_time_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError(f"{value[:100]!r} is no time zone of the IANA database, such as Europe/Paris") from None
+        return value
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -333,11 +350,6 @@ class Settings(BaseSettings):
     def unpaid_order_ttl(self) -> timedelta:
         """Time after which an unpaid order is cancelled by SYSTEM (REQ-001)."""
         return timedelta(hours=self.unpaid_order_ttl_hours)
-
-    @property
-    def return_window(self) -> timedelta:
-        """Time after delivery in which a return may be requested (REQ-002)."""
-        return timedelta(days=self.return_window_days)
 
 
 def _is_loopback(host: str | None) -> bool:

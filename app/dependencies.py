@@ -40,6 +40,7 @@ from app.services.return_service import ReturnService
 from app.services.stats_service import StatsService
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import RateLimitedError, ServiceUnavailableError, UnauthenticatedError
+from app.utils.shop_time import ReturnWindow, ShopTime
 
 if TYPE_CHECKING:
     from app.services.attachment_service import AttachmentService
@@ -61,12 +62,13 @@ class Services:
         self.settings = settings
         self.database = database
         self.clock = clock
-        self.orders = OrderService(database, clock)
-        self.returns = ReturnService(database, settings.return_window, clock)
+        shop_time = ShopTime.from_settings(settings)
+        self.orders = OrderService(database, clock, shop_time)
+        self.returns = ReturnService(database, ReturnWindow.from_settings(settings), clock)
         self.keys = KeyService(database)
         self.idempotency = IdempotencyService(database)
         self.health = HealthService(database, settings)
-        self.stats = StatsService(database, clock, review_hours=settings.return_review_sla_hours)
+        self.stats = StatsService(database, clock, review_hours=settings.return_review_sla_hours, shop_time=shop_time)
 
     @cached_property
     def audit(self) -> AuditService:

@@ -29,6 +29,7 @@ from app.services.money_ledger import SETTLED_EFFECTS
 from app.services.order_draft import CENT
 from app.services.transitions import Statement, TransitionRequest
 from app.utils.clock import utc_now, uuid7
+from app.utils.shop_time import ShopTime
 
 BATCH = 1000
 STAFF = UUID("0190a5f2-0000-7000-8000-0000000000aa")
@@ -105,24 +106,30 @@ def seed(settings: Settings, count: int, *, seed_value: int | None = None, on_pr
     engine = sync_engine(settings.model_copy(update={"database_statement_timeout_seconds": 600}), "articurated-seed")
     order_statement = replace(order_service.MACHINE, answer="").statement(JobState.DISMISSED)
     return_statement = replace(return_service.MACHINE, answer="").statement(JobState.DISMISSED)
+    shop_time = ShopTime.from_settings(settings)
     try:
         for start in range(0, count, BATCH):
             size = min(BATCH, count - start)
             with engine.begin() as connection:
-                _seed_batch(connection, dice, size, order_statement, return_statement)
+                _seed_batch(connection, dice, size, order_statement, return_statement, shop_time)
             on_progress(size)
     finally:
         engine.dispose()
 
 
 def _seed_batch(
-    connection: Connection, dice: random.Random, size: int, order_statement: Statement, return_statement: Statement
+    connection: Connection,
+    dice: random.Random,
+    size: int,
+    order_statement: Statement,
+    return_statement: Statement,
+    shop_time: ShopTime,
 ) -> None:
     # A plan kept from when the tables were empty would read them whole once they are not.
     connection.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
     now = utc_now()
     batch = [_Sample.roll(dice, now) for _ in range(size)]
-    _insert_orders(connection, batch)
+    _insert_orders(connection, batch, shop_time)
     _walk(connection, order_statement, [sample.walk for sample in batch])
     returned = [sample for sample in batch if sample.returned]
     if returned:
@@ -251,12 +258,12 @@ _LINE_COLUMNS = (
 )
 
 
-def _insert_orders(connection: Connection, batch: list[_Sample]) -> None:
+def _insert_orders(connection: Connection, batch: list[_Sample], shop_time: ShopTime) -> None:
     numbers = connection.execute(
         text("SELECT nextval('order_number_seq') FROM generate_series(1, :n)"), {"n": len(batch)}
     ).scalars()
     for sample, number in zip(batch, numbers, strict=True):
-        sample.order["order_number"] = f"ORD-{sample.order['created_at'].year}-{number:06d}"
+        sample.order["order_number"] = f"ORD-{shop_time.day(sample.order['created_at']).year}-{number:06d}"
     _copy(connection, "orders", _ORDER_COLUMNS, [sample.order for sample in batch])
     _copy(connection, "order_line_items", _LINE_COLUMNS, [line for sample in batch for line in sample.lines])
     _copy(

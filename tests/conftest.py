@@ -18,6 +18,7 @@ from app.core.enums import ActorType, Role, Trigger
 from app.database import Database
 from app.services.order_service import OrderService
 from app.services.return_service import ReturnService
+from app.utils.shop_time import ReturnWindow
 from tests import databases
 from tests.databases import TestServers
 
@@ -181,4 +182,4 @@ def orders(database: Database, clock: MovableClock) -> OrderService:
 
 @pytest.fixture
 def returns(database: Database, clock: MovableClock, settings: Settings) -> ReturnService:
-    return ReturnService(database, settings.return_window, clock)
+    return ReturnService(database, ReturnWindow.from_settings(settings), clock)

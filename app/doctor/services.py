@@ -17,6 +17,7 @@ from app.utils.clock import utc_now
 from app.utils.documents import DocumentLine, DocumentView, Party, seller_party
 from app.utils.email_sender import EmailSender
 from app.utils.invoice_generator import renderer_for
+from app.utils.shop_time import ShopTime
 from app.utils.storage import storage_for
 
 OLDEST_REDIS = 7
@@ -139,7 +140,7 @@ async def renderer(settings: Settings) -> list[Finding]:
 
 
 def _specimen(settings: Settings) -> DocumentView:
-    today = utc_now().date()
+    today = ShopTime.from_settings(settings).day(utc_now())
     line = DocumentLine(
         description="Œuvre à l’essai, Ärmel, Zażółć",
         quantity=1,

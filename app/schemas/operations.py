@@ -56,7 +56,7 @@ class CurrencyFigures(Answer):
 
 
 class DayFigures(Answer):
-    """How many orders a day (UTC) brought."""
+    """How many orders a day of the shop (`SHOP_TIMEZONE`) brought."""
 
     day: date
     orders: int

@@ -16,6 +16,7 @@ from app.models.order import Order, OrderLineItem
 from app.models.payment import Refund
 from app.models.return_request import ReturnRequest
 from app.utils.documents import DocumentLine, DocumentView, Party, seller_party
+from app.utils.shop_time import ShopTime
 
 CENT = Decimal("0.01")
 _REASONS = {
@@ -32,14 +33,15 @@ def invoice_view(order: Order, number: str, issued_on: date, settings: Settings)
         order: with its lines.
         number: of the invoice.
         issued_on: its date.
-        settings: name the shop.
+        settings: name the shop and its time zone.
     """
+    shop_time = ShopTime.from_settings(settings)
     return DocumentView(
         kind=DocumentKind.INVOICE.value,
         number=number,
         issued_on=issued_on,
         order_number=order.order_number,
-        order_date=order.created_at.date(),
+        order_date=shop_time.day(order.created_at),
         seller=seller_party(settings),
         bill_to=party(order.billing_address, order),
         ship_to=party(order.shipping_address, order),
@@ -51,7 +53,7 @@ def invoice_view(order: Order, number: str, issued_on: date, settings: Settings)
         total=order.total_amount,
         payment_method=order.payment_method,
         payment_reference=order.payment_transaction_id,
-        shipped_on=order.shipped_at.date() if order.shipped_at else None,
+        shipped_on=shop_time.day(order.shipped_at) if order.shipped_at else None,
         carrier=order.carrier,
         tracking_number=order.tracking_number,
     )
@@ -76,8 +78,9 @@ def credit_note_view(
         number: of the credit note.
         issued_on: its date.
         refers_to: number of the invoice, or of an order that never got one.
-        settings: name the shop.
+        settings: name the shop and its time zone.
     """
+    shop_time = ShopTime.from_settings(settings)
     if returned is None:
         lines = [_whole_line(line) for line in order.line_items]
         shipping, fee = order.shipping_amount, Decimal(0)
@@ -95,7 +98,7 @@ def credit_note_view(
         number=number,
         issued_on=issued_on,
         order_number=order.order_number,
-        order_date=order.created_at.date(),
+        order_date=shop_time.day(order.created_at),
         seller=seller_party(settings),
         bill_to=party(order.billing_address, order),
         currency=refund.currency,

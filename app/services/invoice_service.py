@@ -46,6 +46,7 @@ from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.documents import DocumentView
 from app.utils.exceptions import NotFoundError, OrderNotFoundError
 from app.utils.invoice_generator import DocumentRenderer
+from app.utils.shop_time import ShopTime
 from app.utils.storage import Storage, StorageKeyExists
 
 logger = structlog.get_logger(__name__)
@@ -87,6 +88,7 @@ class InvoiceService:
         self._storage = storage
         self._settings = settings
         self._clock = clock
+        self._shop_time = ShopTime.from_settings(settings)
         self._links = FileLinks.from_settings(settings, clock)
 
     async def issue(self, claim: Claim) -> None:
@@ -127,7 +129,7 @@ class InvoiceService:
             logger.warning("no invoice to issue", status=order.status if order else None)
             await job_service.finish(session, claim)
             return None
-        issued_on = self._clock().date()
+        issued_on = self._shop_time.day(self._clock())
         return await self._take_number(
             session,
             Invoice(
@@ -152,7 +154,7 @@ class InvoiceService:
         invoice = await _find(session, Invoice.order_id == order.id, Invoice.kind == DocumentKind.INVOICE)
         if order.status in _SHIPPED and (invoice is None or invoice.state != DocumentState.ISSUED):
             raise InvoiceNotIssuedError(f"order {order.id} has no issued invoice yet")
-        issued_on = self._clock().date()
+        issued_on = self._shop_time.day(self._clock())
         # An order that was cancelled before shipment never got an invoice: its own number stands for it.
         refers_to = invoice.number if invoice is not None else order.order_number
         return await self._take_number(

@@ -6,6 +6,7 @@ announced, whatever made the job. SMS and chat tell a part of what the mail of t
 """
 
 from collections.abc import Callable, Mapping
+from datetime import date
 from typing import Any
 
 from sqlalchemy import select
@@ -27,6 +28,7 @@ from app.services.mail_scene import (
     pick_lines,
     to_customer,
 )
+from app.utils.shop_time import ReturnWindow
 
 
 async def load(scene: Scene, template: str) -> MailFacts | NothingToTell:
@@ -47,9 +49,9 @@ def _order_loader(tell: Callable[[Scene, Order], dict[str, Any]]) -> Loader:
     return loader
 
 
-def _confirmation(_: Scene, order: Order) -> dict[str, Any]:
+def _confirmation(scene: Scene, order: Order) -> dict[str, Any]:
     return {
-        "order_date": order.created_at.date(),
+        "order_date": scene.shop_time.day(order.created_at),
         "currency": order.currency,
         "lines": [
             {"name": line.product_name, "quantity": line.quantity, "amount": line.subtotal} for line in order.line_items
@@ -75,8 +77,8 @@ def _shipped(_: Scene, order: Order) -> dict[str, Any]:
 def _delivered(scene: Scene, order: Order) -> dict[str, Any]:
     delivered_at = order.delivered_at or order.updated_at
     return {
-        "delivered_on": delivered_at.date(),
-        "return_until": (delivered_at + scene.settings.return_window).date(),
+        "delivered_on": scene.shop_time.day(delivered_at),
+        "return_until": ReturnWindow.from_settings(scene.settings).last_day(delivered_at),
     }
 
 
@@ -101,7 +103,7 @@ async def _warehouse_order_ready(scene: Scene) -> MailFacts | NothingToTell:
         return NothingToTell("the order was cancelled meanwhile")
     context = {
         "order_number": order.order_number,
-        "paid_at": order.paid_at or order.updated_at,
+        "paid_at": scene.shop_time.local(order.paid_at or order.updated_at),
         "items": pick_lines(order),
         "ship_to": _ship_to(order),
     }
@@ -152,23 +154,24 @@ async def _refund_processed(scene: Scene) -> MailFacts | NothingToTell:
         "amount": refund.amount,
         "transaction_id": refund.gateway_refund_id,
         "payment_method": order.payment_method,
-        "processed_on": (refund.succeeded_at or refund.updated_at).date(),
+        "processed_on": scene.shop_time.day(refund.succeeded_at or refund.updated_at),
     }
     return to_customer(order, context)
 
 
 async def _job_failed(scene: Scene) -> MailFacts | NothingToTell:
-    context = await operations_facts.job_failed(scene.session, scene.claim.entity_id)
+    context = await operations_facts.job_failed(scene.session, scene.claim.entity_id, scene.shop_time)
     return MailFacts(scene.settings.operations_email, context) if context else GONE
 
 
 async def _gateway_event(scene: Scene) -> MailFacts | NothingToTell:
-    found = await operations_facts.gateway_event(scene.session, scene.claim.payload)
+    found = await operations_facts.gateway_event(scene.session, scene.claim.payload, scene.shop_time)
     return MailFacts(scene.settings.operations_email, *found) if found else GONE
 
 
 async def _daily_summary(scene: Scene) -> MailFacts | NothingToTell:
-    context = await operations_facts.daily_summary(scene.session, str(scene.claim.payload["day"]))
+    day = date.fromisoformat(scene.claim.payload["day"])
+    context = await operations_facts.daily_summary(scene.session, day, scene.shop_time)
     return MailFacts(scene.settings.operations_email, context)
 
 

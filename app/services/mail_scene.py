@@ -14,6 +14,7 @@ from app.config import Settings
 from app.models.order import Order
 from app.services.job_service import Claim
 from app.utils.clock import Clock
+from app.utils.shop_time import ShopTime
 
 _E164: Final = re.compile(r"\+[1-9][0-9]{6,14}", re.ASCII)
 
@@ -61,6 +62,11 @@ class Scene:
     settings: Settings
     clock: Clock
     claim: Claim
+
+    @property
+    def shop_time(self) -> ShopTime:
+        """The calendar that the days and moments of a message are on."""
+        return ShopTime.from_settings(self.settings)
 
 
 Loader = Callable[[Scene], Awaitable[MailFacts | NothingToTell]]

@@ -1,7 +1,7 @@
 """What messages to operations tell: a job that gave up, a payment that needs a person, and a day (REQ-004)."""
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from app.models.order import Order
 from app.models.payment import GatewayEvent, Payment, Refund
 from app.models.return_request import ReturnRequest
 from app.services.job_service import JobKind
+from app.utils.shop_time import ShopTime
 
 _ENTITIES = {
     JobKind.ISSUE_INVOICE: "ORDER",
@@ -38,7 +39,7 @@ def entity_of(kind: str) -> str:
     return "RETURN" if "return" in kind or "goods" in kind else "ORDER"
 
 
-async def job_failed(session: AsyncSession, dead_letter_id: UUID) -> dict[str, Any] | None:
+async def job_failed(session: AsyncSession, dead_letter_id: UUID, shop_time: ShopTime) -> dict[str, Any] | None:
     """Return the context of `job_failed`, or None when there is no such dead letter."""
     letter = await session.get(DeadLetter, dead_letter_id)
     if letter is None:
@@ -49,12 +50,14 @@ async def job_failed(session: AsyncSession, dead_letter_id: UUID) -> dict[str, A
         "entity_type": entity_of(letter.kind),
         "entity_id": str(letter.entity_id),
         "attempts": letter.claims,
-        "failed_at": letter.created_at,
+        "failed_at": shop_time.local(letter.created_at),
         "error": letter.error,
     }
 
 
-async def gateway_event(session: AsyncSession, alert: Mapping[str, Any]) -> tuple[dict[str, Any], UUID | None] | None:
+async def gateway_event(
+    session: AsyncSession, alert: Mapping[str, Any], shop_time: ShopTime
+) -> tuple[dict[str, Any], UUID | None] | None:
     """Return the context of `gateway_event` and the order that it is about, or None when there is no such event.
 
     What the gateway said is told beside what we expected of that payment or refund.
@@ -83,18 +86,14 @@ async def gateway_event(session: AsyncSession, alert: Mapping[str, Any]) -> tupl
         "reported_currency": alert["currency"],
         "expected": known.amount if known else None,
         "expected_currency": known.currency if known else "",
-        "received_at": event.received_at,
+        "received_at": shop_time.local(event.received_at),
     }
     return context, known.order_id if known else None
 
 
-async def daily_summary(session: AsyncSession, day: str) -> dict[str, Any]:
-    """Return the context of `daily_summary`.
-
-    `day` is ISO 8601, in UTC. States and open dead letters are told as they stand now.
-    """
-    begin = datetime.combine(date.fromisoformat(day), time.min, UTC)
-    end = begin + timedelta(days=1)
+async def daily_summary(session: AsyncSession, day: date, shop_time: ShopTime) -> dict[str, Any]:
+    """Return the context of `daily_summary`: the shop's `day`, and the states and open dead letters of now."""
+    begin, end = shop_time.start_of(day), shop_time.start_of(day + timedelta(days=1))
     created = select(func.count()).select_from(Order).where(Order.created_at >= begin, Order.created_at < end)
     dead = select(func.count()).select_from(DeadLetter).where(DeadLetter.resolution.is_(None))
     revenue = (
@@ -110,7 +109,7 @@ async def daily_summary(session: AsyncSession, day: str) -> dict[str, Any]:
         .order_by(Refund.currency)
     )
     return {
-        "day": begin.date(),
+        "day": day,
         "orders_created": (await session.execute(created)).scalar_one(),
         "orders_by_state": await _by_state(session, Order),
         "returns_by_state": await _by_state(session, ReturnRequest),

@@ -24,6 +24,7 @@ from app.services.permissions import Action
 from app.services.transitions import Effect, Machine, Outcome, TransitionRequest
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.exceptions import ForbiddenError, OrderNotFoundError
+from app.utils.shop_time import UTC_CALENDAR, ShopTime
 
 EFFECTS = (
     Effect(OrderStatus.PAID, JobKind.NOTIFY_ORDER_CONFIRMATION),
@@ -97,9 +98,10 @@ _LINES: ColumnElement[Any] = literal_column(LINES.format(order="orders")).label(
 class OrderService:
     """What can be done with orders; each method is one unit of work and answers a plain dict."""
 
-    def __init__(self, database: Database, clock: Clock = utc_now) -> None:
+    def __init__(self, database: Database, clock: Clock = utc_now, shop_time: ShopTime = UTC_CALENDAR) -> None:
         self._database = database
         self._clock = clock
+        self._shop_time = shop_time
 
     async def create(self, data: OrderCreate, actor: Actor) -> dict[str, Any]:
         """Create an order in PENDING_PAYMENT with its lines and its payment; return it.
@@ -119,7 +121,7 @@ class OrderService:
         ]
         order_draft.sum_up(order, lines)
         async with self._database.transaction() as session:
-            order.order_number = await _next_number(session, now.year)
+            order.order_number = await _next_number(session, self._shop_time.day(now).year)
             session.add(order)
             await session.flush()
             session.add_all(lines)

@@ -89,8 +89,10 @@ def awaiting_review(scene: Scene, request: ReturnRequest, order: Order) -> dict[
         "currency": order.currency,
         "order_total": order.total_amount,
         "items": returned_items(order, request.items),
-        "requested_at": request.created_at,
-        "review_by": request.created_at + timedelta(hours=scene.settings.return_review_sla_hours),
+        "requested_at": scene.shop_time.local(request.created_at),
+        "review_by": scene.shop_time.local(
+            request.created_at + timedelta(hours=scene.settings.return_review_sla_hours)
+        ),
     }
 
 
@@ -104,17 +106,17 @@ def review_overdue(scene: Scene, request: ReturnRequest, order: Order) -> dict[s
         "return_id": str(request.id),
         "customer_name": order.customer_name,
         "reason": request.reason,
-        "requested_at": request.created_at,
+        "requested_at": scene.shop_time.local(request.created_at),
         "hours_waiting": int(waiting.total_seconds() // 3600),
-        "expires_at": request.created_at + timedelta(days=scene.settings.return_expiry_days),
+        "expires_at": scene.shop_time.local(request.created_at + timedelta(days=scene.settings.return_expiry_days)),
     }
 
 
-def goods_received(_: Scene, request: ReturnRequest, order: Order) -> dict[str, Any]:
+def goods_received(scene: Scene, request: ReturnRequest, order: Order) -> dict[str, Any]:
     """What to inspect and restock."""
     return {
         "order_number": order.order_number,
         "return_id": str(request.id),
-        "received_at": request.received_at or request.updated_at,
+        "received_at": scene.shop_time.local(request.received_at or request.updated_at),
         "items": returned_items(order, request.items),
     }

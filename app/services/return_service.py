@@ -40,6 +40,8 @@ from app.utils.exceptions import (
     ReturnNotAllowedError,
     ReturnNotFoundError,
 )
+from app.utils.formatting import date_text
+from app.utils.shop_time import ReturnWindow
 
 CREATION_EFFECTS = (JobKind.NOTIFY_RETURN_RECEIVED, JobKind.NOTIFY_RETURN_AWAITING_REVIEW)
 EFFECTS = (
@@ -95,7 +97,7 @@ STATEMENT = MACHINE.statement()
 class ReturnService:
     """What can be done with returns; each method is one unit of work and answers a plain dict."""
 
-    def __init__(self, database: Database, return_window: timedelta, clock: Clock = utc_now) -> None:
+    def __init__(self, database: Database, return_window: ReturnWindow, clock: Clock = utc_now) -> None:
         self._database = database
         self._window = return_window
         self._clock = clock
@@ -144,11 +146,12 @@ class ReturnService:
                 f"Order {order.order_number} is {order.status}; only a delivered order can be returned.",
                 current_state=order.status,
             )
-        closes_at = order.delivered_at + self._window
-        if now > closes_at:
+        closes_at = self._window.closes_at(order.delivered_at)
+        if now >= closes_at:
+            last_day = self._window.last_day(order.delivered_at)
             raise ReturnNotAllowedError(
                 "WINDOW_CLOSED",
-                f"The return window of order {order.order_number} has closed.",
+                f"The last day to request a return of order {order.order_number} was {date_text(last_day)}.",
                 delivered_at=order.delivered_at,
                 window_closed_at=closes_at,
             )

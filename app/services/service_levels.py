@@ -3,7 +3,7 @@
 Over a period that ends now. Every statement reads an index that is ordered by time, from the beginning of the period.
 """
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -11,6 +11,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.services.job_figures import INVOICE_SECONDS, PICKUP_SECONDS, REFUND_SECONDS, JobFigures
+from app.utils.shop_time import ShopTime
 
 SLA_DAYS: Final = 30
 RETURN_TIMES_DAYS: Final = 90
@@ -60,7 +61,7 @@ _RETURN_TIMES = text(
     " WHERE r.created_at >= :since"
 )
 _ORDERS_PER_DAY = text("""
-    SELECT (created_at AT TIME ZONE 'UTC')::date AS day, count(*) AS orders
+    SELECT width_bucket(created_at, CAST(:starts AS timestamptz[])) AS day, count(*) AS orders
     FROM orders WHERE created_at >= :since GROUP BY 1
 """)
 
@@ -108,14 +109,16 @@ def _step(row: Row[*tuple[Any, ...]], name: str) -> dict[str, Any]:
     }
 
 
-async def orders_per_day(connection: AsyncConnection, now: datetime) -> list[dict[str, Any]]:
-    """Return the orders of each of the last 30 days (UTC), today included, oldest first; a day without is 0."""
-    today = now.astimezone(UTC).date()
-    days = [today - timedelta(days=back) for back in range(SLA_DAYS - 1, -1, -1)]
-    since = datetime(days[0].year, days[0].month, days[0].day, tzinfo=UTC)
-    rows = await connection.execute(_ORDERS_PER_DAY, {"since": since})
-    found: dict[date, int] = {row.day: row.orders for row in rows}
-    return [{"day": day, "orders": found.get(day, 0)} for day in days]
+async def orders_per_day(connection: AsyncConnection, shop_time: ShopTime, now: datetime) -> list[dict[str, Any]]:
+    """Return the orders of each of the shop's last 30 days, today included, oldest first; a day without is 0.
+
+    The statement is given the moments at which the days begin, so the database needs no time zone of its own.
+    """
+    days = shop_time.days_back(now, SLA_DAYS)
+    starts = [shop_time.start_of(day) for day in days]
+    rows = await connection.execute(_ORDERS_PER_DAY, {"since": starts[0], "starts": starts})
+    found: dict[int, int] = {row.day: row.orders for row in rows}
+    return [{"day": day, "orders": found.get(position, 0)} for position, day in enumerate(days, start=1)]
 
 
 def first_id_of(moment: datetime) -> UUID:

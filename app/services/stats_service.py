@@ -25,6 +25,7 @@ from app.services import permissions, service_levels
 from app.services.job_figures import job_figures
 from app.services.permissions import Action
 from app.utils.clock import Clock, utc_now
+from app.utils.shop_time import UTC_CALENDAR, ShopTime
 
 _NOTHING: ColumnElement[Decimal] = literal_column("0")
 _KEPT_FOR = 20
@@ -40,10 +41,12 @@ class StatsService:
         clock: Clock = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
         review_hours: int = 24,
+        shop_time: ShopTime = UTC_CALENDAR,
     ) -> None:
         self._database = database
         self._clock = clock
         self._review_hours = review_hours
+        self._shop_time = shop_time
         self._monotonic = monotonic
         self._collecting = asyncio.Lock()
         self._kept: dict[str, Any] = {}
@@ -72,7 +75,7 @@ class StatsService:
             "returns": await _by_state(connection, ReturnRequest.status, ReturnStatus),
             "revenue": await _revenue(connection),
             "jobs": await _by_state(connection, Job.state, JobState),
-            "orders_per_day": await service_levels.orders_per_day(connection, now),
+            "orders_per_day": await service_levels.orders_per_day(connection, self._shop_time, now),
             "service_levels": await service_levels.service_levels(connection, figures, self._review_hours, now),
             "return_times": await service_levels.return_times(connection, now),
             "collected_at": now,

@@ -5,7 +5,7 @@ the database takes once.
 """
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, time, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -26,6 +26,7 @@ from app.services.due_time import due_time, hold_overdue
 from app.services.idempotency_service import KEPT_FOR
 from app.services.job_service import JobKind
 from app.utils.clock import Clock, utc_now, uuid7
+from app.utils.shop_time import ShopTime
 
 logger = structlog.get_logger(__name__)
 
@@ -105,19 +106,22 @@ class SweepService:
         return len(return_ids)
 
     async def summarise_yesterday(self) -> bool:
-        """Make the summary of the last full day (UTC) due once its hour has come; return whether this call did.
+        """Make the summary of the shop's last full day due once its hour has come; return whether this call did.
 
         Asked each minute, so that an outage at that hour delays the summary and does not lose it. A shop that had no
         order before today has nothing to be told.
         """
         async with self._database.transaction() as session:
-            now = (await due_time(session, self._clock())).astimezone(UTC)
-            if now.hour < self._settings.daily_summary_hour_utc:
+            shop_time = ShopTime.from_settings(self._settings)
+            now = shop_time.local(await due_time(session, self._clock()))
+            if now.hour < self._settings.daily_summary_hour:
                 return False
-            today = datetime.combine(now.date(), time.min, UTC)
-            day = (today - timedelta(days=1)).date().isoformat()
+            today = shop_time.day(now)
+            day = (today - timedelta(days=1)).isoformat()
             kind = JobKind.NOTIFY_DAILY_SUMMARY
-            if not (await session.execute(select(exists().where(Order.created_at < today)))).scalar_one():
+            if not (
+                await session.execute(select(exists().where(Order.created_at < shop_time.start_of(today))))
+            ).scalar_one():
                 return False
             return await job_service.add(session, kind, summary_id(day), f"{kind}:{day}", {"day": day})
 

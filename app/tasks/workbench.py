@@ -26,6 +26,7 @@ from app.utils.clock import Clock, utc_now
 from app.utils.email_sender import EmailSender, MailSender
 from app.utils.invoice_generator import DocumentRenderer, renderer_for
 from app.utils.messages import NotificationChannel
+from app.utils.shop_time import ReturnWindow, ShopTime
 from app.utils.storage import Storage, storage_for
 
 POOL_SIZE = 3
@@ -106,12 +107,12 @@ class Workbench:
     @cached_property
     def orders(self) -> OrderService:
         """Orders, for the sweeps."""
-        return OrderService(self.database, self.clock)
+        return OrderService(self.database, self.clock, ShopTime.from_settings(self.settings))
 
     @cached_property
     def returns(self) -> ReturnService:
         """Returns, for the sweeps."""
-        return ReturnService(self.database, self.settings.return_window, self.clock)
+        return ReturnService(self.database, ReturnWindow.from_settings(self.settings), self.clock)
 
     @cached_property
     def attachments(self) -> AttachmentService:

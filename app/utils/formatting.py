@@ -82,7 +82,7 @@ def rate_text(rate: Decimal) -> str:
 
 
 def date_text(value: date | str) -> str:
-    """Return a day as `5 November 2026`; a moment is told by its UTC day, ISO 8601 text is read first.
+    """Return a day as `5 November 2026`; a moment is shown by the day of its own zone. ISO 8601 text is read first.
 
     Raises:
         ValueError: the text is no ISO 8601 date or moment.

@@ -1,6 +1,7 @@
 """What each mail is told: one typed context a template, of plain values that survive JSON (REQ-006).
 
-Amounts are decimals or their text, days and moments are objects or ISO 8601 text, both in UTC. An optional fact is
+Amounts are decimals or their text, days and moments are objects or ISO 8601 text; a day is the shop's, and a moment is
+shown in the zone that it is given in. An optional fact is
 None, never missing: a template that asks for something it was not given fails at once.
 """
 

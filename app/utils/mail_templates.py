@@ -8,7 +8,7 @@ feeds survive only in the fields that hold free text, so that a name cannot writ
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -175,8 +175,9 @@ def _moment_text(value: datetime | str) -> str:
     moment = datetime.fromisoformat(value) if isinstance(value, str) else value
     if moment.tzinfo is None:
         raise ValueError("a moment needs its time zone")
-    moment = moment.astimezone(UTC)
-    return f"{date_text(moment)}, {moment:%H:%M} UTC"
+    zone = str(moment.tzname())
+    # Zones without an abbreviation of their own have only their offset for a name, such as +14.
+    return f"{date_text(moment)}, {moment:%H:%M} {'UTC' if zone[0] in '+-' else ''}{zone}"
 
 
 def _figure_rows(figures: Sequence[Mapping[str, Any]], name: str) -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ from app.services.refund_service import RefundService
 from app.services.return_service import ReturnService
 from app.tasks.runner import JOB_TIME_LIMIT, Verdict
 from app.tasks.workbench import Workbench
+from app.utils.shop_time import ReturnWindow
 from tests.conftest import MovableClock
 from tests.factories import order_create
 from tests.fakes import CREATED, FakeGateway, Killed
@@ -61,7 +62,7 @@ class Shop:
     def __post_init__(self) -> None:
         """Make the services."""
         self.orders = OrderService(self.database, self.clock)
-        self.returns = ReturnService(self.database, self.settings.return_window, self.clock)
+        self.returns = ReturnService(self.database, ReturnWindow.from_settings(self.settings), self.clock)
         self.payments = PaymentService(self.database, STATEMENT, self.clock)
         self.refunds = RefundService(self.database, self.clock)
 

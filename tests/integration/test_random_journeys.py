@@ -39,6 +39,7 @@ from app.utils.exceptions import (
     ReturnNotAllowedError,
     ReturnNotFoundError,
 )
+from app.utils.shop_time import ReturnWindow
 from tests.conftest import MovableClock, actor
 from tests.factories import TOTAL, order_create
 
@@ -287,7 +288,7 @@ def test_random_journeys(settings: Settings, clean_database: None, owner_connect
                 {
                     "runner": runner,
                     "database": database,
-                    "window": settings.return_window,
+                    "window": ReturnWindow.from_settings(settings),
                     "connection": owner_connection,
                 },
             )

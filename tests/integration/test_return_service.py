@@ -57,14 +57,15 @@ async def test_only_what_was_delivered_is_returned(
 
 
 @pytest.mark.req("REQ-002.2")
-async def test_the_window_closes_to_the_microsecond(desk: Desk, clock: MovableClock) -> None:
+async def test_the_window_closes_at_the_end_of_its_last_day_to_the_microsecond(desk: Desk, clock: MovableClock) -> None:
     kept, late = await desk.delivered(), await desk.delivered()
-    clock.now = kept["delivered_at"] + timedelta(days=30)
+    last_day = kept["delivered_at"].replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=30)
+    clock.now = last_day + timedelta(days=1, microseconds=-1)
     assert (await desk.ask(kept["id"]))["status"] == "REQUESTED"
-    clock.now = late["delivered_at"] + timedelta(days=30, microseconds=1)
+    clock.now = last_day + timedelta(days=1)
     details = await refused(desk, late["id"])
     assert details["reason"] == "WINDOW_CLOSED"
-    assert details["window_closed_at"] == late["delivered_at"] + timedelta(days=30)
+    assert details["window_closed_at"] == clock.now
 
 
 @pytest.mark.req("REQ-002.3")

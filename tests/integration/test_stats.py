@@ -46,7 +46,7 @@ async def test_a_shop_without_anything_says_so(api: httpx2.AsyncClient, services
     assert {day["orders"] for day in found["orders_per_day"]} == {0}
 
 
-async def test_orders_of_a_day_are_counted_by_utc(
+async def test_orders_of_a_day_are_counted_by_the_shops_calendar(
     api: httpx2.AsyncClient, services: Services, owner_connection: psycopg.Connection
 ) -> None:
     orders = [await new_order(api) for _ in range(4)]

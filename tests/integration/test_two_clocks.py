@@ -16,6 +16,7 @@ from app.services.order_service import OrderService
 from app.services.return_service import ReturnService
 from app.services.sweep_service import SweepService
 from app.utils.clock import utc_now
+from app.utils.shop_time import ReturnWindow
 from app.utils.storage import storage_for
 from tests.conftest import MovableClock
 from tests.factories import order_create
@@ -56,7 +57,10 @@ async def test_nor_does_it_reject_a_return_or_remind_anyone_of_it(
 ) -> None:
     await requested(orders, returns, admin)
     assert await SweepService(database, settings, ahead).remind_reviewers(10) == 0
-    assert await ReturnService(database, settings.return_window, ahead).expire_unreviewed(timedelta(days=7)) == 0
+    assert (
+        await ReturnService(database, ReturnWindow.from_settings(settings), ahead).expire_unreviewed(timedelta(days=7))
+        == 0
+    )
 
 
 async def test_nor_does_it_sum_up_a_day_that_is_not_over(

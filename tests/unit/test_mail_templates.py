@@ -213,11 +213,11 @@ def test_a_value_that_is_no_amount_or_day_is_refused(key: str, value: Any) -> No
         render_mail("order_confirmation", {**SAMPLES["order_confirmation"], key: value})
 
 
-def test_a_moment_without_its_zone_is_refused_and_others_are_told_in_utc() -> None:
+def test_a_moment_without_its_zone_is_refused_and_others_are_shown_in_theirs() -> None:
     sample = SAMPLES["goods_received"]
     told = render_mail("goods_received", {**sample, "received_at": "2026-12-03T00:30:00+02:00"})
 
-    assert "2 December 2026, 22:30 UTC" in told.text
+    assert "3 December 2026, 00:30 UTC+02:00" in told.text
     with pytest.raises(ValueError, match="time zone"):
         render_mail("goods_received", {**sample, "received_at": "2026-12-03T00:30:00"})
 
