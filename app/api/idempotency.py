@@ -19,6 +19,8 @@ REPLAYED = "Idempotency-Replayed"
 
 _HEADER = IDEMPOTENCY_KEY.lower().encode()
 _KEY = re.compile(rb"[\x20-\x7e]{1,255}")
+# Around a header's value it is no part of it (RFC 9110, section 5.5), but the HTTP parser leaves it at the end.
+_OPTIONAL_WHITE_SPACE = b" \t"
 _CONTENT_LENGTH = "content-length"
 
 PARAMETER: dict[str, Any] = {
@@ -48,7 +50,7 @@ def key_of(scope: Scope) -> str | None:
         return None
     if len(found) > 1:
         raise InvalidInputError((IDEMPOTENCY_KEY, "is given twice"))
-    key: bytes = found[0]
+    key: bytes = found[0].strip(_OPTIONAL_WHITE_SPACE)
     if len(key) > 1 and key[:1] == key[-1:] == b'"':
         key = key[1:-1]
     if not _KEY.fullmatch(key):

@@ -2,18 +2,16 @@
 
 import math
 import re
-import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Annotated, Any
 
+import orjson
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from app.config import MONEY_LIMIT
 from app.schemas.iso_codes import COUNTRIES, CURRENCIES
 from app.utils.card_numbers import any_holds_card_number, holds_card_number
-
-_TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 CARD_NUMBER_REFUSED = "holds what looks like a card number; none is ever stored here"
 
@@ -21,19 +19,21 @@ COUNTRY_ALPHA_3 = {"USA": "US"}
 """Accepted besides ISO 3166-1 alpha-2 (contract section 5)."""
 
 
-TEXT_LINE_PATTERN = r"^[^\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]*$"
-TEXT_BLOCK_PATTERN = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]*$"
+_CONTROLS_OF_A_LINE = r"\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069"
+_CONTROLS_OF_A_BLOCK = r"\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069"
+TEXT_LINE_PATTERN = f"^[^{_CONTROLS_OF_A_LINE}]*$"
+TEXT_BLOCK_PATTERN = f"^[^{_CONTROLS_OF_A_BLOCK}]*$"
 """What the document says of texts; the validators below say which fault a text has. A test compares the two."""
 
 
-def _is_unprintable(character: str) -> bool:
-    """Whether a character has no business in a name: controls, line separators, and what turns text around."""
-    return unicodedata.category(character) in {"Cc", "Zl", "Zp"} or unicodedata.bidirectional(character) in _TURNING
+# Controls, line separators, and what turns text around: none belongs into a name. Compiled, for text is long.
+_NOT_IN_A_LINE = re.compile(f"[{_CONTROLS_OF_A_LINE}]")
+_NOT_IN_A_BLOCK = re.compile(f"[{_CONTROLS_OF_A_BLOCK}]")
 
 
 def has_control_characters(value: str) -> bool:
-    """Return whether a line of text holds what nobody can see and what may steer a screen, a log or a header."""
-    return not value.isprintable() and any(map(_is_unprintable, value))
+    """Return whether a line of text holds what steers a screen, a log or a header instead of showing."""
+    return _NOT_IN_A_LINE.search(value) is not None
 
 
 def _no_control_characters(value: str) -> str:
@@ -43,7 +43,7 @@ def _no_control_characters(value: str) -> str:
 
 
 def _no_control_but_line_breaks(value: str) -> str:
-    if any(_is_unprintable(character) and character not in "\n\r\t" for character in value):
+    if _NOT_IN_A_BLOCK.search(value):
         raise ValueError("must not contain control characters")
     return value
 
@@ -81,17 +81,28 @@ def text_block(maximum: int) -> Any:
     ]
 
 
-def _number_or_string(value: Any) -> Any:
-    """Take a JSON number or string for an amount; a float by its shortest text, so 19.99 is 19.99."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
-        raise ValueError("must be a number or a string")  # noqa: TRY004 - pydantic wants ValueError
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError("must be finite")
-        return repr(value)
-    if isinstance(value, str) and (len(value) > 20 or not value.isascii()):
-        raise ValueError("must be a decimal number")
-    return value
+AMOUNT_PATTERN = r"^[0-9]{1,10}(\.[0-9]{1,2})?$"
+RATE_PATTERN = r"^(0(\.[0-9]{1,4})?|1(\.0{1,4})?)$"
+"""What the document says of amounts and rates in text. Python's own number syntax is wider: `1_0`, `1e1`, ` 10`."""
+
+
+def _number_or_text(pattern: str) -> Callable[[Any], Any]:
+    """Return a validator that takes a JSON number, a float by its shortest text, or text of the published pattern."""
+    # Python's `$` would also match before a line break at the end.
+    published = re.compile(pattern.removesuffix("$"))
+
+    def number_or_text(value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+            raise ValueError("must be a number or a string")  # noqa: TRY004 - pydantic wants ValueError
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                raise ValueError("must be finite")
+            return repr(value)
+        if isinstance(value, str) and published.fullmatch(value) is None:
+            raise ValueError(f"must be a number, or text of the pattern {pattern}")
+        return value
+
+    return number_or_text
 
 
 def _whole_number(value: Any) -> Any:
@@ -106,18 +117,15 @@ def as_number(value: Decimal) -> float | int:
 
 _AmountInput = (
     Annotated[float, Field(ge=0, le=float(MONEY_LIMIT))]
-    | Annotated[str, Field(pattern=r"^[0-9]{1,10}(\.[0-9]{1,2})?$", examples=["19.90"])]
+    | Annotated[str, Field(pattern=AMOUNT_PATTERN, examples=["19.90"])]
 )
 _CountInput = Annotated[int, Field(ge=1, le=1_000_000)]
-_RateInput = (
-    Annotated[float, Field(ge=0, le=1)]
-    | Annotated[str, Field(pattern=r"^(0(\.[0-9]{1,4})?|1(\.0{1,4})?)$", examples=["0.2"])]
-)
+_RateInput = Annotated[float, Field(ge=0, le=1)] | Annotated[str, Field(pattern=RATE_PATTERN, examples=["0.2"])]
 
 Money = Annotated[
     Decimal,
     Field(ge=0, le=MONEY_LIMIT, max_digits=12, decimal_places=2, allow_inf_nan=False),
-    BeforeValidator(_number_or_string, json_schema_input_type=_AmountInput),
+    BeforeValidator(_number_or_text(AMOUNT_PATTERN), json_schema_input_type=_AmountInput),
     PlainSerializer(as_number, return_type=float, when_used="json"),
 ]
 """An amount: at most two decimals, within NUMERIC(12,2); a JSON number, or a string, in; a number out."""
@@ -130,7 +138,7 @@ Count = Annotated[
 TaxRate = Annotated[
     Decimal,
     Field(ge=0, le=1, max_digits=5, decimal_places=4, allow_inf_nan=False),
-    BeforeValidator(_number_or_string, json_schema_input_type=_RateInput),
+    BeforeValidator(_number_or_text(RATE_PATTERN), json_schema_input_type=_RateInput),
     PlainSerializer(as_number, return_type=float, when_used="json"),
 ]
 """A tax rate as a fraction: 0.2 is 20 %."""
@@ -193,18 +201,51 @@ class Address(Request):
     ]
 
 
-def _json_of_reasonable_size(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    if len(value) > 50:
-        raise ValueError("must not have more than 50 keys")
+METADATA_KEYS, METADATA_KEY_LENGTH, METADATA_BYTES = 50, 64, 16_384
+"""Names in metadata, characters of each, and bytes of all of it as compact JSON in UTF-8."""
+
+
+def _small(value: Any) -> Any:
+    """Refuse metadata that is too large before any of it is looked into."""
+    if isinstance(value, dict):
+        if len(value) > METADATA_KEYS:
+            raise ValueError(f"must not have more than {METADATA_KEYS} keys")
+        try:
+            size = len(orjson.dumps(value))
+        except orjson.JSONEncodeError:
+            raise ValueError("must be JSON") from None
+        if size > METADATA_BYTES:
+            raise ValueError(f"must not have more than {METADATA_BYTES} bytes as JSON")
+    return value
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, dict | list):
+        raise ValueError("must be text, a number, true, false or null")  # noqa: TRY004 - pydantic wants ValueError
+    if isinstance(value, float) and value == 0 and math.copysign(1, value) < 0:
+        # `jsonb` has no negative zero: it would come back as 0.0.
+        raise ValueError("must not be -0.0; write 0.0")
+    return value
+
+
+def _without_card_numbers(value: Mapping[str, Any]) -> Mapping[str, Any]:
     if any_holds_card_number(value):
         raise ValueError(CARD_NUMBER_REFUSED)
     return value
 
 
+_Scalar = Annotated[Any, BeforeValidator(_scalar, json_schema_input_type=str | float | bool | None)]
+
 Metadata = Annotated[
-    dict[str, Any], Field(json_schema_extra={"maxProperties": 50}), AfterValidator(_json_of_reasonable_size)
+    dict[Annotated[str, Field(max_length=METADATA_KEY_LENGTH)], _Scalar],
+    BeforeValidator(_small),
+    Field(
+        json_schema_extra={"maxProperties": METADATA_KEYS},
+        description=f"At most {METADATA_BYTES} bytes as JSON in all.",
+    ),
+    AfterValidator(_without_card_numbers),
 ]
-"""Facts of the caller's own: kept, given back, never interpreted."""
+"""Facts of the caller's own: kept, given back, never interpreted. They are not in lists."""
 
 
 class Pagination(Answer):

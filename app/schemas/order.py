@@ -132,7 +132,7 @@ class LineItemResponse(Answer):
 
 
 class OrderSummary(Answer):
-    """An order without its lines: what lists give."""
+    """An order without its lines and metadata: what lists give."""
 
     id: UUID
     order_number: str
@@ -150,7 +150,6 @@ class OrderSummary(Answer):
     payment_transaction_id: str | None
     shipping_address: dict[str, Any]
     billing_address: dict[str, Any]
-    metadata: dict[str, Any]
     carrier: str | None
     tracking_number: str | None
     cancellation_reason: str | None
@@ -163,8 +162,9 @@ class OrderSummary(Answer):
 
 
 class OrderResponse(OrderSummary):
-    """An order with its lines."""
+    """An order with its lines and metadata."""
 
+    metadata: dict[str, Any]
     line_items: list[LineItemResponse]
 
 

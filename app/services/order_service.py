@@ -19,7 +19,7 @@ from app.schemas.order import OrderCancel, OrderCreate, OrderQuery, OrderStateUp
 from app.services import audit_service, event_service, order_draft, pages, permissions, transitions
 from app.services.due_time import due_time, hold_overdue
 from app.services.job_service import JobKind
-from app.services.order_views import line_view, order_view, with_lines
+from app.services.order_views import order_summary, order_view, with_lines
 from app.services.permissions import Action
 from app.services.transitions import Effect, Machine, Outcome, TransitionRequest
 from app.utils.clock import Clock, utc_now, uuid7
@@ -70,6 +70,8 @@ refund AS (
 HEAD_OF_CHAIN = {"audit_seq", "audit_hash"}
 LINES = "(SELECT jsonb_agg(to_jsonb(l) ORDER BY l.position) FROM order_line_items l WHERE l.order_id = {order}.id)"
 SHOWN = [column for column in Order.__table__.c if column.name not in HEAD_OF_CHAIN]
+# Up to 16 KiB of the caller's own in each order: a hundred of them would be a list of 1.6 MB.
+LISTED = [column for column in SHOWN if column.name != "metadata"]
 
 MACHINE = Machine(
     entity_type=EntityType.ORDER,
@@ -141,7 +143,7 @@ class OrderService:
             await session.flush()
         columns = {attribute.key: getattr(order, attribute.key) for attribute in Order.__mapper__.column_attrs}
         columns["metadata"] = columns["details"]
-        return {**order_view(columns), "line_items": [line_view(_columns(line)) for line in lines]}
+        return order_view(columns, map(_columns, lines))
 
     async def get(self, order_id: UUID, actor: Actor) -> dict[str, Any]:
         """Return an order with its lines.
@@ -164,14 +166,14 @@ class OrderService:
             InvalidInputError: a cursor that is not one.
         """
         permissions.require(actor, Action.READ_ORDER)
-        statement = _visible(select(*SHOWN).where(*_filters(query)), actor)
+        statement = _visible(select(*LISTED).where(*_filters(query)), actor)
         return await self._database.reading(
             lambda connection: pages.fetch_page(
                 connection,
                 statement,
                 (Order.__table__.c.created_at, Order.__table__.c.id),
                 query,
-                lambda row: order_view(row._mapping),
+                lambda row: order_summary(row._mapping),
                 newest_first=True,
             )
         )

@@ -1,13 +1,13 @@
 """Orders as the API shows them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Row
 
 
-def order_view(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return an order row as the API shows it, without lines."""
+def order_summary(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return an order row as lists show it: without lines and without the caller's own metadata."""
     return {
         "id": row["id"],
         "order_number": row["order_number"],
@@ -25,7 +25,6 @@ def order_view(row: Mapping[Any, Any]) -> dict[str, Any]:
         "payment_transaction_id": row["payment_transaction_id"],
         "shipping_address": row["shipping_address"],
         "billing_address": row["billing_address"],
-        "metadata": row["metadata"],
         "carrier": row["carrier"],
         "tracking_number": row["tracking_number"],
         "cancellation_reason": row["cancellation_reason"],
@@ -36,6 +35,11 @@ def order_view(row: Mapping[Any, Any]) -> dict[str, Any]:
         "delivered_at": row["delivered_at"],
         "cancelled_at": row["cancelled_at"],
     }
+
+
+def order_view(row: Mapping[Any, Any], lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return an order row and its lines as the API shows an order."""
+    return {**order_summary(row), "metadata": row["metadata"], "line_items": [line_view(line) for line in lines]}
 
 
 def line_view(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,4 +60,4 @@ def line_view(row: Mapping[str, Any]) -> dict[str, Any]:
 def with_lines(row: Row[Any]) -> dict[str, Any]:
     """Return an order row that has its lines as JSON, as the API shows it."""
     mapping = row._mapping
-    return {**order_view(mapping), "line_items": [line_view(line) for line in mapping["line_items"]]}
+    return order_view(mapping, mapping["line_items"])

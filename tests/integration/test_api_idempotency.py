@@ -182,13 +182,30 @@ def test_the_document_offers_it_exactly_there() -> None:
 
 
 async def test_the_same_request_may_be_written_differently(api: httpx2.AsyncClient) -> None:
-    body = order_payload(metadata={"b": [1, {"y": 2, "x": 1}], "a": None})
+    body = order_payload(metadata={"b": 1, "c": "x", "a": None})
     first = await api.post(ORDERS, json=body, headers={KEY: "k"})
     assert first.status_code == 201
     spread = orjson.dumps(dict(reversed(body.items())), option=orjson.OPT_INDENT_2)
     headers = {KEY: '"k"', "Content-Type": "application/json; charset=utf-8"}
     again = await api.post(ORDERS, content=spread, headers=headers)
     assert again.headers[REPLAYED] == "true"
+
+
+@pytest.mark.req("REQ-005.7")
+async def test_white_space_around_a_key_is_no_part_of_it(api: httpx2.AsyncClient) -> None:
+    """RFC 9110, section 5.5. Within the quotes it is."""
+    body = order_payload()
+    first = await api.post(ORDERS, json=body, headers={KEY: "a key"})
+    assert first.status_code == 201
+    for written in ("a key ", "  a key", "\ta key\t ", '"a key" '):
+        again = await api.post(ORDERS, json=body, headers={KEY: written})
+        assert (again.status_code, again.headers.get(REPLAYED)) == (201, "true"), written
+        assert again.json()["id"] == first.json()["id"]
+    other = await api.post(ORDERS, json=body, headers={KEY: '" a key "'})
+    assert other.json()["id"] != first.json()["id"]
+    for nothing in ("", " ", "\t"):
+        refused = await api.post(ORDERS, json=body, headers={KEY: nothing})
+        assert refused.status_code == 422, repr(nothing)
 
 
 @pytest.mark.req("REQ-005.7")

@@ -1,5 +1,7 @@
 """Strict reading of bodies and query strings (contract section 6): what is kept is what was sent."""
 
+import tracemalloc
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from app.api.json_body import DEPTH_MAXIMUM, parse_object, printable, read_body, require_json
+from app.api.json_body import DEPTH_MAXIMUM, VALUES_MAXIMUM, parse_object, printable, read_body, require_json
 from app.api.routes import check_query
 from app.utils.exceptions import InvalidInputError, PayloadTooLargeError, UnsupportedMediaTypeError
 
@@ -40,7 +42,14 @@ def nested(levels: int) -> bytes:
         (b"null", "body", "must be a JSON object"),
         (nested(DEPTH_MAXIMUM + 1), "body", "deeper"),
         (nested(1_000), "body", "deeper"),
-        (nested(100_000), "body", "is not valid JSON"),
+        (nested(9_000), "body", "is not valid JSON"),
+        (nested(100_000), "body", "more than 10000 values"),
+        (b'{"a": 0.12345678901234567890}', "body", "more digits"),
+        (b'{"a": 12345678901234567.0}', "body", "more digits"),
+        (b'{"a": [1e-400]}', "body", "more digits"),
+        (b'{"a": 1.2345678e-320}', "body", "more digits"),
+        (b'{"a": 1e-99999999999999999999}', "body", "more digits"),
+        (b'{"a":[{"b":{"c":["\\u0000"]}}]}', "a.0.b.c.0", "NUL"),
         (b'{"a": "\\u0000"}', "a", "NUL"),
         (b'{"a": {"b": ["x", "\\u0000"]}}', "a.b.1", "NUL"),
         (b'{"a": {"b\\u0000": 1}}', "a.b\ufffd", "NUL"),
@@ -73,10 +82,49 @@ def test_what_could_not_be_kept_is_refused(body: bytes, field: str, message: str
         b'{"a": "say \\"b\\": 1", "b": "c:\\\\"}',
         b'{"a": 9223372036854775807, "b": -9223372036854775808}',
         b'{"a" : {"a": [{"a": 1}, {"a": 2}]}}',
+        b'{"a,[{:": "b,[{:\\"", "\\\\": "\\\\\\"", "c": "\\\\"}',
+        b'{"a": 0.1, "b": 0.30000000000000004, "c": 1e17, "d": -1.5E-7, "e": 5e-324, "f": 2.500000000000000000000}',
     ],
 )
 def test_what_can_be_kept_is_read_as_it_was_sent(body: bytes) -> None:
     assert parse_object(body) == orjson.loads(body)
+
+
+def with_values(count: int, value: bytes = b"0") -> bytes:
+    """Return an object that has `count` values, itself and its list included."""
+    return b'{"a":[' + b",".join([value] * (count - 2)) + b"]}"
+
+
+@pytest.mark.parametrize("value", [b"0", b'""', b"[]", b"{ }", b"null", b'",:[{"'])
+def test_the_values_of_a_body_are_counted(value: bytes) -> None:
+    assert len(parse_object(with_values(VALUES_MAXIMUM, value))["a"]) == VALUES_MAXIMUM - 2
+    with pytest.raises(InvalidInputError, match="not valid") as refused:
+        parse_object(with_values(VALUES_MAXIMUM + 1, value))
+    assert refused.value.details == [{"field": "body", "message": f"has more than {VALUES_MAXIMUM} values"}]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # As many members as a body of 1 MiB can have, where the parser alone would make 350,000 objects of them.
+        *(with_values(260_000, value) for value in (b"0", b'""', b"[]", b"{}")),
+        b"{" + b",".join([b'"":0'] * 200_000) + b"}",
+        # The path of each container has 60,000 characters.
+        b'{"' + b"n" * 60_000 + b'":[' + b",".join([b"[]"] * (VALUES_MAXIMUM - 10)) + b"]}",
+        b'{"' + b"n" * 30_000 + b'":{"' + b"m" * 30_000 + b'":[' + b",".join([b'{"a":{}}'] * 3_000) + b"]}}",
+        b'{"a":"' + b"x" * 1_000_000 + b'"}',
+    ],
+    ids=lambda body: f"{body[:12].decode()} {len(body)}",
+)
+def test_memory_is_in_proportion_to_the_body(body: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with suppress(InvalidInputError):
+            parse_object(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 * len(body) + 2_000_000
 
 
 names = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
