@@ -5,9 +5,9 @@ last of two that share a name. `ApiRoute` does what has to come first, lets Fast
 answer what the caller wants: once per `Idempotency-Key`, only the `fields` named, 304 for what is known.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
@@ -15,6 +15,7 @@ from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from sqlalchemy.exc import DBAPIError
 from starlette.types import Scope
 
 from app.api import conditional, fields, idempotency
@@ -25,7 +26,9 @@ from app.dependencies import admit
 from app.schemas.common import has_control_characters
 from app.utils.exceptions import InvalidInputError
 
+T = TypeVar("T")
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+READING = frozenset({"GET", "HEAD"})
 _NOTHING = nullcontext()
 
 
@@ -94,7 +97,7 @@ class ApiRoute(APIRoute):
             scope = request.scope
             services = request.app.state.services
             if not is_open:
-                await admit(scope, services)
+                await retried_read(lambda: admit(scope, services))
             query_string = scope["query_string"]
             chosen = None
             if query_string:
@@ -106,6 +109,8 @@ class ApiRoute(APIRoute):
                 request = await self.read(request)
 
             async def work() -> Response:
+                if scope["method"] in READING:
+                    return shaped(scope, await retried_read(lambda: handle(request)), chosen)
                 return shaped(scope, await handle(request), chosen)
 
             async with self.around(request) if takes_body else _NOTHING:
@@ -116,6 +121,20 @@ class ApiRoute(APIRoute):
                 return await idempotency.answer_once(services.idempotency, scope, key, fingerprint, work)
 
         return strictly
+
+
+async def retried_read(read: Callable[[], Awaitable[T]]) -> T:
+    """Return what `read` returns; call it once more when its database connection turns out to be closed.
+
+    After a restart of PostgreSQL a pool is full of closed connections. The first failure invalidates all of them, so
+    the second call gets a new one. A write is never repeated: it may have been committed.
+    """
+    try:
+        return await read()
+    except DBAPIError as fault:
+        if not fault.connection_invalidated:
+            raise
+    return await read()
 
 
 class OpenRoute(ApiRoute):
