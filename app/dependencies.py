@@ -25,6 +25,7 @@ from app.core.security import (
 from app.database import Database
 from app.services import order_service
 from app.services.audit_service import AuditService
+from app.services.case_service import CaseService
 from app.services.dead_letter_service import DeadLetterService
 from app.services.file_links import FileLinks
 from app.services.health_service import HealthService
@@ -89,6 +90,11 @@ class Services:
     def dead_letters(self) -> DeadLetterService:
         """Jobs that gave up."""
         return DeadLetterService(self.database, self.clock)
+
+    @cached_property
+    def cases(self) -> CaseService:
+        """What a person must decide."""
+        return CaseService(self.database, self.clock)
 
     @cached_property
     def notifications(self) -> NotificationLog:

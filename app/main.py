@@ -16,6 +16,7 @@ from app.api.middleware import HttpFloor
 from app.api.v1 import (
     attachments,
     audit,
+    cases,
     files,
     health,
     jobs,
@@ -45,6 +46,7 @@ ROUTERS = (
     audit,
     refunds,
     jobs,
+    cases,
     notifications,
     stats,
     health,

@@ -45,6 +45,7 @@ class EntityType(StrEnum):
     PAYMENT = "PAYMENT"
     REFUND = "REFUND"
     JOB = "JOB"
+    CASE = "CASE"
 
 
 class ActorType(StrEnum):
@@ -122,6 +123,46 @@ class RefundReason(StrEnum):
     RETURN_COMPLETED = "RETURN_COMPLETED"
     ORDER_CANCELLED = "ORDER_CANCELLED"
     PAID_AFTER_CANCEL = "PAID_AFTER_CANCEL"
+
+
+class CaseKind(StrEnum):
+    """What a person must decide; `case_kinds` says of each what it means and which ways out are legal.
+
+    A new kind also needs a migration, because the table's CHECK lists them.
+    """
+
+    AMOUNT_MISMATCH = "AMOUNT_MISMATCH"
+    SECOND_PAYMENT = "SECOND_PAYMENT"
+    SECOND_REFUND = "SECOND_REFUND"
+    REFUND_REVERSED = "REFUND_REVERSED"
+    REFUNDED_ELSEWHERE = "REFUNDED_ELSEWHERE"
+    UNKNOWN_REFERENCE = "UNKNOWN_REFERENCE"
+    UNREADABLE_EVENT = "UNREADABLE_EVENT"
+    PAYMENT_NOT_CAPTURED = "PAYMENT_NOT_CAPTURED"
+    DISPUTE = "DISPUTE"
+    UNDELIVERABLE_MESSAGE = "UNDELIVERABLE_MESSAGE"
+    TAMPERED_RECORD = "TAMPERED_RECORD"
+    UNPRINTABLE_DOCUMENT = "UNPRINTABLE_DOCUMENT"
+
+
+class CaseEntity(StrEnum):
+    """What a case is about. A gateway event's entity id is `case_service.gateway_event_id` of its text id."""
+
+    ORDER = "ORDER"
+    RETURN = "RETURN"
+    INVOICE = "INVOICE"
+    PAYMENT = "PAYMENT"
+    REFUND = "REFUND"
+    JOB = "JOB"
+    NOTIFICATION = "NOTIFICATION"
+    GATEWAY_EVENT = "GATEWAY_EVENT"
+
+
+class CaseState(StrEnum):
+    """A case is decided once."""
+
+    OPEN = "OPEN"
+    CLOSED = "CLOSED"
 
 
 class DocumentKind(StrEnum):

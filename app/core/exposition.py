@@ -45,6 +45,7 @@ def job_gauges(
     dead_letters: int,
     retrying: Mapping[str, int] | None = None,
     overdue: Mapping[str, int] | None = None,
+    open_cases: int = 0,
 ) -> list[Metric]:
     """Return the gauges of the work.
 
@@ -53,6 +54,7 @@ def job_gauges(
         oldest_due_seconds: queue → age of the job that has been due for longest.
         dead_letters: how many wait for a person.
         retrying: queue → how many jobs wait for another try after a failure.
+        open_cases: how many cases a person must decide.
         overdue: promise → how many cases are past it at this moment.
     """
     jobs = GaugeMetricFamily("articurated_jobs_waiting", "Jobs not yet done.", labels=["queue", "state"])
@@ -72,7 +74,8 @@ def job_gauges(
     late = GaugeMetricFamily("articurated_sla_overdue", "Cases past what is promised, by now.", labels=["sla"])
     for promise, count in (overdue or {}).items():
         late.add_metric([promise], count)
-    return [jobs, oldest, dead, again, late]
+    cases = GaugeMetricFamily("articurated_cases_open", "Cases that a person must decide.", value=open_cases)
+    return [jobs, oldest, dead, again, late, cases]
 
 
 def of_api(gauges: Iterable[Metric] | None) -> bytes:

@@ -121,6 +121,8 @@ async def work(settings: Settings) -> list[Finding]:
     if figures.dead_letters:
         says = f"{figures.dead_letters} jobs gave up and wait for a person"
         found.append(doubtful("dead letters", says, "`articurated jobs list`"))
+    if figures.open_cases:
+        found.append(doubtful("cases", f"{figures.open_cases} wait for a decision", "`articurated cases list`"))
     late = {name: count for name, count in figures.overdue.items() if count and name != "pickup"}
     if late:
         says = "past what is promised: " + ", ".join(f"{count} {name}" for name, count in late.items())

@@ -3,6 +3,7 @@
 from app.models.api_key import ApiKey
 from app.models.attachment import Attachment
 from app.models.base import Base
+from app.models.case import Case
 from app.models.event import Event
 from app.models.idempotency_key import IdempotencyKey
 from app.models.invoice import Invoice, InvoiceSeries
@@ -17,6 +18,7 @@ __all__ = [
     "ApiKey",
     "Attachment",
     "Base",
+    "Case",
     "DeadLetter",
     "Event",
     "GatewayEvent",

@@ -22,6 +22,7 @@ class HealthCheck(Answer):
     processes: int | None = None
     oldest_due_seconds: float | None = None
     dead_letters: int | None = None
+    open_cases: int | None = None
 
 
 class HealthChecks(Answer):

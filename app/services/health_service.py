@@ -172,7 +172,11 @@ def _jobs(figures: JobFigures | None) -> Check:
     if figures is None:
         return _not_well("database")
     oldest = max(figures.oldest_due_seconds.values(), default=0.0)
-    found = {"oldest_due_seconds": round(oldest, 3), "dead_letters": figures.dead_letters}
+    found = {
+        "oldest_due_seconds": round(oldest, 3),
+        "dead_letters": figures.dead_letters,
+        "open_cases": figures.open_cases,
+    }
     if oldest > PICKUP_SECONDS:
         return {**_not_well("jobs", "degraded", seconds=oldest), **found}
     return {"status": "ok", **found}

@@ -24,6 +24,7 @@ class JobFigures:
     Attributes:
         waiting: (queue, state) → how many.
         oldest_due_seconds: queue → for how long the first of them has been due.
+        open_cases: how many cases a person must decide.
         dead_letters: how many were given up and wait for a person.
         retrying: queue → how many wait for another try after a failure.
         failed_lately: name of an error → how many jobs wait that it struck within the last minute.
@@ -38,6 +39,7 @@ class JobFigures:
     failed_lately: dict[str, int] = field(default_factory=dict)
     overdue: dict[str, int] = field(default_factory=dict)
     is_read_only: bool = False
+    open_cases: int = 0
 
 
 # Each state stands in the statement itself, or the planner could not know that the state's own partial index answers
@@ -62,6 +64,7 @@ _OVERDUE = text(f"""
     SELECT
         current_setting('transaction_read_only') = 'on' AS is_read_only,
         (SELECT count(*) FROM dead_letters WHERE resolution IS NULL) AS dead,
+        (SELECT count(*) FROM cases WHERE state = 'OPEN') AS open_cases,
         (SELECT count(*) FROM return_requests
             WHERE status = 'REQUESTED' AND created_at < now() - make_interval(hours => :review_hours)) AS review,
         (SELECT count(*) FROM jobs WHERE state = 'PENDING' AND kind = 'invoice.issue'
@@ -96,4 +99,5 @@ async def job_figures(connection: AsyncConnection, review_hours: int) -> JobFigu
             lately[error] = lately.get(error, 0) + recent
     counts = (await connection.execute(_OVERDUE, {"review_hours": review_hours})).one()._asdict()
     is_read_only = counts.pop("is_read_only")
-    return JobFigures(waiting, oldest, counts.pop("dead"), retrying, lately, counts, is_read_only)
+    open_cases = counts.pop("open_cases")
+    return JobFigures(waiting, oldest, counts.pop("dead"), retrying, lately, counts, is_read_only, open_cases)

@@ -169,6 +169,11 @@ async def _gateway_event(scene: Scene) -> MailFacts | NothingToTell:
     return MailFacts(scene.settings.operations_email, *found) if found else GONE
 
 
+async def _case(scene: Scene) -> MailFacts | NothingToTell:
+    found = await operations_facts.case(scene.session, scene.claim.entity_id)
+    return MailFacts(scene.settings.operations_email, *found) if found else GONE
+
+
 async def _daily_summary(scene: Scene) -> MailFacts | NothingToTell:
     day = date.fromisoformat(scene.claim.payload["day"])
     context = await operations_facts.daily_summary(scene.session, day, scene.shop_time)
@@ -195,6 +200,7 @@ LOADERS: Mapping[JobKind, Loader] = {
     JobKind.NOTIFY_GOODS_RECEIVED: _to_staff("warehouse_email", return_facts.goods_received),
     JobKind.NOTIFY_JOB_FAILED: _job_failed,
     JobKind.NOTIFY_GATEWAY_EVENT: _gateway_event,
+    JobKind.NOTIFY_CASE: _case,
     JobKind.NOTIFY_DAILY_SUMMARY: _daily_summary,
 }
 """Every message, by the job that sends its mail."""

@@ -8,11 +8,13 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.core.enums import RefundState
+from app.core.enums import CaseKind, RefundState
+from app.models.case import Case
 from app.models.job import DeadLetter
 from app.models.order import Order
 from app.models.payment import GatewayEvent, Payment, Refund
 from app.models.return_request import ReturnRequest
+from app.services.case_kinds import MEANINGS
 from app.services.job_service import JobKind
 from app.utils.shop_time import ShopTime
 
@@ -27,6 +29,7 @@ _ENTITIES = {
     JobKind.NOTIFY_DAILY_SUMMARY: "DAILY_SUMMARY",
     JobKind.NOTIFY_JOB_FAILED: "DEAD_LETTER",
     JobKind.NOTIFY_GATEWAY_EVENT: "GATEWAY_REFERENCE",
+    JobKind.NOTIFY_CASE: "CASE",
 }
 
 
@@ -89,6 +92,30 @@ async def gateway_event(
         "received_at": shop_time.local(event.received_at),
     }
     return context, known.order_id if known else None
+
+
+async def case(session: AsyncSession, case_id: UUID) -> tuple[dict[str, Any], UUID | None] | None:
+    """Return the context of `case` and the order that it concerns, or None when there is no such case."""
+    found = await session.get(Case, case_id)
+    if found is None:
+        return None
+    number = select(Order.order_number).where(Order.id == found.order_id)
+    meaning = MEANINGS[CaseKind(found.kind)]
+    context = {
+        "case_id": str(found.id),
+        "kind": found.kind,
+        "says": meaning.says,
+        "order_number": (await session.execute(number)).scalar_one_or_none(),
+        "entity_type": found.entity_type,
+        "entity_id": str(found.entity_id),
+        "evidence": [
+            {"name": name.replace("_", " ").capitalize(), "value": str(value)}
+            for name, value in sorted(found.evidence.items())
+        ],
+        "ways_out": [{"action": way.action, "how": way.how} for way in meaning.ways_out],
+        "opened_at": found.created_at,
+    }
+    return context, found.order_id
 
 
 async def daily_summary(session: AsyncSession, day: date, shop_time: ShopTime) -> dict[str, Any]:

@@ -30,6 +30,8 @@ class Action(StrEnum):
     READ_JOBS = "job.read"
     READ_NOTIFICATIONS = "notification.read"
     READ_STATS = "stats.read"
+    READ_CASES = "case.read"
+    CLOSE_CASES = "case.close"
     RESOLVE_JOBS = "job.resolve"
     MANAGE_KEYS = "key.manage"
 
@@ -46,6 +48,8 @@ ACTIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
         Action.READ_JOBS: _MANAGERS,
         Action.READ_NOTIFICATIONS: _MANAGERS,
         Action.READ_STATS: _MANAGERS,
+        Action.READ_CASES: _MANAGERS,
+        Action.CLOSE_CASES: _MANAGERS,
         Action.RESOLVE_JOBS: frozenset({Role.ADMIN}),
         Action.MANAGE_KEYS: frozenset({Role.ADMIN}),
     }

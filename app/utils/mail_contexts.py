@@ -222,6 +222,34 @@ class GatewayEventAlert(TypedDict):
     received_at: Moment
 
 
+class Evidence(TypedDict):
+    """One fact of a case."""
+
+    name: str
+    value: str
+
+
+class WayOut(TypedDict):
+    """One legal way to end a case."""
+
+    action: str
+    how: str
+
+
+class CaseOpened(TypedDict):
+    """`case`: a person must decide something. `order_number` is None where no order is known."""
+
+    case_id: str
+    kind: str
+    says: str
+    order_number: str | None
+    entity_type: str
+    entity_id: str
+    evidence: Sequence[Evidence]
+    ways_out: Sequence[WayOut]
+    opened_at: Moment
+
+
 class DailySummary(TypedDict):
     """`daily_summary`: the figures of one day, and how things stand at its end."""
 

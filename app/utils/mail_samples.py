@@ -168,6 +168,25 @@ _GATEWAY: Final[contexts.GatewayEventAlert] = {
     "expected_currency": "EUR",
     "received_at": "2026-11-19T14:05:11Z",
 }
+_CASE: Final[contexts.CaseOpened] = {
+    "case_id": "01937c55-7c20-7a4e-9e11-52d0b94c1f3a",
+    "kind": "AMOUNT_MISMATCH",
+    "says": "The gateway moved another amount or currency than was agreed. Nothing was recorded here.",
+    "order_number": _ORDER,
+    "entity_type": "ORDER",
+    "entity_id": "01937c54-2f6a-7c81-9d10-6b7e40c2a915",
+    "evidence": (
+        {"name": "Event id", "value": "evt_01j8f2c7m4"},
+        {"name": "Expected", "value": "909.60 EUR"},
+        {"name": "Gateway id", "value": "pay_5e90d17ab3"},
+        {"name": "Reported", "value": "90.96 EUR"},
+    ),
+    "ways_out": (
+        {"action": "REFUND_AT_GATEWAY", "how": "Refund the amount in the gateway's own console, then close."},
+        {"action": "LEAVE_AS_IS", "how": "Close with the reason why nothing has to be done."},
+    ),
+    "opened_at": "2026-11-19T14:05:11Z",
+}
 _SUMMARY: Final[contexts.DailySummary] = {
     "day": "2026-11-22",
     "orders_created": 41,
@@ -206,6 +225,7 @@ SAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
     "goods_received": _GOODS,
     "job_failed": _FAILED,
     "gateway_event": _GATEWAY,
+    "case": _CASE,
     "daily_summary": _SUMMARY,
 }
 """A context for each key of `mail_templates.TEMPLATES`."""

@@ -44,6 +44,7 @@ INTERNAL: Final[Mapping[str, Any]] = {
     "goods_received": mail_contexts.GoodsReceived,
     "job_failed": mail_contexts.JobFailed,
     "gateway_event": mail_contexts.GatewayEventAlert,
+    "case": mail_contexts.CaseOpened,
     "daily_summary": mail_contexts.DailySummary,
 }
 TEMPLATES: Final[Mapping[str, Any]] = {**CUSTOMER, **INTERNAL}
@@ -154,6 +155,7 @@ def environment_of(folder: Path) -> jinja2.Environment:
         "payment": payment_text,
         "gateway_outcome": lambda outcome: _GATEWAY_OUTCOMES.get(outcome, _words(outcome)),
         "figure_rows": _figure_rows,
+        "evidence_rows": lambda facts: [(fact["name"], fact["value"]) for fact in facts],
         "state_rows": lambda counts: [(_words(state), f"{count:,}") for state, count in counts.items()],
         "is_zero": lambda amount: Decimal(amount) == 0,
     }

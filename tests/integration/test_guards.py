@@ -174,6 +174,7 @@ PERMANENT = (
     "refunds",
     "jobs",
     "dead_letters",
+    "cases",
     "notifications",
     "invoices",
     "invoice_series",

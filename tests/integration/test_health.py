@@ -86,7 +86,7 @@ async def test_health_is_ok_when_all_is_there(anonymous: httpx2.AsyncClient, wel
     }
     assert checks["worker"] == {"status": "ok", "workers": 1}
     assert checks["relay"] == checks["beat"] == {"status": "ok", "processes": 1}
-    assert checks["jobs"] == {"status": "ok", "oldest_due_seconds": 0.0, "dead_letters": 0}
+    assert checks["jobs"] == {"status": "ok", "oldest_due_seconds": 0.0, "dead_letters": 0, "open_cases": 0}
     assert checks["smtp"] == checks["storage"] == checks["gateway"] == {"status": "ok"}
     head = await anonymous.head(HEALTH)
     assert (head.status_code, head.content) == (200, b"")

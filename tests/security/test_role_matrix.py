@@ -14,8 +14,9 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from app.core.enums import Role
+from app.core.enums import CaseEntity, CaseKind, Role
 from app.dependencies import Services
+from app.services.case_service import open_case
 from tests.conftest import MovableClock
 from tests.factories import order_payload
 from tests.files_support import JPEG
@@ -195,6 +196,25 @@ def dead_letter(action: str) -> Prepare:
     return ask
 
 
+async def opened_case(scene: Scene) -> str:
+    """Return the id of a new case."""
+    key = f"test:{uuid4()}"
+    async with scene.services.database.transaction() as session:
+        await open_case(
+            session, CaseKind.DISPUTE, entity_type=CaseEntity.ORDER, entity_id=uuid4(), evidence={}, dedupe_key=key
+        )
+    listed = await scene.api.get("/api/v1/cases")
+    return str(listed.json()["data"][0]["id"])
+
+
+async def case_read(scene: Scene) -> Ask:
+    return Ask("GET", f"/api/v1/cases/{await opened_case(scene)}")
+
+
+async def case_close(scene: Scene) -> Ask:
+    return Ask("POST", f"/api/v1/cases/{await opened_case(scene)}/close", {"json": {"note": "so"}})
+
+
 def plain(path: str, method: str = "GET") -> Prepare:
     async def ask(_: Scene) -> Ask:
         return Ask(method, path)
@@ -263,6 +283,9 @@ DOCUMENTED = (
     Row("jobs_list_dead", MANAGERS, plain("/api/v1/jobs/dead")),
     Row("jobs_retry", ADMIN, dead_letter("retry")),
     Row("jobs_dismiss", ADMIN, dead_letter("dismiss")),
+    Row("cases_list_cases", MANAGERS, plain("/api/v1/cases")),
+    Row("cases_read", MANAGERS, case_read),
+    Row("cases_close", MANAGERS, case_close),
     Row("notifications_list_notifications", MANAGERS, plain("/api/v1/notifications")),
     Row("stats_stats", MANAGERS, plain("/api/v1/stats")),
     Row("health_health", OPEN, plain("/api/v1/health")),

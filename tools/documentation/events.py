@@ -103,6 +103,10 @@ EVENTS: Mapping[str, EventKind] = {
     "invoice.issued": EventKind(EntityType.INVOICE, "its PDF was stored", _DOCUMENT),
     "credit_note.numbered": EventKind(EntityType.INVOICE, "a credit note got its number", (*_DOCUMENT, "refund_id")),
     "credit_note.issued": EventKind(EntityType.INVOICE, "its PDF was stored", (*_DOCUMENT, "refund_id")),
+    "case.opened": EventKind(
+        EntityType.CASE, "a person must decide something", ("kind", "entity_type", "entity_id", "order_id")
+    ),
+    "case.closed": EventKind(EntityType.CASE, "a person decided it", ("actor_id", "trigger", "action", "note")),
     "job.retried": EventKind(
         EntityType.JOB, "a dead job was made due again, by a person or by what the gateway reported", _RESOLVED
     ),
@@ -120,6 +124,7 @@ _ALSO: Mapping[JobKind, str] = {
     JobKind.NOTIFY_REFUND_PROCESSED: "the gateway has paid a refund",
     JobKind.NOTIFY_RETURN_REVIEW_OVERDUE: "a review is overdue (looked at each minute)",
     JobKind.NOTIFY_JOB_FAILED: "a job is buried in the dead letters",
+    JobKind.NOTIFY_CASE: "a case is opened",
     JobKind.NOTIFY_DAILY_SUMMARY: "a day has ended",
     JobKind.NOTIFY_GATEWAY_EVENT: "the gateway reports what a person must look at",
 }
@@ -131,6 +136,7 @@ _INTERNAL: Mapping[str, str] = {
     "return_awaiting_review": "MANAGERS_EMAIL",
     "return_review_overdue": "MANAGERS_EMAIL",
     "job_failed": "OPERATIONS_EMAIL",
+    "case": "OPERATIONS_EMAIL",
     "daily_summary": "OPERATIONS_EMAIL",
     "gateway_event": "OPERATIONS_EMAIL",
 }

@@ -26,6 +26,11 @@ async def metrics(request: Request, services: ProcessServices) -> Response:
     gauges = None
     if figures is not None:
         gauges = exposition.job_gauges(
-            figures.waiting, figures.oldest_due_seconds, figures.dead_letters, figures.retrying, figures.overdue
+            figures.waiting,
+            figures.oldest_due_seconds,
+            figures.dead_letters,
+            figures.retrying,
+            figures.overdue,
+            figures.open_cases,
         )
     return Response(exposition.of_api(gauges), media_type=exposition.CONTENT_TYPE)

@@ -1,0 +1,190 @@
+"""Cases: what a person must decide. Opened by the system, closed once, by a manager, with a note.
+
+A case is opened in the transaction of what it is about, together with its event and the job that mails operations:
+one without the others does not exist, whatever is killed. `dedupe_key` makes opening idempotent.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import orjson
+from sqlalchemy import Row, Select, select
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.core.actor import Actor
+from app.core.enums import CaseEntity, CaseKind, CaseState, EntityType
+from app.database import Database
+from app.models.case import Case
+from app.models.order import Order
+from app.schemas.case import CaseQuery
+from app.services import event_service, job_service, pages, permissions
+from app.services.case_kinds import MEANINGS
+from app.services.job_service import JobKind
+from app.services.permissions import Action
+from app.utils.clock import Clock, utc_now, uuid7
+from app.utils.exceptions import InvalidStateTransitionError, NotFoundError
+
+_CASE = Case.__table__.c
+_SHOWN = (*_CASE, Order.__table__.c.order_number)
+
+
+async def open_case(
+    session: AsyncSession,
+    kind: CaseKind,
+    *,
+    entity_type: CaseEntity | EntityType,
+    entity_id: UUID,
+    order_id: UUID | None = None,
+    evidence: Mapping[str, Any],
+    dedupe_key: str,
+    at: datetime | None = None,
+) -> bool:
+    """Open a case in the caller's transaction; return False when `dedupe_key` opened one before.
+
+    Args:
+        order_id: the order that it concerns, if it is known.
+        evidence: the facts as they are now, JSON: ids, codes, amounts, texts of other systems.
+        dedupe_key: the same for the same question, at most 200 characters, e.g. `amount_mismatch:evt_01j8`.
+        at: when the question arose; now when absent.
+    """
+    now = at or utc_now()
+    case_id = uuid7(now)
+    inserted = await session.execute(
+        pg_insert(Case)
+        .values(
+            id=case_id,
+            kind=kind,
+            entity_type=CaseEntity(entity_type),
+            entity_id=entity_id,
+            order_id=order_id,
+            dedupe_key=dedupe_key,
+            evidence=orjson.loads(orjson.dumps(dict(evidence), default=str)),
+            created_at=now,
+        )
+        .on_conflict_do_nothing(index_elements=[Case.dedupe_key])
+        .returning(Case.id)
+    )
+    if inserted.first() is None:
+        return False
+    facts = {
+        "kind": str(kind),
+        "entity_type": str(entity_type),
+        "entity_id": str(entity_id),
+        "order_id": str(order_id) if order_id else None,
+    }
+    await event_service.append(session, EntityType.CASE, case_id, 1, "case.opened", now, facts)
+    await job_service.add(session, JobKind.NOTIFY_CASE, case_id, f"{JobKind.NOTIFY_CASE}:{case_id}")
+    return True
+
+
+def gateway_event_id(webhook_id: str) -> UUID:
+    """Return the entity id of a case about a gateway event, whose own id is text."""
+    return uuid5(NAMESPACE_URL, f"urn:articurated:gateway-event:{webhook_id}")
+
+
+class CaseService:
+    """Cases in the hands of a person."""
+
+    def __init__(self, database: Database, clock: Clock = utc_now) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def list(self, query: CaseQuery, actor: Actor) -> dict[str, Any]:
+        """Return a page of cases, newest first.
+
+        Raises:
+            ForbiddenError: the role may not.
+            InvalidInputError: a cursor that is not one.
+        """
+        permissions.require(actor, Action.READ_CASES)
+        filters = pages.given(
+            (query.kind or None, _CASE.kind.in_),
+            (query.state, _CASE.state.__eq__),
+            (query.order_id, _CASE.order_id.__eq__),
+            (query.entity_type, _CASE.entity_type.__eq__),
+            (query.entity_id, _CASE.entity_id.__eq__),
+        )
+        async with self._database.autocommit() as connection:
+            return await pages.fetch_page(
+                connection, _cases().where(*filters), (_CASE.created_at, _CASE.id), query, case_view, newest_first=True
+            )
+
+    async def get(self, case_id: UUID, actor: Actor) -> dict[str, Any]:
+        """Return a case.
+
+        Raises:
+            ForbiddenError: the role may not.
+            NotFoundError: there is none.
+        """
+        permissions.require(actor, Action.READ_CASES)
+        async with self._database.autocommit() as connection:
+            row = (await connection.execute(_cases().where(_CASE.id == case_id))).first()
+        if row is None:
+            raise _not_found(case_id)
+        return case_view(row)
+
+    async def close(self, case_id: UUID, actor: Actor, note: str) -> dict[str, Any]:
+        """Record that a person has decided a case, and how; return it.
+
+        Raises:
+            ForbiddenError: the role may not.
+            NotFoundError: there is none.
+            InvalidStateTransitionError: it is closed.
+        """
+        permissions.require(actor, Action.CLOSE_CASES)
+        async with self._database.transaction() as session:
+            case = await session.get(Case, case_id, with_for_update=True)
+            if case is None:
+                raise _not_found(case_id)
+            if case.state != CaseState.OPEN:
+                raise InvalidStateTransitionError(case.state, CaseState.CLOSED, [])
+            now = max(self._clock(), case.created_at)
+            case.state = CaseState.CLOSED
+            case.version += 1
+            case.closed_at = now
+            case.closed_by = actor.id
+            case.close_note = note
+            await session.flush()
+            facts = {
+                "actor_id": str(actor.id) if actor.id else None,
+                "trigger": str(actor.trigger),
+                "action": case.action,
+                "note": note,
+            }
+            await event_service.append(session, EntityType.CASE, case_id, case.version, "case.closed", now, facts)
+            return case_view((await session.execute(_cases().where(_CASE.id == case_id))).one())
+
+
+def _cases() -> Select[Any]:
+    return select(*_SHOWN).outerjoin(Order, Order.id == _CASE.order_id)
+
+
+def _not_found(case_id: UUID) -> NotFoundError:
+    return NotFoundError(f"Case {case_id} was not found.", {"case_id": str(case_id)})
+
+
+def case_view(row: Row[Any]) -> dict[str, Any]:
+    """Return a case as the API shows it: what happened, to what, and what may be done about it."""
+    columns = row._asdict()
+    meaning = MEANINGS[CaseKind(columns["kind"])]
+    return {
+        "id": columns["id"],
+        "kind": columns["kind"],
+        "says": meaning.says,
+        "entity_type": columns["entity_type"],
+        "entity_id": columns["entity_id"],
+        "order_id": columns["order_id"],
+        "order_number": columns["order_number"],
+        "evidence": columns["evidence"],
+        "state": columns["state"],
+        "ways_out": [{"action": way.action, "how": way.how} for way in meaning.ways_out],
+        "version": columns["version"],
+        "created_at": columns["created_at"],
+        "closed_at": columns["closed_at"],
+        "closed_by": columns["closed_by"],
+        "close_note": columns["close_note"],
+        "action": columns["action"],
+    }
