@@ -140,6 +140,9 @@ class Settings(BaseSettings):
         "UTC", description="IANA time zone whose calendar decides the days of documents, mails, figures and returns."
     )
 
+    orders_priced_by: Literal["anyone", "service"] | None = Field(
+        None, description="Who may set prices at POST /orders; `service` in production, `anyone` elsewhere when absent."
+    )
     unpaid_order_ttl_hours: int = Field(24, ge=1)
     return_window_days: int = Field(30, ge=1)
     return_review_sla_hours: int = Field(24, ge=1)
@@ -209,7 +212,7 @@ class Settings(BaseSettings):
             raise ValueError("must be an http:// or https:// address, perhaps with a path: no login, query or fragment")
         return value.rstrip("/")
 
-    @field_validator("database_replica_url", "jwks_url", "jwks_file", mode="before")
+    @field_validator("database_replica_url", "jwks_url", "jwks_file", "orders_priced_by", mode="before")
     @classmethod
     def _empty_is_absent(cls, value: object) -> object:
         return value or None
@@ -345,6 +348,13 @@ class Settings(BaseSettings):
         if any("dev_password" in (url or "") for url in urls):
             return ["DATABASE_URL, DATABASE_ADMIN_URL or DATABASE_REPLICA_URL holds the development password"]
         return []
+
+    @property
+    def prices_set_by(self) -> Literal["anyone", "service"]:
+        """Who may set prices: a customer's own request to create an order is refused where it is `service`."""
+        if self.orders_priced_by is not None:
+            return self.orders_priced_by
+        return "service" if self.environment == "production" else "anyone"
 
     @property
     def unpaid_order_ttl(self) -> timedelta:

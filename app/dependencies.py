@@ -64,7 +64,7 @@ class Services:
         self.database = database
         self.clock = clock
         shop_time = ShopTime.from_settings(settings)
-        self.orders = OrderService(database, clock, shop_time)
+        self.orders = OrderService(database, clock, shop_time, settings.prices_set_by)
         self.returns = ReturnService(database, ReturnWindow.from_settings(settings), clock)
         self.keys = KeyService(database)
         self.idempotency = IdempotencyService(database)

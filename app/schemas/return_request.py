@@ -80,7 +80,7 @@ class ReturnItemResponse(Answer):
 
 
 class ReturnResponse(Answer):
-    """A return."""
+    """A return. For customers, `reviewed_by` is null, and `requested_by` where it is not they themselves."""
 
     id: UUID
     order_id: UUID
@@ -97,7 +97,7 @@ class ReturnResponse(Answer):
     refund_amount: float
     currency: str
     refund_transaction_id: str | None
-    requested_by: UUID
+    requested_by: UUID | None
     reviewed_by: UUID | None
     carrier: str | None
     tracking_number: str | None

@@ -10,7 +10,10 @@ from app.schemas.common import Answer, Flag, Moment, PageQuery, Pagination, Time
 
 
 class AuditRecord(Answer):
-    """One transition: who brought what from where to where, when, and through what (REQ-003)."""
+    """One transition: who brought what from where to where, when, and through what (REQ-003).
+
+    For customers, `actor_id` and `ip_address` of others are null, and so are the hashes from that row on.
+    """
 
     id: UUID
     entity_type: Literal["ORDER", "RETURN"]
@@ -24,8 +27,8 @@ class AuditRecord(Answer):
     metadata: dict[str, Any]
     ip_address: str | None
     created_at: Timestamp
-    prev_hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    prev_hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
 
 
 class RejectionRecord(Answer):

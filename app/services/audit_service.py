@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select, text
+from sqlalchemy import Connection, Row, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.actor import Actor
@@ -163,21 +163,38 @@ class AuditService:
 async def history_of(
     connection: AsyncConnection, entity_type: EntityType, entity_id: UUID, page: PageQuery, actor: Actor
 ) -> dict[str, Any]:
-    """Return a page of one entity's transitions, oldest first; a customer is not told which of the staff, or whence."""
+    """Return a page of one entity's transitions, oldest first.
+
+    For customers, the identity and IP address of others are omitted, and with them every hash from that row on: each
+    depends on the row before it, so the address could be found by trying.
+    """
     table = StateHistory.__table__.c
+    own = (table.entity_type == entity_type, table.entity_id == entity_id)
+    statement = select(*table).where(*own)
+    if actor.sees_only is not None:
+        others = select(func.min(table.seq)).where(*own, table.actor_id.is_distinct_from(actor.id))
+        statement = statement.add_columns(others.scalar_subquery().label(_FIRST_HIDDEN))
     return await pages.fetch_page(
         connection,
-        select(*table).where(table.entity_type == entity_type, table.entity_id == entity_id),
+        statement,
         (table.seq,),
         page,
-        lambda row: _as_seen_by(actor, record_view(row._mapping)),
+        lambda row: _as_seen_by(actor, row._mapping),
         newest_first=False,
     )
 
 
-def _as_seen_by(actor: Actor, record: dict[str, Any]) -> dict[str, Any]:
-    if actor.sees_only is not None and record["actor_id"] != actor.id:
-        return {**record, "actor_id": None, "ip_address": None}
+_FIRST_HIDDEN = "first_hidden_seq"
+
+
+def _as_seen_by(actor: Actor, row: Mapping[Any, Any]) -> dict[str, Any]:
+    record = record_view(row)
+    if actor.sees_only is None:
+        return record
+    if record["actor_id"] != actor.id:
+        record |= {"actor_id": None, "ip_address": None}
+    if row[_FIRST_HIDDEN] is not None and record["seq"] >= row[_FIRST_HIDDEN]:
+        record |= {"hash": None, "prev_hash": None}
     return record
 
 

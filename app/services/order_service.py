@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, func, literal_column, or_, select
@@ -100,21 +100,36 @@ _LINES: ColumnElement[Any] = literal_column(LINES.format(order="orders")).label(
 class OrderService:
     """What can be done with orders; each method is one unit of work and answers a plain dict."""
 
-    def __init__(self, database: Database, clock: Clock = utc_now, shop_time: ShopTime = UTC_CALENDAR) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock = utc_now,
+        shop_time: ShopTime = UTC_CALENDAR,
+        priced_by: Literal["anyone", "service"] = "anyone",
+    ) -> None:
+        """Keep what the methods work with.
+
+        Args:
+            shop_time: the calendar of the shop, for the year in order numbers.
+            priced_by: who may set prices, `Settings.prices_set_by`.
+        """
         self._database = database
         self._clock = clock
         self._shop_time = shop_time
+        self._priced_by = priced_by
 
     async def create(self, data: OrderCreate, actor: Actor) -> dict[str, Any]:
         """Create an order in PENDING_PAYMENT with its lines and its payment; return it.
 
         Raises:
-            ForbiddenError: the role may not, or a customer orders for another one.
+            ForbiddenError: the role may not, a customer orders for another one, or a customer sets prices where
+                only a service may.
             InvalidInputError: the total is beyond what an amount can hold.
         """
         permissions.require(actor, Action.CREATE_ORDER)
         if actor.role is Role.CUSTOMER and data.customer_id != actor.customer_id:
             raise ForbiddenError("A customer orders for themselves.", {"customer_id": str(data.customer_id)})
+        self._require_may_price(actor)
         now = self._clock()
         order = order_draft.new_order(data)
         order.id, order.created_at, order.updated_at = uuid7(now), now, now
@@ -144,6 +159,15 @@ class OrderService:
         columns = {attribute.key: getattr(order, attribute.key) for attribute in Order.__mapper__.column_attrs}
         columns["metadata"] = columns["details"]
         return order_view(columns, map(_columns, lines))
+
+    def _require_may_price(self, actor: Actor) -> None:
+        # A request to create an order always carries its prices.
+        if self._priced_by == "service" and actor.role is not None and actor.role not in permissions.PRICING_ROLES:
+            raise ForbiddenError(
+                "A customer may not set prices here (ORDERS_PRICED_BY is service): the storefront creates the order with"
+                " a key of role service.",
+                {"role": actor.role, "needed": sorted(permissions.PRICING_ROLES)},
+            )
 
     async def get(self, order_id: UUID, actor: Actor) -> dict[str, Any]:
         """Return an order with its lines.

@@ -1,4 +1,4 @@
-"""Who may do what: contract section 4 as a table (NFR-004).
+"""Who may do what, as tables (NFR-004).
 
 A transition's role depends on the state it leads to, so both machines' tables are read by target. What a
 customer may see is narrowed to their own by `Actor.sees_only`; a foreign record is not found, not forbidden.
@@ -7,6 +7,7 @@ customer may see is narrowed to their own by `Actor.sees_only`; a foreign record
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
+from uuid import UUID
 
 from app.core.actor import Actor
 from app.core.enums import EntityType, OrderStatus, ReturnStatus, Role
@@ -15,6 +16,7 @@ from app.utils.exceptions import ForbiddenError
 _ALL = frozenset(Role)
 _STAFF = frozenset({Role.WAREHOUSE, Role.MANAGER, Role.ADMIN})
 _MANAGERS = frozenset({Role.MANAGER, Role.ADMIN})
+_FOR_CUSTOMERS = _MANAGERS | {Role.CUSTOMER, Role.SERVICE}
 
 
 class Action(StrEnum):
@@ -38,9 +40,9 @@ class Action(StrEnum):
 
 ACTIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
     {
-        Action.CREATE_ORDER: frozenset({Role.CUSTOMER, Role.MANAGER, Role.ADMIN, Role.SERVICE}),
+        Action.CREATE_ORDER: _FOR_CUSTOMERS,
         Action.READ_ORDER: _ALL,
-        Action.CREATE_RETURN: frozenset({Role.CUSTOMER, Role.MANAGER, Role.ADMIN}),
+        Action.CREATE_RETURN: _FOR_CUSTOMERS,
         Action.READ_RETURN: _ALL,
         Action.ADD_ATTACHMENT: _STAFF | {Role.CUSTOMER},
         Action.SEARCH_AUDIT: _MANAGERS,
@@ -64,7 +66,7 @@ TRANSITION_ROLES: Mapping[EntityType, Mapping[StrEnum, frozenset[Role]]] = Mappi
                 OrderStatus.PROCESSING_IN_WAREHOUSE: _STAFF,
                 OrderStatus.SHIPPED: _STAFF,
                 OrderStatus.DELIVERED: _STAFF,
-                OrderStatus.CANCELLED: frozenset({Role.CUSTOMER, Role.MANAGER, Role.ADMIN}),
+                OrderStatus.CANCELLED: _FOR_CUSTOMERS,
             }
         ),
         EntityType.RETURN: MappingProxyType(
@@ -72,7 +74,8 @@ TRANSITION_ROLES: Mapping[EntityType, Mapping[StrEnum, frozenset[Role]]] = Mappi
                 ReturnStatus.REQUESTED: frozenset[Role](),
                 ReturnStatus.APPROVED: _MANAGERS,
                 ReturnStatus.REJECTED: _MANAGERS,
-                ReturnStatus.IN_TRANSIT: frozenset({Role.CUSTOMER, Role.MANAGER, Role.ADMIN}),
+                # Warehouse too, so that a parcel that arrives before anyone marked it as sent can be received.
+                ReturnStatus.IN_TRANSIT: _FOR_CUSTOMERS | {Role.WAREHOUSE},
                 ReturnStatus.RECEIVED: _STAFF,
                 ReturnStatus.COMPLETED: _MANAGERS,
             }
@@ -81,6 +84,23 @@ TRANSITION_ROLES: Mapping[EntityType, Mapping[StrEnum, frozenset[Role]]] = Mappi
 )
 """Who may bring an entity into a state. Into an initial state nobody can; asking for it anyway is a
 question to the transition table, which refuses and records it, for everyone who may change states at all."""
+
+
+PRICING_ROLES = frozenset({Role.MANAGER, Role.ADMIN, Role.SERVICE})
+"""Who may create orders, and so set their prices, where ORDERS_PRICED_BY is `service`."""
+
+
+def customers_steps(entity_type: EntityType) -> list[str]:
+    """Return the states into which a customer may bring their own entity.
+
+    A caller of role `service` does so on the customer's behalf, and the audit row says so.
+    """
+    return [str(state) for state, roles in TRANSITION_ROLES[entity_type].items() if Role.CUSTOMER in roles]
+
+
+def on_behalf_of(actor: Actor, customer_id: UUID) -> dict[str, str]:
+    """Return what a record of something that a customer may do says of the caller who did it for them."""
+    return {"on_behalf_of": str(customer_id)} if actor.role is Role.SERVICE else {}
 
 
 def require(actor: Actor, action: Action | str) -> None:

@@ -125,7 +125,13 @@ class ReturnService:
                 session.add(request)
                 await session.flush()
                 await event_service.append(
-                    session, EntityType.RETURN, request.id, 1, "return.created", now, {"order_id": str(order.id)}
+                    session,
+                    EntityType.RETURN,
+                    request.id,
+                    1,
+                    "return.created",
+                    now,
+                    {"order_id": str(order.id), **permissions.on_behalf_of(actor, order.customer_id)},
                 )
                 for kind in CREATION_EFFECTS:
                     await job_service.add(session, kind, request.id, f"{kind}:{request.id}:1")
@@ -137,7 +143,7 @@ class ReturnService:
         columns = {
             attribute.key: getattr(request, attribute.key) for attribute in ReturnRequest.__mapper__.column_attrs
         }
-        return return_view(columns)
+        return return_view(columns, actor)
 
     def _require_returnable(self, order: Order, now: datetime) -> None:
         if order.status != OrderStatus.DELIVERED or order.delivered_at is None:
@@ -162,7 +168,7 @@ class ReturnService:
         Raises:
             ReturnNotFoundError: there is none that this actor may see.
         """
-        return return_view((await self._row(return_id, actor))._mapping)
+        return return_view((await self._row(return_id, actor))._mapping, actor)
 
     async def list(self, query: ReturnQuery, actor: Actor) -> dict[str, Any]:
         """Return a page of returns, newest first.
@@ -188,7 +194,7 @@ class ReturnService:
                 statement,
                 (table.created_at, table.id),
                 query,
-                lambda row: return_view(row._mapping),
+                lambda row: return_view(row._mapping, actor),
                 newest_first=True,
             )
         )
@@ -334,7 +340,8 @@ class ReturnService:
         async with self._database.autocommit() as connection:
             [result] = await transitions.apply(connection, STATEMENT, [request])
         missing = ReturnNotFoundError(return_id)
-        return return_view(transitions.moved_row(EntityType.RETURN, new_state, result, missing, expected)._mapping)
+        row = transitions.moved_row(EntityType.RETURN, new_state, result, missing, expected)
+        return return_view(row._mapping, actor)
 
 
 async def _order(session: AsyncSession, order_id: UUID, actor: Actor) -> Order:

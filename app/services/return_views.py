@@ -3,9 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from app.core.actor import Actor
 
-def return_view(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return a return row as the API shows it."""
+
+def return_view(row: Mapping[Any, Any], actor: Actor) -> dict[str, Any]:
+    """Return a return row as the API shows it to `actor`; for customers, the identity of others is omitted."""
+    requested_by, reviewed_by = row["requested_by"], row["reviewed_by"]
+    if actor.sees_only is not None:
+        requested_by, reviewed_by = (requested_by if requested_by == actor.id else None), None
     return {
         "id": row["id"],
         "order_id": row["order_id"],
@@ -22,8 +27,8 @@ def return_view(row: Mapping[Any, Any]) -> dict[str, Any]:
         "refund_amount": float(row["refund_amount"]),
         "currency": row["currency"],
         "refund_transaction_id": row["refund_transaction_id"],
-        "requested_by": row["requested_by"],
-        "reviewed_by": row["reviewed_by"],
+        "requested_by": requested_by,
+        "reviewed_by": reviewed_by,
         "carrier": row["carrier"],
         "tracking_number": row["tracking_number"],
         "created_at": row["created_at"],

@@ -36,7 +36,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.core import monitoring
 from app.core.actor import SYSTEM_JOB, Actor
-from app.core.enums import EntityType, JobState
+from app.core.enums import EntityType, JobState, Role
 from app.core.precondition import Precondition
 from app.database import after_commit
 from app.services import permissions
@@ -78,7 +78,8 @@ class TransitionRequest:
     Attributes:
         at: when, by the caller's clock; the audit row never runs backwards within an entity.
         changes: columns to set with the state; only those that `Machine.columns` names.
-        metadata: facts for the audit row (reason, notes, related ids). JSON.
+        metadata: facts for the audit row (reason, notes, related ids). JSON. `on_behalf_of`, the customer's id, is
+            added where a caller of role `service` takes a step that is the customer's.
         expected_state: move only from this state; another one gives UNEXPECTED and no rejection row.
         expected_versions: move only one of these versions; another one gives STALE, whatever the table says of the
             move, and no rejection row.
@@ -163,6 +164,8 @@ class Machine:
             "entity_type": self.entity_type,
             "table": self.table,
             "legal": legal,
+            "service": Role.SERVICE,
+            "customers_steps": ", ".join(f"'{state}'" for state in permissions.customers_steps(self.entity_type)),
             "carried": "".join(f", e.{column}" for column in (*self.stamps.values(), *self.columns)),
             "assignments": ",\n        ".join(stamped + changed),
             "effects": effects,
@@ -217,10 +220,13 @@ _STATEMENT = """
 WITH requested AS (
     SELECT * FROM jsonb_to_recordset(CAST(:requests AS jsonb)) AS r(
         n int, id uuid, to_state text, expected_state text, expected_versions int[], customer_id uuid, at timestamptz,
-        actor_id uuid, actor_type text, trigger text, ip_address text, metadata jsonb, changes jsonb)
+        actor_id uuid, actor_type text, actor_role text, trigger text, ip_address text, stated jsonb, changes jsonb)
 ),
 locked AS (
-    SELECT r.*, e.status, e.version, e.audit_seq, e.audit_hash, e.updated_at{carried}
+    SELECT r.*,
+        CASE WHEN r.actor_role = '{service}' AND r.to_state IN ({customers_steps})
+            THEN r.stated || jsonb_build_object('on_behalf_of', e.customer_id) ELSE r.stated END AS metadata,
+        e.status, e.version, e.audit_seq, e.audit_hash, e.updated_at{carried}
     FROM {table} e JOIN requested r ON r.id = e.id
     WHERE r.customer_id IS NULL OR r.customer_id = e.customer_id
     ORDER BY e.id
@@ -330,9 +336,10 @@ def encode(requests: Sequence[TransitionRequest]) -> str:
                 "at": request.at,
                 "actor_id": request.actor.id,
                 "actor_type": request.actor.type,
+                "actor_role": request.actor.role,
                 "trigger": request.actor.trigger,
                 "ip_address": request.actor.ip_address,
-                "metadata": request.metadata,
+                "stated": request.metadata,
                 "changes": request.changes,
             }
             for n, request in enumerate(requests)
