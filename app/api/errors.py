@@ -16,6 +16,7 @@ from starlette.types import Scope
 from app.api.json_body import printable
 from app.api.responses import ERROR_KINDS, refusal
 from app.core.logging import describe_exception
+from app.utils.disk import database_full, is_disk_full
 from app.utils.exceptions import AppError
 
 REQUEST_ID = "articurated.request_id"
@@ -35,6 +36,7 @@ def install(application: FastAPI) -> None:
         HTTPException: _framework_refused,
         DBAPIError: _database_failed,
         PoolTimeoutError: _database_failed,
+        OSError: _system_failed,
     }
     for kind, handler in handlers.items():
         application.add_exception_handler(kind, handler)
@@ -142,9 +144,19 @@ def _methods_at(request: Request) -> list[str]:
     return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
+async def _system_failed(request: Request, error: OSError) -> Response:
+    """Answer 503 where a disk of ours is full, so that the caller tries again; any other error is a fault of ours."""
+    if not is_disk_full(error):
+        raise error
+    logger.error("disk.full", error=describe_exception(error))
+    return plain_refusal(request.scope, "SERVICE_UNAVAILABLE", {"Retry-After": RETRY_AFTER_SECONDS})
+
+
 async def _database_failed(request: Request, error: DBAPIError | PoolTimeoutError) -> Response:
     away = isinstance(error, OperationalError | InterfaceError | PoolTimeoutError) or error.connection_invalidated
     if away:
+        if is_disk_full(error):
+            database_full.note()
         logger.error("database.unavailable", fault=describe_exception(error))
         return plain_refusal(request.scope, "SERVICE_UNAVAILABLE", {"Retry-After": RETRY_AFTER_SECONDS})
     if isinstance(error, DataError):

@@ -5,16 +5,19 @@ events are fixed words with fields, and the JSON encoder escapes whatever a fiel
 """
 
 import logging
+import os
 import re
 import sys
 import traceback
-from typing import Any, TextIO
+from datetime import UTC, datetime
+from typing import Any, TextIO, cast
 
 import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from app.config import Settings
+from app.core.monitoring import log_line_dropped
 from app.utils.redaction import without_addresses
 
 # Their messages quote the values that were sent, people's names and addresses among them.
@@ -89,6 +92,58 @@ def _renderer(settings: Settings) -> list[Processor]:
     return [_render_exception, _to_json]
 
 
+class LossyStream:
+    """A text stream that drops what it cannot write: no request and no job fails for its log line (NFR-003).
+
+    What was dropped is counted; once the log can be written again, a line says how many were lost.
+
+    Args:
+        stream: where to write; its file descriptor is used when it has one.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._dropped = 0
+        try:
+            self._descriptor = stream.fileno()
+        except OSError:  # What a stream in memory raises.
+            self._descriptor = -1
+
+    def write(self, text: str) -> int:
+        """Write, or drop and count."""
+        try:
+            if self._dropped:
+                # The full disk may have taken a part of a line: the line break ends it.
+                self._put(f"\n{_dropped_line(self._dropped)}\n")
+                self._dropped = 0
+            self._put(text)
+        except OSError:
+            self._dropped += 1
+            log_line_dropped()
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: each write goes out at once."""
+
+    def isatty(self) -> bool:
+        """Return whether a person may be looking."""
+        return self._stream.isatty()
+
+    def _put(self, text: str) -> None:
+        if self._descriptor < 0:
+            self._stream.write(text)
+            return
+        # Not through the stream: an unbuffered one ignores that only a part was written.
+        data = text.encode(errors="backslashreplace")
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+
+
+def _dropped_line(lines: int) -> str:
+    at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return orjson.dumps({"at": at, "level": "warning", "event": "log.lines_dropped", "lines": lines}).decode()
+
+
 def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     """Send every log of this process, ours and the libraries', to stderr in the configured form.
 
@@ -96,7 +151,7 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
         settings: level and form.
         stream: where to write instead, for tests.
     """
-    output = stream or sys.stderr
+    output = LossyStream(stream or sys.stderr)
     level = logging.getLevelNamesMapping()[settings.log_level]
     stamps: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -106,7 +161,7 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[*stamps, *_renderer(settings)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=output),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", output)),
         cache_logger_on_first_use=stream is None,
     )
     formatter = structlog.stdlib.ProcessorFormatter(

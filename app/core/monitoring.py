@@ -11,8 +11,10 @@ from http import HTTPStatus
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from app.core import counts_file
 from app.utils import observers
 
+counts_file.install()
 REGISTRY = CollectorRegistry()
 REQUESTS = Counter(
     "articurated_http_requests_total", "Requests answered.", ["method", "route", "status"], registry=REGISTRY
@@ -114,6 +116,9 @@ STORAGE_SECONDS = Histogram(
 ERRORS_REPORTED = Counter(
     "articurated_faults_total", "Faults of ours: 500s, jobs that died or met an unexpected error.", registry=REGISTRY
 )
+LOG_LINES_DROPPED = Counter(
+    "articurated_log_lines_dropped_total", "Log lines that could not be written.", registry=REGISTRY
+)
 UNKNOWN_ROUTE = "(none)"
 """Label of requests that no route took: a label from the path would let anyone make up time series."""
 
@@ -207,6 +212,11 @@ def storage_used(operation: str, outcome: str, seconds: float) -> None:
     """Count an operation on the document storage: its name, and ok, exists, missing or failed."""
     STORAGE_CALLS.labels(operation, outcome).inc()
     STORAGE_SECONDS.labels(operation).observe(seconds)
+
+
+def log_line_dropped() -> None:
+    """Count a log line that could not be written."""
+    LOG_LINES_DROPPED.inc()
 
 
 def fault_met() -> None:

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import psycopg
 from psycopg import sql
+from psycopg.rows import TupleRow
 
 from app.embedded.binaries import install_for, may_enter, unprivileged_identity
 from app.embedded.data_folder import make_data_dir
@@ -45,6 +46,9 @@ DATABASE = "articurated_orders"
 START_SECONDS = 90.0
 STOP_SECONDS = 30.0
 DURABLE: dict[str, str] = {}
+RESERVED_SEGMENTS = 5
+"""As many segments of the write-ahead log, 16 MB each, as min_wal_size, 80 MB by default, lets PostgreSQL keep."""
+ROOM_FOR_RESERVE_BYTES = 2**30
 THROWAWAY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
 STILL_IN_USE = ("is another postmaster", "is still in use", "is already in use by")
 
@@ -257,7 +261,24 @@ class EmbeddedPostgres:
             if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
                 statement = sql.SQL("CREATE DATABASE {} OWNER {}")
                 connection.execute(statement.format(sql.Identifier(DATABASE), sql.Identifier(OWNER_ROLE)))
+            if self.durable and shutil.disk_usage(self.home).free > ROOM_FOR_RESERVE_BYTES:
+                _reserve_wal(connection)
         self._roles_made = True
+
+
+def _reserve_wal(connection: psycopg.Connection[TupleRow]) -> None:
+    """Have a new cluster keep used segments of its write-ahead log for reuse.
+
+    PostgreSQL ends when it needs a new segment and the disk is full. With these at hand it needs none for a while, in
+    which reads go on and writes fail one by one.
+    """
+    row = connection.execute("SELECT count(*) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'").fetchone()
+    missing = RESERVED_SEGMENTS - (row[0] if row else 0)
+    for _ in range(missing):
+        connection.execute("SELECT pg_logical_emit_message(false, 'articurated', '')")
+        connection.execute("SELECT pg_switch_wal()")
+    if missing > 0:
+        connection.execute("CHECKPOINT")
 
 
 def _users_of(cluster: Path) -> list[int]:

@@ -34,6 +34,7 @@ class HealthChecks(Answer):
     relay: HealthCheck
     beat: HealthCheck
     jobs: HealthCheck
+    disk: HealthCheck
     smtp: HealthCheck
     storage: HealthCheck
     gateway: HealthCheck

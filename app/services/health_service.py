@@ -8,7 +8,10 @@ jobs that it failed within the last minute, which a gateway that greets and then
 """
 
 import asyncio
+import os
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -21,6 +24,7 @@ from app.database import Database
 from app.services.health_probes import SharedLook, gateway_look, smtp_look, storage_look
 from app.services.job_figures import PICKUP_SECONDS, JobFigures, job_figures
 from app.services.replica_watch import ReplicaBehindError, ReplicaWatch
+from app.utils.disk import Room, database_full, room_of
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -29,18 +33,29 @@ ALIVE_PREFIX = "articurated:alive:"
 """Workers, relays and beats keep a key `articurated:alive:<part>:<name>` in Redis, with a time to live; a worker's
 value is the queues that it takes from, separated by commas."""
 
+LOOK_KEY = "articurated:look"
+"""Written by each look at Redis: one whose disk is full answers reads and refuses this."""
+
 CHECK_SECONDS = 1.5
+DATABASE_FULL_SECONDS = 10.0
+"""How long a write that PostgreSQL refused for want of room shows; while the disk is full, the next one follows soon."""
 
 HINTS = {
     "database": "PostgreSQL does not answer in time; requests get 503 until it does. Look at the server, then"
     " `articurated doctor`.",
     "read-only": "PostgreSQL takes no writes: those get 503, and jobs wait. Is it a standby, or its disk full? After a"
     " failover DATABASE_URL must lead to the new primary.",
+    "database-full": "PostgreSQL's disk is full: writes get 503, reads go on. Free space there, or enlarge it.",
+    "disk": "The disks that data is kept on cannot be asked ({fault}): is a network share away?",
+    "disk-full": "The disk at {mount} is full: writes fail until there is room. Free space there, or enlarge it.",
+    "disk-low": "The disk at {mount} has {megabytes} MB left. Free space there, or enlarge it, before writes fail.",
+    "redis-full": "Redis takes no writes ({fault}): is its disk full? Requests are served; jobs wait in PostgreSQL.",
     "replica": "The read replica does not answer ({fault}). Lists and figures come from the primary meanwhile.",
     "behind": "The read replica is more than 30 s behind, and so are lists and figures. Look at its replication, or unset"
     " DATABASE_REPLICA_URL.",
     "redis": "Redis does not answer in time. Requests are served; jobs wait in PostgreSQL and go on by themselves.",
     "unknown": "Not to be told while Redis is away: signs of life are kept there.",
+    "unwritten": "Not to be told while Redis takes no writes: signs of life are kept there.",
     "worker": "No worker is alive: start `articurated worker`. Jobs wait meanwhile.",
     "queues": "No worker takes from: {queues}. What lies there waits; start a worker with --queues.",
     "relay": "No relay is alive: start `articurated relay`. Due jobs wait meanwhile.",
@@ -72,7 +87,14 @@ class HealthService:
         self._settings = settings
         self._check_seconds = check_seconds
         self._redis: Redis | None = None
-        looks = {"smtp": smtp_look(settings), "storage": storage_look(settings), "gateway": gateway_look(settings)}
+        self._folders = _folders(settings)
+        self._rooms: list[Room] = []
+        looks = {
+            "disk": self._measure_disks,
+            "smtp": smtp_look(settings),
+            "storage": storage_look(settings),
+            "gateway": gateway_look(settings),
+        }
         if database.replica is not None:
             looks["replica"] = ReplicaWatch(database).look
         self._looks = {part: SharedLook(look, limit_seconds=min(check_seconds, 1.3)) for part, look in looks.items()}
@@ -86,12 +108,29 @@ class HealthService:
         )
         checks = {"database": _database(figures, latency), **alive, "jobs": _jobs(figures)}
         for part, fault in zip(self._looks, faults, strict=True):
-            checks[part] = _replica(fault, figures) if part == "replica" else _used_part(part, fault, figures)
+            if part == "replica":
+                checks[part] = _replica(fault, figures)
+            else:
+                checks[part] = self._disk(fault) if part == "disk" else _used_part(part, fault, figures)
         if checks["database"]["status"] == "down":
             status = "down"
         else:
             status = "ok" if all(check["status"] == "ok" for check in checks.values()) else "degraded"
         return {"status": status, "version": __version__, "checks": checks}
+
+    async def _measure_disks(self) -> None:
+        self._rooms = await asyncio.to_thread(lambda: [room_of(folder) for folder in self._folders])
+
+    def _disk(self, fault: str | None) -> Check:
+        """Judge the disk with the least room of those that this machine keeps data on."""
+        if fault is not None:
+            return _not_well("disk", fault=fault)
+        worst = min(self._rooms, key=lambda room: (not room.is_full, not room.is_low, room.free_bytes))
+        if worst.is_full:
+            return _not_well("disk-full", mount=worst.mount)
+        if worst.is_low:
+            return _not_well("disk-low", "degraded", mount=worst.mount, megabytes=worst.free_bytes // 2**20)
+        return {"status": "ok"}
 
     async def figures(self) -> JobFigures | None:
         """Return the state of the work for `/metrics`, or None when the database does not answer in time."""
@@ -115,12 +154,20 @@ class HealthService:
 
     async def _check_redis(self) -> dict[str, Check]:
         # Imported here: a third of a second that a process which is never asked does not need.
-        from redis.exceptions import RedisError  # noqa: PLC0415
+        from redis.exceptions import RedisError, ResponseError  # noqa: PLC0415
 
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._check_seconds):
+                await self._client().set(LOOK_KEY, "", ex=1)
                 alive = await signs_of_life(self._client())
+        except ResponseError as fault:
+            logger.warning("health.redis_takes_no_writes", reason=str(fault)[:200])
+            word = str(fault).partition(" ")[0]
+            reason = word if word.isupper() else type(fault).__name__
+            unknown = {"status": "degraded", "hint": HINTS["unwritten"]}
+            parts = {part: dict(unknown) for part in ("worker", "relay", "beat")}
+            return {"redis": _not_well("redis-full", "degraded", fault=reason), **parts}
         except (RedisError, TimeoutError, OSError) as fault:
             logger.warning("health.redis_down", reason=type(fault).__name__)
             unknown = {"status": "down", "hint": HINTS["unknown"]}
@@ -156,6 +203,16 @@ async def signs_of_life(client: "Redis") -> dict[str, list[str]]:
     return found
 
 
+def _folders(settings: Settings) -> list[Path]:
+    """Return the folders of this machine that data is written to: documents, and the data folder of `./dev run`."""
+    folders = [Path(tempfile.gettempdir())]
+    if settings.storage_type == "local":
+        folders.append(settings.storage_path)
+    if data_dir := os.environ.get("ARTICURATED_DATA_DIR"):
+        folders.append(Path(data_dir))
+    return folders
+
+
 def _not_well(part: str, status: str = "down", **facts: Any) -> Check:
     return {"status": status, "hint": HINTS[part].format(**facts)}
 
@@ -165,6 +222,8 @@ def _database(figures: JobFigures | None, latency_ms: float) -> Check:
         return _not_well("database")
     if figures.is_read_only:
         return {**_not_well("read-only", "degraded"), "latency_ms": latency_ms}
+    if database_full.within(DATABASE_FULL_SECONDS):
+        return {**_not_well("database-full", "degraded"), "latency_ms": latency_ms}
     return {"status": "ok", "latency_ms": latency_ms}
 
 

@@ -73,6 +73,8 @@ def configuration() -> dict[str, Any]:
         "worker_prefetch_multiplier": 1,
         "task_time_limit": TIME_LIMIT_SECONDS,
         "worker_soft_shutdown_timeout": 20,
+        # What Redis answers with an error while its disk is full, or while it loads: the worker waits instead of ending.
+        "broker_channel_error_retry": True,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "task_create_missing_queues": False,
         # Objects, not a mapping, which Celery takes as well: Flower reads their names.

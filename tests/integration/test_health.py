@@ -10,16 +10,19 @@ import httpx2
 import psycopg
 import pytest
 import redis
+from sqlalchemy import make_url
 
 from app.config import Settings
 from app.core.enums import WORKER_QUEUES
 from app.database import Database
 from app.dependencies import Services
+from app.services import health_service
 from app.services.health_probes import SharedLook
 from app.services.health_service import ALIVE_PREFIX, HealthService
 from app.services.job_service import JobKind
 from app.tasks import presence
 from app.utils.clock import utc_now, uuid7
+from app.utils.disk import LastSeen, Room
 from tests.integration.away import Speaker, hanging, listening, port_of, unreachable
 from tests.integration.conftest import new_order
 from tests.integration.dead import bury_job
@@ -82,7 +85,7 @@ async def test_health_is_ok_when_all_is_there(anonymous: httpx2.AsyncClient, wel
     assert found["version"] == "0.1.0"
     checks = found["checks"]
     assert set(checks) == {
-        *("database", "redis", "worker", "relay", "beat", "jobs", "smtp", "storage", "gateway"),
+        *("database", "redis", "worker", "relay", "beat", "jobs", "disk", "smtp", "storage", "gateway"),
     }
     assert checks["worker"] == {"status": "ok", "workers": 1}
     assert checks["relay"] == checks["beat"] == {"status": "ok", "processes": 1}
@@ -117,6 +120,62 @@ async def test_a_queue_without_a_worker_shows(
     worker = (await report(anonymous))["checks"]["worker"]
     assert (worker["status"], worker["workers"]) == ("degraded", 2)
     assert "No worker takes from: refunds, sweeps." in worker["hint"]
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "status", "hint"),
+    [
+        (2**40, "ok", ""),
+        (100 * 2**20, "degraded", "The disk at /srv has 100 MB left."),
+        (4096, "down", "The disk at /srv is full: writes fail"),
+    ],
+)
+async def test_a_disk_that_is_low_or_full_is_named(
+    free_bytes: int,
+    status: str,
+    hint: str,
+    anonymous: httpx2.AsyncClient,
+    well: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    room = Room(Path("/srv"), free_bytes, 2**41, has_files_left=True)
+    monkeypatch.setattr(health_service, "room_of", lambda _folder: room)
+    found = await report(anonymous)
+    assert found["status"] == ("ok" if status == "ok" else "degraded")
+    assert found["checks"]["disk"]["status"] == status
+    assert hint in found["checks"]["disk"].get("hint", "")
+
+
+async def test_a_write_that_postgresql_has_no_room_for_shows(
+    anonymous: httpx2.AsyncClient, well: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    seen = LastSeen(lambda: now[0])
+    monkeypatch.setattr(health_service, "database_full", seen)
+    seen.note()
+    check = (await report(anonymous))["checks"]["database"]
+    assert (check["status"], "PostgreSQL's disk is full" in check["hint"]) == ("degraded", True)
+    now[0] += health_service.DATABASE_FULL_SECONDS
+    assert (await report(anonymous))["status"] == "ok"
+
+
+async def test_a_redis_that_takes_no_writes_shows(
+    anonymous: httpx2.AsyncClient, services: Services, well: Settings, redis_client: redis.Redis
+) -> None:
+    """As it does while its append-only file cannot be written; here for one login alone, for others use the server."""
+    name = f"reader-{uuid7(utc_now())}"
+    redis_client.acl_setuser(name, enabled=True, passwords=["+secret"], categories=["+@read"], keys=["*"])
+    url = make_url(well.redis_url).set(username=name, password="secret")
+    reader = well.model_copy(update={"redis_url": url.render_as_string(hide_password=False)})
+    services.health = HealthService(services.database, reader)
+    try:
+        checks = (await report(anonymous))["checks"]
+    finally:
+        await services.health.close()
+        redis_client.acl_deluser(name)
+    assert checks["redis"]["status"] == "degraded"
+    assert "takes no writes (NoPermissionError)" in checks["redis"]["hint"]
+    assert {checks[part]["status"] for part in ("worker", "relay", "beat")} == {"degraded"}
 
 
 @pytest.mark.req("NFR-003.1")
@@ -245,7 +304,7 @@ async def test_health_does_not_hang_with_what_hangs(settings: Settings, tmp_path
             found = await service.check()
         assert found["status"] == "down"
         states = {part: check["status"] for part, check in found["checks"].items()}
-        assert states.pop("storage") == "ok"
+        assert states.pop("storage") == states.pop("disk") == "ok"
         assert set(states.values()) == {"down"}
         await service.close()
         await pool.close()

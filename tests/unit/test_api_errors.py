@@ -1,5 +1,6 @@
 """Every error code, and every fault of ours, in the one shape (contract section 6)."""
 
+import errno
 import io
 import json
 import logging
@@ -24,6 +25,7 @@ from app.api.responses import ERROR_KINDS
 from app.config import Settings
 from app.core.logging import configure_logging
 from app.utils import exceptions
+from app.utils.disk import LastSeen
 from app.utils.exceptions import AppError
 
 pytestmark = pytest.mark.req("REQ-005")
@@ -50,6 +52,9 @@ EXAMPLES: list[AppError] = [
     exceptions.UnsupportedMediaTypeError("Not JSON."),
     exceptions.ServiceUnavailableError("Away."),
 ]
+
+
+DISK_FULL = OperationalError("INSERT", {}, psycopg.errors.DiskFull(f"could not extend file {CANARY}"))
 
 
 class Wanted(BaseModel):
@@ -266,3 +271,21 @@ def test_a_flood_of_faults_is_cut_short() -> None:
     assert len(faults) == errors.FAULTS_SHOWN + 1
     assert faults[-1] == {"field": "", "message": f"and {10_000 - errors.FAULTS_SHOWN} more"}
     assert all(len(fault["field"]) <= 100 for fault in faults)
+
+
+@pytest.mark.req("NFR-003")
+@pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left"), OSError(errno.EDQUOT, "Quota"), DISK_FULL])
+async def test_a_full_disk_is_503_and_worth_another_try(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = LastSeen()
+    monkeypatch.setattr(errors, "database_full", seen)
+    answer = await answer_to(fault)
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "SERVICE_UNAVAILABLE"
+    assert answer.headers["retry-after"] == errors.RETRY_AFTER_SECONDS
+    assert seen.within(60) == (fault is DISK_FULL), "health says when it was the database's disk"
+
+
+async def test_any_other_error_of_the_system_is_a_fault_of_ours() -> None:
+    answer = await answer_to(OSError(errno.EBADF, "Bad file descriptor"))
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "INTERNAL_ERROR"
