@@ -27,6 +27,11 @@ DataDir = Annotated[
     typer.Option("--data-dir", help="Folder of everything that lasts.", show_default=".articurated in the checkout"),
 ]
 
+ApiWorkers = Annotated[
+    int | None,
+    typer.Option(min=1, max=64, help="Processes that answer HTTP.", show_default="2, or 1 where memory is short"),
+]
+
 
 @cli.command()
 def up(
@@ -34,7 +39,7 @@ def up(
     json: Annotated[bool, typer.Option("--json", help="Say nothing but one JSON line when ready.")] = False,
     port: Annotated[int | None, typer.Option(min=0, max=65535, show_default="8000", help="0 takes a free one.")] = None,
     data_dir: DataDir = None,
-    api_workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that answer HTTP.")] = 1,
+    api_workers: ApiWorkers = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that do jobs.")] = 2,
 ) -> None:
     """Run the whole system; Ctrl-C ends it."""
@@ -56,30 +61,35 @@ def up(
 def api(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes.")] = 1,
+    workers: ApiWorkers = None,
+    fd: Annotated[int | None, typer.Option(hidden=True, help="Listening socket that the parent opened.")] = None,
+    spare: Annotated[bool, typer.Option("--spare", hidden=True, help="Wait for SIGUSR1 before serving.")] = False,
 ) -> None:
     """Serve the HTTP API."""
-    import uvicorn
-
+    from app.api_server import serve, serve_inherited
     from app.config import KEEP_ALIVE_SECONDS, get_settings
+    from app.embedded.memory import api_processes
 
     settings = get_settings()  # A wrong configuration is told once, here, and not by every worker.
-    uvicorn.run(
-        "app.main:app",
-        host=host,
-        port=port,
-        workers=workers,
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        server_header=False,
+    options = {
+        "app": "app.main:app",
+        "host": host,
+        "port": port,
+        "loop": "uvloop",
+        "http": "httptools",
+        "access_log": False,
+        "server_header": False,
         # Left alone, the server would believe any process of this machine: a caller's address is not the caller's to say.
-        proxy_headers=bool(settings.proxies),
-        forwarded_allow_ips=settings.proxies,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=8,
-        log_level="warning",
-    )
+        "proxy_headers": bool(settings.proxies),
+        "forwarded_allow_ips": settings.proxies,
+        "timeout_keep_alive": KEEP_ALIVE_SECONDS,
+        "timeout_graceful_shutdown": 8,
+        "log_level": "warning",
+    }
+    if fd is None:
+        serve(options, workers or api_processes())
+    else:
+        serve_inherited(options, fd, spare=spare)
 
 
 @cli.command()

@@ -10,6 +10,8 @@ from typing import Protocol
 from app.embedded.process import Process
 
 FIRST_DELAY_SECONDS = 0.2
+PROMOTION_SIGNAL = signal.SIGUSR1
+"""Tells a spare that it takes another's place."""
 
 
 class Phase(Enum):
@@ -37,6 +39,8 @@ class Child:
         stop_signal: asks it to end in an orderly way.
         grace_seconds: time for that, then it is killed.
         start_seconds: time to become ready.
+        spare: is started once all others serve, and takes the place of one that ends.
+        stand_in: the spare that takes its place.
     """
 
     name: str
@@ -49,12 +53,19 @@ class Child:
     stop_signal: signal.Signals = signal.SIGTERM
     grace_seconds: float = 10.0
     start_seconds: float = 90.0
+    spare: bool = False
+    stand_in: "Child | None" = None
     phase: Phase = field(default=Phase.NEW, init=False)
     process: Process | None = field(default=None, init=False)
     since: float = field(default=0.0, init=False)
     delay: float = field(default=FIRST_DELAY_SECONDS, init=False)
     restarts: int = field(default=0, init=False)
     was_ready: bool = field(default=False, init=False)
+
+    @property
+    def part(self) -> str:
+        """What it is a process of: `api` for api, api-2 and api-spare."""
+        return self.name.partition("-")[0]
 
     @property
     def pid(self) -> int | None:

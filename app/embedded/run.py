@@ -100,11 +100,11 @@ def running_stack(options: StackOptions) -> Iterator[RunningStack]:
     words = [
         "--data-dir",
         options.data_dir,
-        "--api-workers",
-        options.api_workers,
         "--workers",
         options.workers,
     ]
+    if options.api_workers is not None:
+        words += ["--api-workers", options.api_workers]
     if options.port is not None:
         words += ["--port", options.port]
     environment = {**os.environ, **options.environment}

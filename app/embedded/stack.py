@@ -4,7 +4,7 @@ import http.client
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +12,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from app.config import ROOT, Settings
+from app.embedded.api_processes import ApiProcesses
 from app.embedded.broker import EmbeddedValkey
 from app.embedded.child import Child
 from app.embedded.data_folder import Ports, default_data_dir
+from app.embedded.memory import api_processes
 from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.process import LOOPBACK, Process, accepts, port_is_free, session_pids, spawn
 
@@ -32,7 +34,7 @@ class StackOptions:
     Attributes:
         data_dir: folder of everything that lasts; made when absent.
         port: of the API; 0 any free one; None 8000, or any free one when that is taken.
-        api_workers: processes that answer HTTP.
+        api_workers: processes that answer HTTP; None as many as memory allows, 2 at most.
         workers: processes that do jobs.
         json: say nothing but one JSON line when ready.
         environment: extra variables for every part.
@@ -40,7 +42,7 @@ class StackOptions:
 
     data_dir: Path = field(default_factory=default_data_dir)
     port: int | None = None
-    api_workers: int = 1
+    api_workers: int | None = None
     workers: int = 2
     json: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -108,8 +110,10 @@ class Stack:
         """Addresses and current process ids."""
         api = f"http://{LOOPBACK}:{self.api_port}"
         key = self._settings.api_key
-        running = {child.name: child.pid for child in self.children}
-        pids = {name: _pids_of(running.get(name)) for name in PUBLISHED}
+        running = [child for child in self.children if not child.spare]
+        pids = {
+            name: [pid for child in running if child.part == name for pid in _pids_of(child.pid)] for name in PUBLISHED
+        }
         return StackInfo(
             ready=True,
             api=api,
@@ -167,14 +171,37 @@ class Stack:
             words = ["gateway", "--port", self.gateway_port, "--data-dir", self.data_dir / "gateway"]
             url = f"http://{LOOPBACK}:{self.gateway_port}/health"
             children.append(self._part("gateway", words, stage=1, ready=lambda: answers(url)))
-        live = f"http://{LOOPBACK}:{self.api_port}/api/v1/health/live"
-        words = ["api", "--port", self.api_port, "--workers", self.options.api_workers]
-        children.append(self._part("api", words, ready=lambda: answers(live)))
+        children += self._api().children
         children.append(self._part("relay", ["relay"]))
         words = ["worker", "--concurrency", self.options.workers]
         children.append(self._part("worker", words, grace_seconds=30))
         children.append(self._part("beat", ["beat"]))
         return children
+
+    def _api(self) -> ApiProcesses:
+        """The processes of the API, with a spare where memory allows."""
+
+        def start(words: list[str | int], mark: Path, descriptor: int) -> Process:
+            return self._spawn("api", ["app", *words], mark, [descriptor])
+
+        count = self.options.api_workers or api_processes()
+        return ApiProcesses(
+            self.api_port,
+            count,
+            has_spare=api_processes(others=2) > 1,
+            start=start,
+            marks=self.data_dir / "run",
+            log=self.logs / "api.log",
+        )
+
+    def _spawn(self, name: str, words: list[Any], ready_file: Path, pass_fds: Sequence[int] = ()) -> Process:
+        """Start a module of this application, the first of `words`; it makes `ready_file` when it works."""
+        ready_file.parent.mkdir(exist_ok=True, mode=0o700)
+        ready_file.unlink(missing_ok=True)
+        # -P: a folder called `app` where the user happens to stand must not shadow ours.
+        command = [sys.executable, "-P", "-m", *words]
+        environment = self._environment(name, ready_file)
+        return spawn(command, log=self.logs / f"{name}.log", env=environment, pass_fds=pass_fds)
 
     def _part(
         self,
@@ -191,11 +218,7 @@ class Stack:
         ready_file = self.data_dir / "run" / f"{name}.ready"
 
         def launch() -> Process:
-            ready_file.parent.mkdir(exist_ok=True, mode=0o700)
-            ready_file.unlink(missing_ok=True)
-            # -P: a folder called `app` where the user happens to stand must not shadow ours.
-            command = [sys.executable, "-P", "-m", module, *words]
-            return spawn(command, log=log, env=self._environment(name, ready_file))
+            return self._spawn(name, [module, *words], ready_file)
 
         return Child(name, launch, log, ready or ready_file.exists, stage=stage, **settings)
 

@@ -13,14 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from app.embedded.child import FIRST_DELAY_SECONDS, Child, Phase, Reporter
+from app.embedded.child import FIRST_DELAY_SECONDS, PROMOTION_SIGNAL, Child, Phase, Reporter
 from app.embedded.guard import adopt_orphans
 from app.embedded.janitor import Janitor
 from app.embedded.process import EmbeddedError, Process, bound_log, kill_group, tail
 
 LONGEST_DELAY_SECONDS = 5.0
-STEADY_SECONDS = 30.0
-"""A child that was up this long starts over with the first delay."""
 READY_POLL_SECONDS = 0.05
 IDLE_POLL_SECONDS = 1.0
 LOG_CHECK_SECONDS = 30.0
@@ -60,6 +58,7 @@ class Supervisor:
         self._stopping = 0
         self._wake = -1
         self._logs_checked = 0.0
+        self._is_up = False
 
     def run(self, on_ready: Callable[[], None]) -> None:
         """Start everything, call `on_ready`, supervise until SIGINT, SIGTERM or SIGHUP, end everything.
@@ -74,6 +73,7 @@ class Supervisor:
                 self._start_all()
                 if not self._stopping:
                     on_ready()
+                self._is_up = True
                 while not self._stopping:
                     self._tick()
                     self._sleep()
@@ -85,7 +85,7 @@ class Supervisor:
 
     def _start_all(self) -> None:
         for stage in sorted({child.stage for child in self.children}):
-            members = [child for child in self.children if child.stage == stage]
+            members = [child for child in self.children if child.stage == stage and not child.spare]
             for child in members:
                 if self._stopping:
                     return
@@ -107,11 +107,38 @@ class Supervisor:
 
     def _launch_again(self, child: Child) -> None:
         """Heal a child; a machine that has no process to spare now may have one later."""
+        spare = child.stand_in
+        if spare is not None and spare.phase is Phase.RUNNING and spare.pid is not None:
+            self._promote(spare, child)
+            return
+        if spare is not None and spare.phase is Phase.STARTING and self._may_wait(child):
+            child.phase, child.since = Phase.WAITING, time.monotonic() + READY_POLL_SECONDS
+            return
         try:
             self._launch(child)
         except OSError as fault:
             self._reporter.say(f"{child.name} cannot be started now ({fault.strerror})")
             child.phase, child.since = Phase.WAITING, time.monotonic() + LONGEST_DELAY_SECONDS
+
+    def _promote(self, spare: Child, child: Child) -> None:
+        """Give the process of a spare to a child; another spare is started later."""
+        child.process, spare.process = spare.process, None
+        child.phase, child.since, spare.phase = Phase.STARTING, time.monotonic(), Phase.NEW
+        if child.process is not None:
+            child.process.send_signal(PROMOTION_SIGNAL)
+
+    def _may_wait(self, child: Child) -> bool:
+        """Whether a child is the one that the starting spare is for: it has a head start on a new process."""
+        waiting = (other for other in self.children if other is not child and other.stand_in is child.stand_in)
+        return not any(other.phase is Phase.WAITING for other in waiting)
+
+    def _start_spares(self) -> None:
+        """Start each spare once all that it stands in for serve: until then it would take their time."""
+        for spare in self.children:
+            if spare.spare and spare.phase is Phase.NEW and self._is_up and not self._stopping:
+                served = [child for child in self.children if child.stand_in is spare]
+                if all(child.phase is Phase.RUNNING for child in served):
+                    self._launch_again(spare)
 
     def _tick(self) -> None:
         """Look at every child once, and do what its phase asks for."""
@@ -128,6 +155,7 @@ class Supervisor:
                 child.process.kill()
             elif child.phase is Phase.WAITING and now >= child.since:
                 self._launch_again(child)
+        self._start_spares()
         self._reap_adopted()
         if now - self._logs_checked > LOG_CHECK_SECONDS:
             self._logs_checked = now
@@ -138,7 +166,7 @@ class Supervisor:
         child.phase, child.was_ready = Phase.RUNNING, True
         self._reporter.started(child, time.monotonic() - child.since)
         child.since = time.monotonic()
-        if child.restarts:
+        if child.restarts and not child.spare:
             self._try("the new process ids cannot be noted", self._on_change)
 
     def _try(self, consequence: str, action: Callable[[], None]) -> None:
@@ -156,15 +184,20 @@ class Supervisor:
             self._reporter.started(child, time.monotonic() - child.since)
             return
         # A status of its own making says that it cannot work; a signal from outside is worth another try.
-        if child.once or (not child.was_ready and (status >= 0 or child.restarts >= START_ATTEMPTS)):
+        is_vital = not child.was_ready and not child.spare
+        if child.once or (is_vital and (status >= 0 or child.restarts >= START_ATTEMPTS)):
             end = tail(child.log)
             raise EmbeddedError(f"{child.name} did not start ({_reason(status)}); {child.log} ends:\n{end}")
-        if child.phase is Phase.RUNNING and time.monotonic() - child.since > STEADY_SECONDS:
+        child.restarts += 1
+        if child.phase is Phase.RUNNING:
+            # It worked: what ended it came from outside, and its work waits.
             child.delay = FIRST_DELAY_SECONDS
+            self._reporter.say(f"{child.name} ended ({_reason(status)}): starting it again")
+            self._launch_again(child)
+            return
         self._reporter.say(f"{child.name} ended ({_reason(status)}): starting it again in {child.delay:.1f} s")
         child.phase, child.since = Phase.WAITING, time.monotonic() + child.delay
         child.delay = min(child.delay * 2, LONGEST_DELAY_SECONDS)
-        child.restarts += 1
 
     def _bury(self, child: Child) -> int:
         """End what is left of an ended child's group, so that its successor finds its port free.
@@ -196,7 +229,7 @@ class Supervisor:
     def _stop_all(self) -> None:
         rank = {name: place for place, name in enumerate(self._stop_order)}
         last_started_first = self.children[::-1]
-        for child in sorted(last_started_first, key=lambda each: rank.get(each.name, len(rank))):
+        for child in sorted(last_started_first, key=lambda each: rank.get(each.part, len(rank))):
             if child.process is not None and child.process.poll() is None:
                 child.process.send_signal(child.stop_signal)
                 self._await_end(child, child.process)

@@ -78,8 +78,12 @@ def main() -> int:
         return Child(name, launch, folder / f"{name}.log", mark.exists, **settings)
 
     reporter = Announcer()
+    stand_ins = {each["name"]: each.pop("stand_in", None) for each in specification["children"]}
+    children = {each["name"]: child(**each) for each in specification["children"]}
+    for name, stand_in in stand_ins.items():
+        children[name].stand_in = children.get(stand_in)
     runner = Supervisor(
-        [child(**each) for each in specification["children"]],
+        list(children.values()),
         reporter=reporter,
         stop_order=specification["stop_order"],
         on_change=lambda: tell("changed"),

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.config import Settings
+from app.embedded import memory
 from app.embedded import stack as stack_module
 from app.embedded.data_folder import locked
 from app.embedded.process import write_state
@@ -33,10 +34,30 @@ def names(stack: Stack) -> list[str]:
 
 def test_by_default_everything_is_started_servers_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stack = stack_for(tmp_path, monkeypatch)
-    assert names(stack) == ["postgres", "redis", "migrate", "mail", "gateway", "api", "relay", "worker", "beat"]
+    api = ["api", "api-2", "api-spare"]
+    assert names(stack) == ["postgres", "redis", "migrate", "mail", "gateway", *api, "relay", "worker", "beat"]
     stages = {child.name: child.stage for child in stack.children}
     assert stages["postgres"] < stages["migrate"] < stages["api"] == stages["worker"]
-    assert set(stack_module.STOP_ORDER) == set(names(stack)) - {"migrate"}
+    assert set(stack_module.STOP_ORDER) == {child.part for child in stack.children} - {"migrate"}
+
+
+def test_where_memory_is_short_one_process_serves_and_none_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: 3 * memory.API_PROCESS_BYTES)
+    assert [name for name in names(stack_for(tmp_path, monkeypatch)) if "api" in name] == ["api", "api-2"]
+    monkeypatch.setattr(memory, "available_bytes", lambda: memory.API_PROCESS_BYTES)
+    assert [name for name in names(stack_for(tmp_path, monkeypatch)) if "api" in name] == ["api"]
+
+
+def test_the_memory_of_a_container_counts(tmp_path: Path) -> None:
+    meminfo, limit = tmp_path / "meminfo", tmp_path / "memory.max"
+    assert memory.available_bytes(meminfo, limit) is None
+    meminfo.write_text("MemTotal:  8000 kB\nMemAvailable:  4000 kB\n")
+    limit.write_text("max\n")
+    assert memory.available_bytes(meminfo, limit) == 4000 * 1024
+    limit.write_text("1000000\n")
+    assert memory.available_bytes(meminfo, limit) == 1_000_000
 
 
 def test_given_servers_and_services_are_used_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +70,7 @@ def test_given_servers_and_services_are_used_not_started(tmp_path: Path, monkeyp
         PAYMENT_GATEWAY_URL="https://gateway.example",
         STORAGE_PATH=str(tmp_path / "elsewhere"),
     )
-    assert names(stack) == ["migrate", "api", "relay", "worker", "beat"]
+    assert names(stack) == ["migrate", "api", "api-2", "api-spare", "relay", "worker", "beat"]
     assert stack.connection() == {}
     info = stack.info()
     assert (info.database_url, info.redis_url) == (EXTERNAL["DATABASE_URL"], EXTERNAL["REDIS_URL"])

@@ -41,30 +41,99 @@ def test_without_an_order_the_last_started_ends_first(tmp_path: Path) -> None:
         assert running.notes[3:] == ["end c", "end b", "end a"]
 
 
-def test_a_killed_child_is_started_again_and_its_waits_double(tmp_path: Path) -> None:
+def test_a_killed_child_that_worked_is_started_again_at_once_however_often(tmp_path: Path) -> None:
     with supervised(tmp_path, {"name": "worker", "code": IDLE}, {"name": "other", "code": IDLE}) as running:
         running.until("ready")
-        first, other = running.pids["worker"], running.pids["other"]
-        kill(first)
-        assert running.until("said") == "said worker ended (killed by SIGKILL): starting it again in 0.2 s"
-        running.until("changed")
-        second = running.pids["worker"]
-        assert second != first
-        assert not is_gone(second)
-        kill(second)
-        assert running.until("said").endswith("in 0.4 s")
-        running.until("started worker")
+        other = running.pids["other"]
+        for _ in range(4):
+            before = running.pids["worker"]
+            kill(before)
+            assert running.until("said") == "said worker ended (killed by SIGKILL): starting it again"
+            running.until("changed")
+            assert running.pids["worker"] != before
+            assert not is_gone(running.pids["worker"])
         assert running.pids["other"] == other
         assert not is_gone(other)
 
 
-def test_a_child_that_was_up_for_long_starts_over_with_the_first_wait(tmp_path: Path) -> None:
-    with supervised(tmp_path, {"name": "worker", "code": IDLE}, STEADY_SECONDS=-1.0) as running:
+def test_the_waits_of_a_child_that_does_not_become_ready_again_double(tmp_path: Path) -> None:
+    works_at_the_first_and_the_fifth_start = """
+starts = (folder / "starts").read_text().count("x") + 1 if (folder / "starts").exists() else 1
+(folder / "starts").write_text("x" * starts)
+if starts in (1, 5): ready(); time.sleep(600)
+"""
+    with supervised(tmp_path, {"name": "worker", "code": works_at_the_first_and_the_fifth_start}) as running:
         running.until("ready")
-        for _ in range(2):
-            kill(running.pids["worker"])
-            assert running.until("said").endswith("in 0.2 s")
-            running.until("started worker")
+        kill(running.pids["worker"])
+        assert running.until("said").endswith("starting it again")
+        for wait in ("0.2", "0.4", "0.8"):
+            assert running.until("said") == f"said worker ended (exit code 0): starting it again in {wait} s"
+        running.until("changed")
+        kill(running.pids["worker"])
+        assert running.until("said").endswith("starting it again")
+        assert running.until("said").endswith("in 0.2 s"), "it starts over with the first wait"
+
+
+SERVES_WHEN_TOLD = """
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+ready()
+signal.sigwait({signal.SIGUSR1})
+note(f"promoted {os.getpid()}")
+(folder / "api.ready").touch()
+time.sleep(600)
+"""
+
+
+def test_a_spare_takes_the_place_of_a_child_and_another_one_is_started(tmp_path: Path) -> None:
+    children: list[Specification] = [
+        {"name": "api", "code": IDLE, "stand_in": "api-spare"},
+        {"name": "api-spare", "code": SERVES_WHEN_TOLD, "spare": True},
+    ]
+    with supervised(tmp_path, *children) as running:
+        running.until("ready")
+        assert "started api-spare" not in " ".join(running.lines), "nobody waits for it"
+        for _ in range(3):
+            running.until("started api-spare")
+            spare = running.pids["api-spare"]
+            (tmp_path / "api.ready").unlink()
+            kill(running.pids["api"])
+            running.until("changed")
+            assert running.pids["api"] == spare
+            assert running.notes[-1] == f"promoted {spare}"
+        running.process.terminate()
+        assert running.rest() == 0
+        assert all(is_gone(pid) for pid in running.pids.values())
+
+
+def test_a_child_waits_for_a_spare_that_is_about_to_be_ready(tmp_path: Path) -> None:
+    slow = "note('starts')\nwhile not (folder / 'go').exists(): time.sleep(.02)\n" + SERVES_WHEN_TOLD
+    children: list[Specification] = [
+        {"name": "api", "code": IDLE, "stand_in": "api-spare"},
+        {"name": "api-spare", "code": slow, "spare": True},
+    ]
+    with supervised(tmp_path, *children) as running:
+        running.until("ready")
+        assert wait_until((tmp_path / "notes").exists, seconds=FOREVER)
+        (tmp_path / "api.ready").unlink()
+        kill(running.pids["api"])
+        running.until("said api ended")
+        (tmp_path / "go").touch()
+        running.until("started api-spare")
+        running.until("changed")
+        assert running.notes[-1] == f"promoted {running.pids['api']}"
+
+
+def test_a_spare_that_cannot_start_costs_nothing_else(tmp_path: Path) -> None:
+    children: list[Specification] = [
+        {"name": "api", "code": IDLE, "stand_in": "api-spare"},
+        {"name": "api-spare", "code": "sys.exit(3)", "spare": True},
+    ]
+    with supervised(tmp_path, *children) as running:
+        running.until("said api-spare ended (exit code 3): starting it again in 0.2 s")
+        before = running.pids["api"]
+        kill(before)
+        running.until("changed")
+        assert running.pids["api"] != before
 
 
 def test_a_child_that_ends_by_itself_later_on_is_healed_too(tmp_path: Path) -> None:
@@ -73,7 +142,7 @@ def test_a_child_that_ends_by_itself_later_on_is_healed_too(tmp_path: Path) -> N
     )
     with supervised(tmp_path, {"name": "api", "code": once_then_stay}) as running:
         running.until("ready")
-        assert running.until("said") == "said api ended (exit code 0): starting it again in 0.2 s"
+        assert running.until("said") == "said api ended (exit code 0): starting it again"
         running.until("changed")
 
 

@@ -1,0 +1,88 @@
+"""Serving the API: as several processes on one socket, or as one of those that `articurated up` supervises."""
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
+
+GO = signal.SIGUSR1
+"""Has a spare process serve."""
+HEALTHCHECK_SECONDS = 30
+"""How long a process may be too busy to answer its parent before it counts as hung."""
+
+
+class _MarkingServer(uvicorn.Server):
+    """A server that makes a file once it serves."""
+
+    def __init__(self, config: uvicorn.Config, mark: Path | None) -> None:
+        super().__init__(config)
+        self._mark = mark
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve."""
+        await super().startup(sockets)
+        if self._mark is not None and self.started:
+            self._mark.touch()
+
+
+def serve(options: dict[str, Any], workers: int) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        options: of `uvicorn.Config`; the application's name is among them.
+        workers: processes; one that ends is replaced.
+
+    Raises:
+        SystemExit: it could not begin.
+    """
+    config = uvicorn.Config(**options, workers=workers, timeout_worker_healthcheck=HEALTHCHECK_SECONDS)
+    if workers == 1:
+        server = uvicorn.Server(config)
+        server.run()
+        if not server.started:
+            sys.exit(STARTUP_FAILURE)
+        return
+    with ExitStack() as cleanup:
+        if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="articurated-metrics-"))
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        parent = Multiprocess(config, sockets=[config.bind_socket()])
+        parent.run()
+        if any(process.exitcode == STARTUP_FAILURE for process in parent.processes):
+            sys.exit(STARTUP_FAILURE)
+
+
+def serve_inherited(options: dict[str, Any], descriptor: int, *, spare: bool) -> None:
+    """Serve as one process on a listening socket that is open already, until SIGTERM or SIGINT.
+
+    The file that READY_FILE names is made when the code is loaded, and beside it one with the suffix `.serving` when
+    the process serves.
+
+    Args:
+        options: of `uvicorn.Config`.
+        descriptor: of the listening socket.
+        spare: wait, loaded, for `GO` before serving.
+
+    Raises:
+        SystemExit: it could not begin.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {GO})
+    config = uvicorn.Config(**options)
+    config.load()
+    name = os.environ.get("READY_FILE")
+    if name:
+        Path(name).touch()
+    if spare:
+        signal.sigwait({GO})
+    server = _MarkingServer(config, Path(name).with_suffix(".serving") if name else None)
+    server.run(sockets=[socket.socket(fileno=descriptor)])
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
