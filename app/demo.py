@@ -207,7 +207,10 @@ class Demo:
             "items": [{"line_item_id": vase["id"], "quantity": 1}],
         }
         returned = self._call("POST", "/returns", Role.CUSTOMER, json=body)
-        self._done("the customer asks to return the vase", f"REQUESTED, worth {returned['items_amount']:.2f}")
+        self._done(
+            "the customer asks to return the vase",
+            f"{returned['return_number']}, REQUESTED, worth {returned['items_amount']:.2f}",
+        )
         path = f"/returns/{returned['id']}"
         notes = {"notes": "The photographs show the crack", "restocking_fee": 16}
         self._call("PATCH", f"{path}/approve", Role.MANAGER, json=notes)

@@ -85,7 +85,11 @@ ERROR_KINDS: Mapping[str, ErrorKind] = {
     "RETURN_NOT_ALLOWED": ErrorKind(
         400, "An order can be returned once it is delivered.", {"reason": "NOT_DELIVERED", "status": "SHIPPED"}
     ),
-    "RETURN_ALREADY_EXISTS": ErrorKind(409, f"Order {_ID} already has a return.", {"order_id": _ID}),
+    "RETURN_ALREADY_EXISTS": ErrorKind(
+        409,
+        f"Order {_ID} already has an open return.",
+        {"order_id": _ID, "return_id": "0190b6c1-1d2e-7f30-8a41-52637485a6b7", "return_number": "RET-2026-000042"},
+    ),
     "ORDER_NOT_FOUND": ErrorKind(404, f"Order {_ID} was not found.", {"order_id": _ID}),
     "RETURN_NOT_FOUND": ErrorKind(404, f"Return {_ID} was not found.", {"return_id": _ID}),
     "NOT_FOUND": ErrorKind(404, "There is nothing at this address."),

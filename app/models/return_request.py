@@ -1,27 +1,31 @@
-"""Returns: one an order, with the lines that come back and what they are worth."""
+"""Returns: the lines of an order that come back, and what they are worth. One return of an order is open at a time."""
 
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, String, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, Sequence, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.enums import RejectionReason, ReturnStatus
 from app.models.base import Base, CreatedAt, PrimaryKey, one_of
 
+return_number_seq = Sequence("return_number_seq", metadata=Base.metadata)
+
 
 class ReturnRequest(Base):
-    """A return. `items` lists `{"line_item_id", "quantity", "amount"}`, amounts as strings.
+    """A return, known to people by its `return_number` (RET-YYYY-NNNNNN). `items` lists `{"line_item_id", "quantity", "amount"}`, amounts as strings.
 
-    `items_amount` is what those lines cost with tax: the most that can ever be paid back (REQ-002).
+    Over all returns of an order that are not REJECTED, no line comes back more often than it was bought: trigger
+    `guard_return_quantities`. `items_amount` is what those lines cost with tax: the most that can ever be paid back (REQ-002).
     """
 
     __tablename__ = "return_requests"
 
     id: Mapped[PrimaryKey]
-    order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id"), unique=True)
+    return_number: Mapped[str] = mapped_column(String(50, collation="C"), unique=True)
+    order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id"))
     customer_id: Mapped[UUID]
     status: Mapped[str] = mapped_column(server_default=text(f"'{ReturnStatus.REQUESTED}'"))
     version: Mapped[int] = mapped_column(server_default=text("1"))
@@ -60,6 +64,13 @@ class ReturnRequest(Base):
         CheckConstraint("(status = 'REJECTED') = (rejection_reason IS NOT NULL)", name="rejected_with_reason"),
         CheckConstraint("(audit_seq = 0) = (audit_hash IS NULL)", name="audit_head"),
         CheckConstraint("jsonb_typeof(items) = 'array' AND jsonb_array_length(items) > 0", name="items"),
+        Index(
+            "uq_return_requests_open_order_id",
+            "order_id",
+            unique=True,
+            postgresql_where=text("status NOT IN ('REJECTED', 'COMPLETED')"),
+        ),
+        Index(None, "order_id"),
         Index(None, "created_at", "id"),
         Index(None, "status", "created_at", "id"),
         Index(None, "customer_id", "created_at", "id"),

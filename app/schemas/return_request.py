@@ -6,7 +6,18 @@ from uuid import UUID
 from pydantic import ConfigDict, Field
 
 from app.core.enums import RejectionReason, ReturnStatus
-from app.schemas.common import Answer, Count, CreatedQuery, Money, Pagination, Request, Timestamp, text_block, text_line
+from app.schemas.common import (
+    TEXT_LINE_PATTERN,
+    Answer,
+    Count,
+    CreatedQuery,
+    Money,
+    Pagination,
+    Request,
+    Timestamp,
+    text_block,
+    text_line,
+)
 
 
 class ReturnItemCreate(Request):
@@ -17,7 +28,7 @@ class ReturnItemCreate(Request):
 
 
 class ReturnCreate(Request):
-    """`POST /returns`. Without `items`, all lines come back."""
+    """`POST /returns`. Without `items`, all that is left comes back."""
 
     order_id: UUID
     reason: text_block(1000)  # type: ignore[valid-type]
@@ -83,6 +94,7 @@ class ReturnResponse(Answer):
     """A return. For customers, `reviewed_by` is null, and `requested_by` where it is not they themselves."""
 
     id: UUID
+    return_number: str
     order_id: UUID
     customer_id: UUID
     status: ReturnStatus
@@ -123,3 +135,4 @@ class ReturnQuery(CreatedQuery):
     status: Annotated[list[ReturnStatus], Field(max_length=6)] = Field(default_factory=list)
     customer_id: UUID | None = None
     order_id: UUID | None = None
+    return_number: Annotated[str, Field(max_length=50, json_schema_extra={"pattern": TEXT_LINE_PATTERN})] | None = None

@@ -18,6 +18,7 @@ class AuditRecord(Answer):
     id: UUID
     entity_type: Literal["ORDER", "RETURN"]
     entity_id: UUID
+    entity_number: str | None
     seq: int
     previous_state: str
     new_state: str
@@ -37,6 +38,7 @@ class RejectionRecord(Answer):
     id: UUID
     entity_type: Literal["ORDER", "RETURN"]
     entity_id: UUID
+    entity_number: str | None
     current_state: str
     requested_state: str
     actor_id: UUID | None

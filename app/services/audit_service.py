@@ -15,12 +15,15 @@ from itertools import groupby
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, func, select, text
+from sqlalchemy import ColumnElement, Connection, Row, case, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from app.core.actor import Actor
 from app.core.enums import EntityType
 from app.database import Database
+from app.models.order import Order
+from app.models.return_request import ReturnRequest
 from app.models.state_history import StateHistory, TransitionRejection
 from app.schemas.common import PageQuery
 from app.schemas.state_history import AuditQuery
@@ -111,7 +114,7 @@ class AuditService:
         model = TransitionRejection if query.rejected else StateHistory
         table = model.__table__.c
         state = table.requested_state if query.rejected else table.new_state
-        statement = select(*table).where(
+        statement = select(*table, _number_of(table)).where(
             *pages.given(
                 (query.entity, table.entity_type.__eq__),
                 (query.entity_id, table.entity_id.__eq__),
@@ -145,7 +148,7 @@ class AuditService:
         async with self._snapshot() as connection:
             # Whoever reads it takes breaks, and it holds no lock that anybody waits for.
             await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-            rows = await connection.stream(select(*table).order_by(table.created_at, table.id))
+            rows = await connection.stream(select(*table, _number_of(table)).order_by(table.created_at, table.id))
             async for row in rows:
                 yield record_view(row._mapping)
 
@@ -170,7 +173,7 @@ async def history_of(
     """
     table = StateHistory.__table__.c
     own = (table.entity_type == entity_type, table.entity_id == entity_id)
-    statement = select(*table).where(*own)
+    statement = select(*table, _number_of(table)).where(*own)
     if actor.sees_only is not None:
         others = select(func.min(table.seq)).where(*own, table.actor_id.is_distinct_from(actor.id))
         statement = statement.add_columns(others.scalar_subquery().label(_FIRST_HIDDEN))
@@ -185,6 +188,13 @@ async def history_of(
 
 
 _FIRST_HIDDEN = "first_hidden_seq"
+
+
+def _number_of(table: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[str | None]:
+    """Return the number by which people know the order or return of a row, as the column `entity_number`."""
+    order = select(Order.order_number).where(Order.id == table.entity_id).scalar_subquery()
+    returned = select(ReturnRequest.return_number).where(ReturnRequest.id == table.entity_id).scalar_subquery()
+    return case((table.entity_type == EntityType.ORDER, order), else_=returned).label("entity_number")
 
 
 def _as_seen_by(actor: Actor, row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -204,6 +214,7 @@ def record_view(row: Mapping[Any, Any]) -> dict[str, Any]:
         "id": row["id"],
         "entity_type": row["entity_type"],
         "entity_id": row["entity_id"],
+        "entity_number": row["entity_number"],
         "seq": row["seq"],
         "previous_state": row["previous_state"],
         "new_state": row["new_state"],
@@ -224,6 +235,7 @@ def rejection_view(row: Mapping[Any, Any]) -> dict[str, Any]:
         "id": row["id"],
         "entity_type": row["entity_type"],
         "entity_id": row["entity_id"],
+        "entity_number": row["entity_number"],
         "current_state": row["current_state"],
         "requested_state": row["requested_state"],
         "actor_id": row["actor_id"],

@@ -110,8 +110,13 @@ def credit_note_view(
         payment_method=order.payment_method,
         payment_reference=refund.gateway_refund_id,
         refers_to=refers_to,
-        reason=_REASONS[RefundReason(refund.reason)],
+        reason=_reason(refund, returned),
     )
+
+
+def _reason(refund: Refund, returned: ReturnRequest | None) -> str:
+    reason = _REASONS[RefundReason(refund.reason)]
+    return reason if returned is None else f"{reason}, {returned.return_number}"
 
 
 def party(address: Mapping[str, Any], order: Order) -> Party:

@@ -136,8 +136,8 @@ class InvoiceService:
                 kind=DocumentKind.INVOICE,
                 order_id=order.id,
                 issued_on=issued_on,
-                storage_key=f"invoices/{order.order_number}_{issued_on:%Y%m%d}.pdf",
             ),
+            lambda _: f"invoices/{order.order_number}_{issued_on:%Y%m%d}.pdf",
             lambda number: document_views.invoice_view(order, number, issued_on, self._settings),
         )
 
@@ -165,8 +165,8 @@ class InvoiceService:
                 refund_id=refund.id,
                 refers_to_id=invoice.id if invoice is not None else None,
                 issued_on=issued_on,
-                storage_key=f"invoices/{order.order_number}_{issued_on:%Y%m%d}_credit-note.pdf",
             ),
+            lambda number: f"invoices/{order.order_number}_{issued_on:%Y%m%d}_{number}.pdf",
             lambda number: document_views.credit_note_view(
                 order,
                 refund,
@@ -179,7 +179,11 @@ class InvoiceService:
         )
 
     async def _take_number(
-        self, session: AsyncSession, document: Invoice, view_of: Callable[[str], DocumentView]
+        self,
+        session: AsyncSession,
+        document: Invoice,
+        key_of: Callable[[str], str],
+        view_of: Callable[[str], DocumentView],
     ) -> Invoice:
         """Give the document the next number of its series and insert it; both commit together or not at all.
 
@@ -200,6 +204,7 @@ class InvoiceService:
                 document.state, document.version = DocumentState.NUMBERED, 1
                 document.year, document.number_in_year = year, taken
                 document.number = number
+                document.storage_key = key_of(number)
                 document.view = view_of(number).to_json()
                 session.add(document)
                 await session.flush()

@@ -15,6 +15,7 @@ from app.core.enums import DocumentState, RefundState
 from app.models.invoice import Invoice
 from app.models.order import Order
 from app.models.payment import Refund
+from app.models.return_request import ReturnRequest
 from app.services import document_views, operations_facts, return_facts
 from app.services.job_service import JobKind
 from app.services.mail_scene import (
@@ -118,7 +119,7 @@ async def _document(scene: Scene) -> tuple[Invoice, Order] | None:
     return (document, order) if order is not None else None
 
 
-def _document_facts(document: Invoice, order: Order, numbers: Mapping[str, str]) -> MailFacts:
+def _document_facts(document: Invoice, order: Order, numbers: Mapping[str, str | None]) -> MailFacts:
     context = {
         **numbers,
         "issued_on": document.issued_on,
@@ -138,8 +139,19 @@ async def _credit_note(scene: Scene) -> MailFacts | NothingToTell:
     found = await _document(scene)
     if found is None:
         return NothingToTell("not issued")
-    numbers = {"credit_note_number": found[0].number, "invoice_number": found[0].view["refers_to"]}
+    numbers = {
+        "credit_note_number": found[0].number,
+        "invoice_number": found[0].view["refers_to"],
+        "return_number": await _return_number(scene, await scene.session.get(Refund, found[0].refund_id)),
+    }
     return _document_facts(*found, numbers)
+
+
+async def _return_number(scene: Scene, refund: Refund | None) -> str | None:
+    if refund is None or refund.return_id is None:
+        return None
+    returned = await scene.session.get(ReturnRequest, refund.return_id)
+    return returned.return_number if returned is not None else None
 
 
 async def _refund_processed(scene: Scene) -> MailFacts | NothingToTell:
@@ -150,6 +162,7 @@ async def _refund_processed(scene: Scene) -> MailFacts | NothingToTell:
     if order is None:
         return GONE
     context = {
+        "return_number": await _return_number(scene, refund),
         "currency": refund.currency,
         "amount": refund.amount,
         "transaction_id": refund.gateway_refund_id,

@@ -39,7 +39,9 @@ def _loader(tell: Teller, address: Callable[[Scene, Order, dict[str, Any]], Mail
         if request is None or order is None:
             return GONE
         told = tell(scene, request, order)
-        return told if isinstance(told, NothingToTell) else address(scene, order, told)
+        if isinstance(told, NothingToTell):
+            return told
+        return address(scene, order, {"return_number": request.return_number, **told})
 
     return loader
 
@@ -58,8 +60,6 @@ def return_approved(scene: Scene, request: ReturnRequest, order: Order) -> dict[
     """Under which conditions, and how to send it back."""
     shop = seller_party(scene.settings)
     return {
-        # The last block of a UUIDv7 is random; the first is the time, which returns of one minute share.
-        "return_reference": f"RET-{str(request.id)[-12:].upper()}",
         "currency": request.currency,
         "items": returned_items(order, request.items),
         "restocking_fee": request.restocking_fee,
@@ -82,7 +82,6 @@ def awaiting_review(scene: Scene, request: ReturnRequest, order: Order) -> dict[
         return NothingToTell("the return was reviewed meanwhile")
     return {
         "order_number": order.order_number,
-        "return_id": str(request.id),
         "customer_name": order.customer_name,
         "reason": request.reason,
         "customer_notes": request.customer_notes,
@@ -103,7 +102,6 @@ def review_overdue(scene: Scene, request: ReturnRequest, order: Order) -> dict[s
     waiting = scene.clock() - request.created_at
     return {
         "order_number": order.order_number,
-        "return_id": str(request.id),
         "customer_name": order.customer_name,
         "reason": request.reason,
         "requested_at": scene.shop_time.local(request.created_at),
@@ -116,7 +114,6 @@ def goods_received(scene: Scene, request: ReturnRequest, order: Order) -> dict[s
     """What to inspect and restock."""
     return {
         "order_number": order.order_number,
-        "return_id": str(request.id),
         "received_at": scene.shop_time.local(request.received_at or request.updated_at),
         "items": returned_items(order, request.items),
     }

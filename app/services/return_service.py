@@ -16,7 +16,7 @@ from app.core.enums import EntityType, OrderStatus, RefundReason, RejectionReaso
 from app.core.precondition import Precondition
 from app.database import Database
 from app.models.order import Order
-from app.models.return_request import ReturnRequest
+from app.models.return_request import ReturnRequest, return_number_seq
 from app.schemas.common import PageQuery
 from app.schemas.return_request import (
     ReturnApprove,
@@ -29,7 +29,7 @@ from app.services import audit_service, event_service, job_service, pages, permi
 from app.services.due_time import due_time, hold_overdue
 from app.services.job_service import JobKind
 from app.services.permissions import Action
-from app.services.return_draft import new_return
+from app.services.return_draft import Taken, new_return, taken_by
 from app.services.return_views import return_view
 from app.services.transitions import Effect, Machine, Outcome, TransitionRequest
 from app.utils.clock import Clock, utc_now
@@ -108,20 +108,19 @@ class ReturnService:
         Raises:
             ForbiddenError: the role may not.
             OrderNotFoundError: there is no such order that this actor may see.
-            ReturnNotAllowedError: not delivered, or the window has closed.
-            ReturnAlreadyExistsError: the order has one.
-            InvalidInputError: a line that is not the order's, or more of it than was bought.
+            ReturnNotAllowedError: not delivered, the window has closed, or all of it has been returned.
+            ReturnAlreadyExistsError: the order has one that is neither rejected nor completed.
+            InvalidInputError: a line that is not the order's, or more of it than is left.
         """
         permissions.require(actor, Action.CREATE_RETURN)
         now = self._clock()
         try:
             async with self._database.transaction() as session:
-                order = await _order(session, data.order_id, actor)
-                existing = select(ReturnRequest.id).where(ReturnRequest.order_id == order.id)
-                if (await session.execute(existing)).first() is not None:
-                    raise ReturnAlreadyExistsError(order.id)
+                order = await _locked_order(session, data.order_id, actor)
+                taken = await _taken_of(session, order.id)
                 self._require_returnable(order, now)
-                request = new_return(order, data, actor, now)
+                number = await _next_number(session, self._window.shop_time.day(now).year)
+                request = new_return(order, data, actor, now, number=number, taken=taken)
                 session.add(request)
                 await session.flush()
                 await event_service.append(
@@ -131,13 +130,17 @@ class ReturnService:
                     1,
                     "return.created",
                     now,
-                    {"order_id": str(order.id), **permissions.on_behalf_of(actor, order.customer_id)},
+                    {
+                        "order_id": str(order.id),
+                        "return_number": number,
+                        **permissions.on_behalf_of(actor, order.customer_id),
+                    },
                 )
                 for kind in CREATION_EFFECTS:
                     await job_service.add(session, kind, request.id, f"{kind}:{request.id}:1")
         except IntegrityError as fault:
-            # Another request for the same order committed between our look and our insert.
-            if "uq_return_requests_order_id" in str(fault.orig):
+            # One that was written past this service, which does not hold the order's lock.
+            if "uq_return_requests_open_order_id" in str(fault.orig):
                 raise ReturnAlreadyExistsError(data.order_id) from None
             raise
         columns = {
@@ -183,6 +186,7 @@ class ReturnService:
                 (query.status or None, table.status.in_),
                 (query.customer_id, table.customer_id.__eq__),
                 (query.order_id, table.order_id.__eq__),
+                (query.return_number, table.return_number.__eq__),
                 (query.created_from, table.created_at.__ge__),
                 (query.created_to, table.created_at.__lt__),
                 (actor.sees_only, table.customer_id.__eq__),
@@ -344,11 +348,33 @@ class ReturnService:
         return return_view(row._mapping, actor)
 
 
-async def _order(session: AsyncSession, order_id: UUID, actor: Actor) -> Order:
+async def _locked_order(session: AsyncSession, order_id: UUID, actor: Actor) -> Order:
+    """Return an order with its lines under its row lock, so that its returns are requested one after another."""
     statement = select(Order).where(Order.id == order_id).options(selectinload(Order.line_items))
     if actor.sees_only is not None:
         statement = statement.where(Order.customer_id == actor.sees_only)
-    order = (await session.execute(statement)).scalar_one_or_none()
+    order = (await session.execute(statement.with_for_update(key_share=True))).scalar_one_or_none()
     if order is None:
         raise OrderNotFoundError(order_id)
     return order
+
+
+async def _taken_of(session: AsyncSession, order_id: UUID) -> dict[UUID, Taken]:
+    """Return how much of each line the order's returns take back, rejected ones apart.
+
+    Raises:
+        ReturnAlreadyExistsError: one of them is still open.
+    """
+    statement = select(ReturnRequest.id, ReturnRequest.return_number, ReturnRequest.status, ReturnRequest.items).where(
+        ReturnRequest.order_id == order_id, ReturnRequest.status != ReturnStatus.REJECTED
+    )
+    returns = (await session.execute(statement)).all()
+    for row in returns:
+        if row.status != ReturnStatus.COMPLETED:
+            raise ReturnAlreadyExistsError(order_id, row.id, row.return_number)
+    return taken_by(row.items for row in returns)
+
+
+async def _next_number(session: AsyncSession, year: int) -> str:
+    number = (await session.execute(select(return_number_seq.next_value()))).scalar_one()
+    return f"RET-{year}-{number:06d}"

@@ -13,6 +13,7 @@ def return_view(row: Mapping[Any, Any], actor: Actor) -> dict[str, Any]:
         requested_by, reviewed_by = (requested_by if requested_by == actor.id else None), None
     return {
         "id": row["id"],
+        "return_number": row["return_number"],
         "order_id": row["order_id"],
         "customer_id": row["customer_id"],
         "status": row["status"],

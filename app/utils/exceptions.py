@@ -113,13 +113,18 @@ class ReturnNotAllowedError(AppError):
 
 
 class ReturnAlreadyExistsError(AppError):
-    """An order has at most one return."""
+    """An order has at most one open return: one that is neither REJECTED nor COMPLETED (REQ-002)."""
 
     code = "RETURN_ALREADY_EXISTS"
     status = 409
 
-    def __init__(self, order_id: UUID | str) -> None:
-        super().__init__(f"Order {order_id} already has a return.", {"order_id": str(order_id)})
+    def __init__(
+        self, order_id: UUID | str, return_id: UUID | str | None = None, return_number: str | None = None
+    ) -> None:
+        details = {"order_id": str(order_id)}
+        if return_id is not None and return_number is not None:
+            details |= {"return_id": str(return_id), "return_number": return_number}
+        super().__init__(f"Order {order_id} already has an open return.", details)
 
 
 class AttachmentNotAllowedError(AppError):

@@ -46,6 +46,12 @@ class _ToCustomer(TypedDict):
     order_number: str
 
 
+class _AboutReturn(_ToCustomer):
+    """A customer mail about a return names it."""
+
+    return_number: str
+
+
 class OrderConfirmation(_ToCustomer):
     """`order_confirmation`: the order is paid."""
 
@@ -94,33 +100,33 @@ class InvoiceIssued(_ToCustomer):
 
 
 class CreditNoteIssued(_ToCustomer):
-    """`credit_note`: the PDF is attached."""
+    """`credit_note`: the PDF is attached; `return_number` when it is for a return."""
 
     credit_note_number: str
     invoice_number: str
+    return_number: str | None
     issued_on: Day
     currency: str
     total: Amount
 
 
-class ReturnReceived(_ToCustomer):
+class ReturnReceived(_AboutReturn):
     """`return_received`: the request has come in."""
 
     reason: str
     items: Sequence[PickLine]
 
 
-class ReturnArrived(_ToCustomer):
+class ReturnArrived(_AboutReturn):
     """`return_arrived`: the goods have, and are being inspected; the refund that was agreed may be none."""
 
     refund_amount: Amount
     items: Sequence[PickLine]
 
 
-class ReturnApproved(_ToCustomer):
+class ReturnApproved(_AboutReturn):
     """`return_approved`: under which conditions, and how to send it back."""
 
-    return_reference: str
     currency: str
     items: Sequence[PickLine]
     restocking_fee: Amount
@@ -129,7 +135,7 @@ class ReturnApproved(_ToCustomer):
     return_address: Sequence[str]
 
 
-class ReturnRejected(_ToCustomer):
+class ReturnRejected(_AboutReturn):
     """`return_rejected`: `category` is a RejectionReason value, `notes` the manager's words."""
 
     category: str
@@ -137,8 +143,9 @@ class ReturnRejected(_ToCustomer):
 
 
 class RefundProcessed(_ToCustomer):
-    """`refund_processed`: the money has moved."""
+    """`refund_processed`: the money has moved; `return_number` when it is for a return."""
 
+    return_number: str | None
     currency: str
     amount: Amount
     transaction_id: str
@@ -159,7 +166,7 @@ class ReturnAwaitingReview(TypedDict):
     """`return_awaiting_review`: a manager's decision is due by `review_by`."""
 
     order_number: str
-    return_id: str
+    return_number: str
     customer_name: str | None
     reason: str
     customer_notes: str | None
@@ -174,7 +181,7 @@ class ReturnReviewOverdue(TypedDict):
     """`return_review_overdue`: the review SLA has passed; at `expires_at` SYSTEM rejects the request."""
 
     order_number: str
-    return_id: str
+    return_number: str
     customer_name: str | None
     reason: str
     requested_at: Moment
@@ -186,7 +193,7 @@ class GoodsReceived(TypedDict):
     """`goods_received`: returned pieces to inspect and restock."""
 
     order_number: str
-    return_id: str
+    return_number: str
     received_at: Moment
     items: Sequence[PickLine]
 

@@ -9,7 +9,7 @@ from app.utils import mail_contexts as contexts
 _GREETED: Final = "Éléonore Marchetti"
 _ORDER: Final = "ORD-2026-000318"
 _INVOICE: Final = "INV-2026-000142"
-_RETURN: Final = "019370f2-6c1e-7d4a-9b0e-5f2d8c41a7e3"
+_RETURN: Final = "RET-2026-000042"
 _ADDRESS: Final = (_GREETED, "14 Via dei Coronari", "Interno 3", "00186 Roma", "Italy")
 _WAREHOUSE: Final = ("ArtiCurated Returns", "8 Quai de la Loire", "75019 Paris", "France")
 _REASON: Final = "The glaze is a different colour from the photograph."
@@ -69,6 +69,7 @@ _INVOICED: Final[contexts.InvoiceIssued] = {
 _CREDITED: Final[contexts.CreditNoteIssued] = {
     "customer_name": _GREETED,
     "order_number": _ORDER,
+    "return_number": _RETURN,
     "credit_note_number": "CN-2026-000017",
     "invoice_number": _INVOICE,
     "issued_on": "2026-12-03",
@@ -78,19 +79,21 @@ _CREDITED: Final[contexts.CreditNoteIssued] = {
 _RECEIVED: Final[contexts.ReturnReceived] = {
     "customer_name": _GREETED,
     "order_number": _ORDER,
+    "return_number": _RETURN,
     "reason": _REASON,
     "items": _ITEMS[:1],
 }
 _ARRIVED: Final[contexts.ReturnArrived] = {
     "customer_name": _GREETED,
     "order_number": _ORDER,
+    "return_number": _RETURN,
     "refund_amount": Decimal("153.20"),
     "items": _ITEMS[:1],
 }
 _APPROVED: Final[contexts.ReturnApproved] = {
     "customer_name": _GREETED,
     "order_number": _ORDER,
-    "return_reference": "RET-019370F2",
+    "return_number": _RETURN,
     "currency": "EUR",
     "items": _ITEMS[:1],
     "restocking_fee": Decimal("25.00"),
@@ -101,12 +104,14 @@ _APPROVED: Final[contexts.ReturnApproved] = {
 _REJECTED: Final[contexts.ReturnRejected] = {
     "customer_name": _GREETED,
     "order_number": _ORDER,
+    "return_number": _RETURN,
     "category": "DAMAGE_NOT_COVERED",
     "notes": "The photographs show wear from the dishwasher.\nThe care card asks for washing by hand.",
 }
 _REFUNDED: Final[contexts.RefundProcessed] = {
     "customer_name": _GREETED,
     "order_number": _ORDER,
+    "return_number": _RETURN,
     "currency": "EUR",
     "amount": Decimal("153.20"),
     "transaction_id": "re_7d41c09be2",
@@ -121,7 +126,7 @@ _READY: Final[contexts.WarehouseOrderReady] = {
 }
 _AWAITING: Final[contexts.ReturnAwaitingReview] = {
     "order_number": _ORDER,
-    "return_id": _RETURN,
+    "return_number": _RETURN,
     "customer_name": _GREETED,
     "reason": _REASON,
     "customer_notes": "I can send more photographs if they help.",
@@ -133,7 +138,7 @@ _AWAITING: Final[contexts.ReturnAwaitingReview] = {
 }
 _OVERDUE: Final[contexts.ReturnReviewOverdue] = {
     "order_number": _ORDER,
-    "return_id": _RETURN,
+    "return_number": _RETURN,
     "customer_name": _GREETED,
     "reason": _REASON,
     "requested_at": "2026-11-26T09:12:00Z",
@@ -142,7 +147,7 @@ _OVERDUE: Final[contexts.ReturnReviewOverdue] = {
 }
 _GOODS: Final[contexts.GoodsReceived] = {
     "order_number": _ORDER,
-    "return_id": _RETURN,
+    "return_number": _RETURN,
     "received_at": "2026-12-02T10:40:00Z",
     "items": _ITEMS[:1],
 }

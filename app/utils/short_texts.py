@@ -24,7 +24,7 @@ SHORT_TEXTS: Final[Mapping[str, Mapping[str, frozenset[str]]]] = {
         "job_failed": frozenset({"kind", "attempts", "entity_type", "entity_id", "dead_letter_id"}),
         "gateway_event": frozenset({"outcome", "order_number", "reported", "reported_currency", "event_id"}),
         "case": frozenset({"kind", "order_number", "case_id"}),
-        "return_review_overdue": frozenset({"order_number", "hours_waiting", "expires_at"}),
+        "return_review_overdue": frozenset({"return_number", "order_number", "hours_waiting", "expires_at"}),
         "daily_summary": frozenset({"day", "orders_created", "revenue", "refunds", "dead_jobs"}),
     },
 }

@@ -17,6 +17,9 @@ def test_full_return(journey: Journey) -> None:
     line = order["line_items"][0]
     items = [{"line_item_id": line["id"], "quantity": 1}]
     returned = journey.call("POST", "/returns", json={"order_id": order["id"], "reason": "cracked", "items": items})
+    again = journey.call("POST", "/returns", json={"order_id": order["id"], "reason": "again"}, expect=409)
+    assert again["error"]["code"] == "RETURN_ALREADY_EXISTS"
+    assert again["error"]["details"]["return_number"] == returned["return_number"]
     path = f"/returns/{returned['id']}"
     assert returned["items_amount"] == round((line["subtotal"] + line["tax_amount"]) / line["quantity"], 2)
     journey.call("PATCH", f"{path}/approve", json={"notes": "seen", "restocking_fee": 4.6})
@@ -35,5 +38,6 @@ def test_full_return(journey: Journey) -> None:
     eventually("the confirmation", lambda: any("refund" in mail["subject"] for mail in journey.mails(email)))
     [note] = journey.rows("SELECT kind, number, state FROM invoices WHERE refund_id = %s", refund["id"])
     assert (note[0], note[2]) == ("CREDIT_NOTE", "ISSUED")
-    again = journey.call("POST", "/returns", json={"order_id": order["id"], "reason": "again"}, expect=409)
-    assert again["error"]["code"] == "RETURN_ALREADY_EXISTS"
+    rest = journey.call("POST", "/returns", json={"order_id": order["id"], "reason": "the others too"})
+    bought = sum(line["quantity"] for line in order["line_items"])
+    assert sum(item["quantity"] for item in rest["items"]) == bought - 1

@@ -124,6 +124,12 @@ async def test_a_new_version_and_head_do_not_replace_the_audit_row(
     assert connection.execute("SELECT count(*) FROM state_history").fetchone() == (1,)
 
 
+LINES_OF = (
+    "(SELECT jsonb_agg(jsonb_build_object('line_item_id', l.id, 'quantity', 1)) FROM order_line_items l"
+    " WHERE l.order_id = '{order}')"
+)
+
+
 @pytest.mark.req("REQ-001.1", "REQ-002.1")
 @pytest.mark.parametrize("name", LOGINS)
 @pytest.mark.parametrize("table", INITIAL)
@@ -141,6 +147,8 @@ async def test_nothing_begins_in_the_middle(entities: dict[str, UUID], login: Lo
         "audit_seq": "CASE n WHEN 3 THEN 1 ELSE audit_seq END",
         "audit_hash": "CASE n WHEN 3 THEN sha256('x') ELSE audit_hash END",
         "order_number": "'X' || order_number",
+        "return_number": "'X' || return_number",
+        "items": LINES_OF.format(order=entities["orders.DELIVERED"]),
         "order_id": "'{order}'::uuid",
     }
     later = "PAID" if table == "orders" else "APPROVED"
@@ -221,7 +229,17 @@ FIXED = {
         "created_at",
     ],
     "order_line_items": ["quantity", "unit_price", "tax_rate", "tax_amount", "subtotal", "product_name", "order_id"],
-    "return_requests": ["id", "order_id", "customer_id", "items", "items_amount", "currency", "reason", "created_at"],
+    "return_requests": [
+        "id",
+        "return_number",
+        "order_id",
+        "customer_id",
+        "items",
+        "items_amount",
+        "currency",
+        "reason",
+        "created_at",
+    ],
     "payments": ["id", "order_id", "amount", "currency", "method", "token"],
     "refunds": ["id", "payment_id", "order_id", "return_id", "reason", "amount", "currency"],
     "invoices": ["number", "order_id", "view", "storage_key"],

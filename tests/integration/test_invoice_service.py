@@ -226,12 +226,14 @@ async def credit_note(database: Database, invoices: InvoiceService, order_id: UU
 async def test_a_return_is_credited_against_its_invoice(
     database: Database, invoices: InvoiceService, orders: OrderService, returns: ReturnService, admin: Actor
 ) -> None:
-    order, _ = await completed_return(orders, returns, admin, quantity=1, fee=Decimal("14.60"), amount=Decimal(120))
+    order, returned = await completed_return(
+        orders, returns, admin, quantity=1, fee=Decimal("14.60"), amount=Decimal(120)
+    )
     await issued_invoice(database, invoices, order["id"])
     note, view = await credit_note(database, invoices, order["id"])
     [invoice] = await rows(database, "SELECT * FROM invoices WHERE kind = 'INVOICE'")
     assert (note.number, note.state) == (f"CN-{note.year}-000001", "ISSUED")
-    assert note.storage_key.endswith("_credit-note.pdf")
+    assert note.storage_key == f"invoices/{order['order_number']}_{note.issued_on:%Y%m%d}_{note.number}.pdf"
     assert (note.refers_to_id, view.refers_to) == (invoice.id, invoice.number)
     # One of two vases at 120.50 and 20 % tax: 144.60. The fee and the rest kept are gross; 20 % of each is tax.
     assert [(line.description, line.subtotal, line.tax_amount) for line in view.lines] == [
@@ -239,7 +241,8 @@ async def test_a_return_is_credited_against_its_invoice(
         ("Restocking fee", Decimal("-12.17"), Decimal("-2.43")),
         ("Not refunded, as agreed", Decimal("-8.33"), Decimal("-1.67")),
     ]
-    assert (view.total, view.shipping, view.reason) == (Decimal("120.00"), Decimal(0), "Goods returned")
+    reason = f"Goods returned, {returned['return_number']}"
+    assert (view.total, view.shipping, view.reason) == (Decimal("120.00"), Decimal(0), reason)
     [mail] = await rows(database, "SELECT * FROM jobs WHERE kind = 'notify.credit_note'")
     assert mail.entity_id == note.id
 

@@ -75,6 +75,7 @@ class ModelOrder:
     captured: Decimal = Decimal(0)
     refunds: Decimal = Decimal(0)
     returned: ModelReturn | None = None
+    earlier: list[ModelReturn] = field(default_factory=list)
 
 
 class Journeys(RuleBasedStateMachine):
@@ -172,12 +173,15 @@ class Journeys(RuleBasedStateMachine):
             assert isinstance(answer, ForbiddenError)
         elif by.sees_only not in {None, order.owner.customer_id}:
             assert isinstance(answer, OrderNotFoundError)
-        elif order.returned is not None:
+        elif order.returned is not None and RETURN_TRANSITIONS[order.returned.state]:
             assert isinstance(answer, ReturnAlreadyExistsError)
-        elif order.state is not OrderStatus.DELIVERED:
+        elif order.state is not OrderStatus.DELIVERED or (
+            order.returned is not None and order.returned.state is ReturnStatus.COMPLETED
+        ):
             assert isinstance(answer, ReturnNotAllowedError)
         else:
             assert isinstance(answer, dict)
+            order.earlier += [order.returned] if order.returned is not None else []
             order.returned = ModelReturn(answer["id"])
 
     @rule(order=orders, fee=st.decimals(0, 400, places=2), role=roles)
@@ -267,8 +271,8 @@ class Journeys(RuleBasedStateMachine):
         ).fetchone()
         assert row == (order.state, len(order.history) + 1, order.captured, order.refunds)
         assert self._history(order.id) == order.history
-        if order.returned is not None:
-            assert self._history(order.returned.id) == order.returned.history
+        for returned in [*order.earlier, *([order.returned] if order.returned is not None else [])]:
+            assert self._history(returned.id) == returned.history
 
     def _history(self, entity_id: UUID) -> list[tuple[str, str]]:
         rows = self.connection.execute(

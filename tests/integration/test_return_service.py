@@ -24,7 +24,7 @@ from app.utils.exceptions import (
 from tests.conftest import MovableClock
 from tests.factories import LineFactory
 from tests.integration.jobs_support import order_in, rows
-from tests.integration.returns_support import REJECTION, Desk, R, count
+from tests.integration.returns_support import REJECTION, Desk, count
 
 pytestmark = pytest.mark.req("REQ-002")
 
@@ -78,13 +78,6 @@ async def test_of_twenty_requests_at_once_one_is_made(desk: Desk, database: Data
     assert [len(await rows(database, sql)) for sql in made] == [1, 1]
     mails = await rows(database, "SELECT kind FROM jobs WHERE kind LIKE 'notify.return%' ORDER BY kind")
     assert [row.kind for row in mails] == ["notify.return_awaiting_review", "notify.return_received"]
-
-
-@pytest.mark.req("REQ-002.3")
-async def test_a_rejected_return_is_still_the_only_one(desk: Desk) -> None:
-    request = await desk.return_in(R.REJECTED)
-    with pytest.raises(ReturnAlreadyExistsError):
-        await desk.ask(request["order_id"])
 
 
 async def test_all_lines_come_back_when_none_is_named(desk: Desk) -> None:

@@ -86,7 +86,7 @@ def _transitions() -> dict[str, EventKind]:
 
 EVENTS: Mapping[str, EventKind] = {
     "order.created": EventKind(EntityType.ORDER, "it was created", ("customer_id",)),
-    "return.created": EventKind(EntityType.RETURN, "it was requested", ("order_id",)),
+    "return.created": EventKind(EntityType.RETURN, "it was requested", ("order_id", "return_number")),
     **_transitions(),
     "return.attachment_added": EventKind(
         EntityType.RETURN, "a photo or paper was attached", ("attachment_id", "media_type", "size")

@@ -37,7 +37,10 @@ _MACHINE = {"x-state-machine": EntityType.RETURN, "parameters": [IF_MATCH]}
     summary="Request a return",
 )
 async def create(data: ReturnCreate, context: Context) -> Response:
-    """Only for a delivered order, within the return window, once an order. Without `items`, all of it."""
+    """Only for a delivered order, within the return window, and one open return at a time. Without `items`, all of it.
+
+    After a rejection, or after a return of a part, another may be requested for what is left.
+    """
     requested = await context.services.returns.create(data, context.actor)
     return resource(requested, 201, {"Location": f"{PREFIX}/{requested['id']}"})
 
