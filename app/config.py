@@ -8,14 +8,16 @@ import ipaddress
 import re
 from datetime import timedelta
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.mail_address import mail_address
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,7 +35,7 @@ DATABASE_ADDRESS = re.compile(r"(?P<login>[^:]+://(?:[^:/@]*(?::[^@]*)?@)?)(?P<h
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 _PUBLIC_URL = re.compile(_ORIGIN.pattern + r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?")
 
-Email = Annotated[str, Field(min_length=3, max_length=320, pattern=r"^[^@\s]+@[^@\s]+$")]
+Email = Annotated[str, Field(max_length=254), AfterValidator(partial(mail_address, is_public=False))]
 
 
 class SettingsError(Exception):

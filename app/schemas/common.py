@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import orjson
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
+from app import mail_address
 from app.config import MONEY_LIMIT
 from app.schemas.iso_codes import COUNTRIES, CURRENCIES
 from app.utils.card_numbers import any_holds_card_number, holds_card_number
@@ -143,12 +144,17 @@ TaxRate = Annotated[
 ]
 """A tax rate as a fraction: 0.2 is 20 %."""
 
-EMAIL_PATTERN = (
-    r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@"
-    r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)+$"
-)
-Email = Annotated[str, Field(strict=True, max_length=254, pattern=EMAIL_PATTERN)]
-"""A mail address as HTML forms take it: no comments, no quoted parts, nothing that could end a header."""
+Email = Annotated[
+    str,
+    Field(
+        strict=True,
+        max_length=mail_address.LONGEST,
+        description="At most 64 characters before the @. An international domain is converted to its A-labels.",
+        json_schema_extra={"pattern": mail_address.PATTERN},
+    ),
+    AfterValidator(mail_address.mail_address),
+]
+"""A mail address that the mailer can send to, as it is sent to."""
 
 Timestamp = Annotated[AwareDatetime, Field(description="RFC 3339, UTC")]
 

@@ -22,6 +22,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from app.config import Settings
+from app.mail_address import ascii_domain
 from app.utils.messages import Attachment, MessageDelayed, MessageRefused
 from app.utils.redaction import redact_foreign_text
 
@@ -39,8 +40,6 @@ __all__ = [
 
 _POLICY: Final = SMTP.clone(max_line_length=78)
 _LOCAL_PART: Final = re.compile(r"""[^\s@<>()\[\],;:\\"]{1,64}""")
-_DOMAIN_LABEL: Final = re.compile(r"[^\W_](?:[\w-]{0,61}[^\W_])?")
-_DOMAIN_LENGTH: Final = 253
 _MESSAGE_ID: Final = re.compile(r"<[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,180}@[A-Za-z0-9.-]{1,253}>")
 _UNFIT: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Control characters, line ends of any kind and lone surrogates."""
@@ -103,7 +102,7 @@ def message_id_for(local: str, mail_from: str) -> str:
     Raises:
         ValueError: no Message-ID can be made of it.
     """
-    return _checked_message_id(f"<{local}@{_ascii_domain(mail_from.rpartition('@')[2])}>")
+    return _checked_message_id(f"<{local}@{ascii_domain(mail_from.rpartition('@')[2])}>")
 
 
 class EmailSender:
@@ -229,27 +228,15 @@ def checked_address(address: str) -> str:
         ValueError: it cannot.
     """
     local, _, domain = address.rpartition("@")
-    if (
-        _UNFIT.search(address)
-        or not _LOCAL_PART.fullmatch(local)
-        or "" in local.split(".")
-        or len(domain) > _DOMAIN_LENGTH
-        or not all(map(_DOMAIN_LABEL.fullmatch, domain.split(".")))
-    ):
+    if _UNFIT.search(address) or not _LOCAL_PART.fullmatch(local) or "" in local.split("."):
         raise ValueError(f"not a mail address: {address!r}")
+    ascii_domain(domain)
     return address
 
 
 def _address(address: str, display_name: str = "") -> Address:
     local, _, domain = checked_address(address).rpartition("@")
-    return Address(display_name=display_name, username=local, domain=_ascii_domain(domain))
-
-
-def _ascii_domain(domain: str) -> str:
-    try:
-        return domain.encode("idna").decode("ascii")
-    except UnicodeError:
-        raise ValueError(f"not a mail domain: {domain!r}") from None
+    return Address(display_name=display_name, username=local, domain=ascii_domain(domain))
 
 
 def _checked_header(name: str, value: str) -> str:

@@ -17,6 +17,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from app.config import Settings
 from app.utils.email_sender import Attachment, EmailSender, MailRejected, MailUnavailable, OutgoingMail
+from tests.unit.smtp_support import Mailbox, serving
 
 pytestmark = pytest.mark.req("REQ-006", "INT-002")
 
@@ -28,59 +29,6 @@ MAIL = OutgoingMail(
     message_id="<invoice.1@articurated.example>",
     attachments=(Attachment("invoice.pdf", "application/pdf", b"%PDF" + bytes(range(256)) * 200),),
 )
-
-
-class Mailbox:
-    """Keeps what is accepted; answers each step as told."""
-
-    def __init__(self, **answers: str) -> None:
-        self.answers = answers
-        self.envelopes: list[Envelope] = []
-        self.secured: list[bool] = []
-
-    async def handle_MAIL(  # noqa: N802 - aiosmtpd's name
-        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
-    ) -> str:
-        """Answer the sender."""
-        if "mail" not in self.answers:
-            envelope.mail_from = address
-        return self.answers.get("mail", "250 OK")
-
-    async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
-        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
-    ) -> str:
-        """Answer the recipient."""
-        if "rcpt" not in self.answers:
-            envelope.rcpt_tos.append(address)
-        return self.answers.get("rcpt", "250 OK")
-
-    async def handle_DATA(self, _server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - likewise
-        """Answer the message, and keep it."""
-        if "data" not in self.answers:
-            self.envelopes.append(envelope)
-            self.secured.append(session.ssl is not None)
-        return self.answers.get("data", "250 OK")
-
-
-@asynccontextmanager
-async def serving(
-    mailbox: Mailbox, *, implicit: ssl.SSLContext | None = None, **options: Any
-) -> AsyncIterator[Settings]:
-    """Run a server on a free port in this loop; gives the settings that reach it."""
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        lambda: SMTP(mailbox, hostname="mail.test", loop=loop, **options), "127.0.0.1", 0, ssl=implicit
-    )
-    try:
-        yield Settings(
-            _env_file=None,
-            smtp_host="127.0.0.1",
-            smtp_port=server.sockets[0].getsockname()[1],
-            smtp_timeout_seconds=3,
-        )
-    finally:
-        server.close()
-        await server.wait_closed()
 
 
 @pytest.fixture
