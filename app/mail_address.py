@@ -37,7 +37,9 @@ def mail_address(text: str, *, is_public: bool = True) -> str:
     """
     local, _, domain = text.rpartition("@")
     if len(local) > _LONGEST_LOCAL_PART or not _LOCAL_PART.fullmatch(local):
-        raise ValueError("must be a mail address such as name@shop.example: letters, digits and single dots before the @")
+        raise ValueError(
+            "must be a mail address such as name@shop.example: letters, digits and single dots before the @"
+        )
     try:
         written = ascii_domain(domain)
     except ValueError:

@@ -87,9 +87,10 @@ async def _order_cancelled(scene: Scene) -> MailFacts | NothingToTell:
     order = await order_of(scene.session, scene.claim.entity_id)
     if order is None:
         return GONE
+    if order.paid_at is None:
+        return NothingToTell("the order was never paid")
     refund = select(Refund.amount).where(Refund.order_id == order.id, Refund.return_id.is_(None))
     context = {
-        "reason": order.cancellation_reason,
         "currency": order.currency,
         "refund_amount": (await scene.session.execute(refund)).scalar_one_or_none(),
     }

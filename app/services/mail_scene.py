@@ -15,6 +15,7 @@ from app.models.order import Order
 from app.services.job_service import Claim
 from app.utils.clock import Clock
 from app.utils.shop_time import ShopTime
+from app.utils.unlinked import is_link_like
 
 _E164: Final = re.compile(r"\+[1-9][0-9]{6,14}", re.ASCII)
 
@@ -81,8 +82,15 @@ async def order_of(session: AsyncSession, order_id: UUID) -> Order | None:
 
 
 def to_customer(order: Order, told: Mapping[str, Any], document: DocumentFile | None = None) -> MailFacts:
-    """Return facts for the customer of an order, greeted by name."""
+    """Return facts for the customer of an order, greeted by name.
+
+    An article number that could be shown as a link is left out: the customer does not need it.
+    """
     context = {"customer_name": order.customer_name, "order_number": order.order_number, **told}
+    if "items" in context:
+        context["items"] = [
+            {**item, "sku": None} if item["sku"] and is_link_like(item["sku"]) else item for item in context["items"]
+        ]
     return MailFacts(order.customer_email, context, order.id, phone_of(order), document)
 
 

@@ -32,7 +32,8 @@ EFFECTS = (
     Effect(OrderStatus.SHIPPED, JobKind.ISSUE_INVOICE),
     Effect(OrderStatus.SHIPPED, JobKind.NOTIFY_ORDER_SHIPPED),
     Effect(OrderStatus.DELIVERED, JobKind.NOTIFY_ORDER_DELIVERED),
-    Effect(OrderStatus.CANCELLED, JobKind.NOTIFY_ORDER_CANCELLED),
+    # Of an unpaid order nobody is told: its address may be a stranger's, who would get a mail for each attempt.
+    Effect(OrderStatus.CANCELLED, JobKind.NOTIFY_ORDER_CANCELLED, origin=OrderStatus.PAID),
 )
 """Which job follows which transition. Money follows in `MONEY`, for it needs rows of its own."""
 

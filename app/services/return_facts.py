@@ -48,7 +48,7 @@ def _loader(tell: Teller, address: Callable[[Scene, Order, dict[str, Any]], Mail
 
 def return_received(_: Scene, request: ReturnRequest, order: Order) -> dict[str, Any]:
     """The request has come in."""
-    return {"reason": request.reason, "items": returned_items(order, request.items)}
+    return {"items": returned_items(order, request.items)}
 
 
 def return_arrived(_: Scene, request: ReturnRequest, order: Order) -> dict[str, Any]:

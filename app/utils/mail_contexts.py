@@ -85,7 +85,6 @@ class OrderDelivered(_ToCustomer):
 class OrderCancelled(_ToCustomer):
     """`order_cancelled`: `refund_amount` when money is on its way back."""
 
-    reason: str | None
     currency: str
     refund_amount: Amount | None
 
@@ -113,7 +112,6 @@ class CreditNoteIssued(_ToCustomer):
 class ReturnReceived(_AboutReturn):
     """`return_received`: the request has come in."""
 
-    reason: str
     items: Sequence[PickLine]
 
 

@@ -54,7 +54,6 @@ _DELIVERED: Final[contexts.OrderDelivered] = {
 _CANCELLED: Final[contexts.OrderCancelled] = {
     "customer_name": _GREETED,
     "order_number": _ORDER,
-    "reason": "You asked us to cancel it.",
     "currency": "EUR",
     "refund_amount": Decimal("909.60"),
 }
@@ -80,7 +79,6 @@ _RECEIVED: Final[contexts.ReturnReceived] = {
     "customer_name": _GREETED,
     "order_number": _ORDER,
     "return_number": _RETURN,
-    "reason": _REASON,
     "items": _ITEMS[:1],
 }
 _ARRIVED: Final[contexts.ReturnArrived] = {

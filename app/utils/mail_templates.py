@@ -20,6 +20,7 @@ from app.config import ROOT, Settings
 from app.utils import mail_contexts
 from app.utils.formatting import date_text, money_text, payment_text, printable
 from app.utils.mail_samples import SAMPLES
+from app.utils.unlinked import greeting_name, unlinked
 
 __all__ = ["CUSTOMER", "INTERNAL", "SAMPLES", "TEMPLATES", "RenderedMail", "Shop", "render_mail", "shop_of"]
 
@@ -50,6 +51,8 @@ INTERNAL: Final[Mapping[str, Any]] = {
 TEMPLATES: Final[Mapping[str, Any]] = {**CUSTOMER, **INTERNAL}
 """Every mail and the type of its context."""
 
+_FROM_CALLERS: Final = frozenset({"name", "ship_to", "payment_method", "customer_name", "customer_notes", "reason"})
+"""Facts that callers typed: no program that shows the message may make a link of them."""
 _FREE_TEXT: Final = frozenset({"notes", "customer_notes", "reason", "error"})
 _BLANK_LINES: Final = re.compile(r"\n{3,}")
 _REJECTIONS: Final = {
@@ -118,6 +121,8 @@ def render_mail(template: str, context: Mapping[str, Any], shop: Shop | None = N
         faults += [f"unknown {name}" for name in sorted(context.keys() - wanted)]
         raise ValueError(f"context of {template}: {', '.join(faults)}")
     values = {name: cleaned(name, value) for name, value in context.items()}
+    if template in CUSTOMER:
+        values["customer_name"] = greeting_name(printable(context["customer_name"] or "") or None)
     values |= {"shop": shop or Shop(), "internal": template in INTERNAL}
     try:
         return _rendered(template, values)
@@ -163,9 +168,10 @@ def environment_of(folder: Path) -> jinja2.Environment:
 
 
 def cleaned(name: str, value: Any) -> Any:
-    """Return a value fit for print, texts inside it included (see `printable`)."""
+    """Return a value fit for print, texts inside it included (see `printable`); those of callers hold no link."""
     if isinstance(value, str):
-        return printable(value, keep_lines=name in _FREE_TEXT)
+        text = printable(value, keep_lines=name in _FREE_TEXT)
+        return unlinked(text) if name in _FROM_CALLERS else text
     if isinstance(value, Mapping):
         return {cleaned("", key): cleaned(str(key), held) for key, held in value.items()}
     if isinstance(value, Sequence):

@@ -134,8 +134,11 @@ ITEMS: dict[int, Item] = {
         ),
     ),
     18: Item(
-        "Markup in a name that runs in an invoice or a mail",
+        "Markup in a name that runs in an invoice or a mail, or a link in it that is sent to a stranger",
         (
+            "integration/test_mail_abuse.py::test_cancelling_an_unpaid_order_is_told_to_nobody",
+            "integration/test_mail_abuse.py::test_what_a_customer_typed_does_not_reach_the_address_they_gave",
+            "unit/test_unlinked.py::test_no_mail_makes_a_link_of_what_a_caller_typed",
             "unit/test_mail_templates.py::test_markup_and_template_syntax_in_data_are_inert",
             "unit/test_mail_templates.py::test_templates_never_mark_a_value_as_safe",
             "unit/test_documents_weasyprint.py::test_html_jinja_and_addresses_in_data_are_inert",

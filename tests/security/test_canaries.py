@@ -39,8 +39,8 @@ from tests.files_support import PDF
 from tests.integration.conftest import API_KEY, Connect
 from tests.integration.test_api_webhook import captured, signed
 from tests.unit.gateway_support import http_answer, scripted_server
-from tests.unit.test_email_smtp import Mailbox
-from tests.unit.test_email_smtp import serving as mail_server
+from tests.unit.smtp_support import Mailbox
+from tests.unit.smtp_support import serving as mail_server
 
 pytestmark = [pytest.mark.req("NFR-004.8", "NFR-004.9"), pytest.mark.security]
 

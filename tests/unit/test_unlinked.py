@@ -1,0 +1,92 @@
+"""What callers typed is shown in messages, and becomes no link there."""
+
+from decimal import Decimal
+
+import pytest
+
+from app.utils.mail_templates import CUSTOMER, SAMPLES, render_mail
+from app.utils.short_texts import SHORT_TEXTS, render_short
+from app.utils.unlinked import greeting_name, is_link_like, unlinked
+
+pytestmark = [pytest.mark.req("REQ-006", "NFR-004"), pytest.mark.security]
+
+SHOWN = {
+    "Vase, see https://shop.example/x": "Vase, see shop. example/x",
+    "evil.com": "evil. com",
+    "EVIL.COM/win": "EVIL. COM/win",
+    "www.evil.com": "www. evil. com",
+    "evil\u3002com": "evil. com",
+    "a.b.evil.com": "a. b. evil. com",
+    "ada@evil.com": "ada @ evil. com",
+    "mailto:ada@evil.com": "ada @ evil. com",
+    "javascript:alert(1)": "alert(1)",
+    "St.Gallen": "St. Gallen",
+    "10.5 cm": "10.5 cm",
+    "Note: 16:30, size A.": "Note: 16:30, size A.",
+}
+GREETED = {
+    "Éléonore Marchetti": "Éléonore Marchetti",
+    "O'Brien-Smith": "O'Brien-Smith",
+    "J. R. Tolkien": "J. R. Tolkien",
+    "J.R.Tolkien": "J. R. Tolkien",
+    "אלישבע כהן": "אלישבע כהן",
+    "Visit evil.example": None,
+    "https://evil.example/win": None,
+    "evil.com": None,
+    "t.co": None,
+    "T.co": None,
+    "evil\uff0ecom": None,
+    "[evil].com": None,
+    "ada@evil.com": None,
+    "You won 1000 EUR": None,
+    "a" * 61: None,
+}
+
+
+@pytest.mark.parametrize(("typed", "shown"), SHOWN.items(), ids=ascii)
+def test_a_text_holds_no_link(typed: str, shown: str) -> None:
+    assert unlinked(typed) == shown
+    assert not is_link_like(shown)
+    assert is_link_like(typed) == (typed != shown)
+
+
+@pytest.mark.parametrize(("name", "greeted"), GREETED.items(), ids=lambda value: ascii(value)[:20])
+def test_only_a_name_is_greeted(name: str, greeted: str | None) -> None:
+    assert greeting_name(name) == greeted
+
+
+LINK = "https://evil.example/win"
+
+
+def _typed(template: str) -> dict[str, object]:
+    line = {"name": f"Vase {LINK}", "quantity": 1, "amount": Decimal(1), "sku": "ART-1"}
+    changes = {
+        "customer_name": LINK,
+        "items": [line],
+        "lines": [line],
+        "ship_to": [LINK, f"1 Road, {LINK}"],
+        "payment_method": f"card {LINK}",
+        "reason": f"See {LINK}",
+        "customer_notes": LINK,
+    }
+    return {**SAMPLES[template], **{key: value for key, value in changes.items() if key in SAMPLES[template]}}
+
+
+@pytest.mark.parametrize("template", SAMPLES)
+def test_no_mail_makes_a_link_of_what_a_caller_typed(template: str) -> None:
+    mail = render_mail(template, _typed(template))
+    for part in (mail.subject, mail.text, mail.html):
+        assert "evil.example" not in part
+        assert "https://evil" not in part
+    if template in CUSTOMER:
+        assert mail.text.startswith("Hello,\n")
+
+
+def test_no_mail_to_a_customer_has_a_field_for_their_free_text() -> None:
+    for template in CUSTOMER:
+        assert not {"reason", "customer_notes"} & SAMPLES[template].keys(), template
+
+
+@pytest.mark.parametrize(("channel", "template"), [(c, t) for c, templates in SHORT_TEXTS.items() for t in templates])
+def test_no_short_text_holds_what_a_caller_typed(channel: str, template: str) -> None:
+    assert "evil" not in render_short(channel, template, _typed(template))
