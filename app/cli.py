@@ -66,6 +66,7 @@ def api(
     spare: Annotated[bool, typer.Option("--spare", hidden=True, help="Wait for SIGUSR1 before serving.")] = False,
 ) -> None:
     """Serve the HTTP API."""
+    from app.api.http_protocol import BoundedHttpProtocol
     from app.api_server import serve, serve_inherited
     from app.config import KEEP_ALIVE_SECONDS, get_settings
     from app.embedded.memory import api_processes
@@ -76,7 +77,9 @@ def api(
         "host": host,
         "port": port,
         "loop": "uvloop",
-        "http": "httptools",
+        "http": BoundedHttpProtocol,
+        "ws": "none",
+        "limit_concurrency": settings.http_connections_maximum,
         "access_log": False,
         "server_header": False,
         # Left alone, the server would believe any process of this machine: a caller's address is not the caller's to say.

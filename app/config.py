@@ -86,6 +86,7 @@ class Settings(BaseSettings):
     rate_limit_per_minute: int = Field(100, ge=0, le=100_000, description="Requests of one caller; 0 is no limit.")
     trusted_proxies: str = Field("", description="Addresses and networks whose X-Forwarded-For is believed.")
     max_body_bytes: int = Field(1_048_576, ge=1024)
+    http_connections_maximum: int = Field(500, ge=10, description="Open connections of one API process.")
     force_https: bool = Field(True, description="Production refuses what came over plain HTTP, health checks apart.")
     cors_allowed_origins: str = Field("", description="Web origins that may call from a browser, by commas.")
 

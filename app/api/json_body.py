@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import orjson
 from fastapi import Request
 
+from app.api.incoming import REQUESTS, Budget, Share
 from app.utils.exceptions import InvalidInputError, PayloadTooLargeError, UnsupportedMediaTypeError
 
 DEPTH_MAXIMUM = 32
@@ -66,12 +67,18 @@ class StrictRequest(Request):
         return self._object
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int, budget: Budget = REQUESTS) -> bytes:
     """Return the body, of at most `limit` bytes; a longer one is not read to its end, let alone parsed.
+
+    Args:
+        limit: bytes it may have.
+        budget: what it is held in until the request is answered.
 
     Raises:
         PayloadTooLargeError: it is longer, by its header or, where that is missing, by what arrives.
+        ServiceUnavailableError: the bodies that arrive at this moment have used up the budget.
     """
+    share = Share.of(request.scope)
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limit:
         raise _too_large(limit)
@@ -85,6 +92,7 @@ async def read_body(request: Request, limit: int) -> bytes:
         size += len(chunk)
         if size > limit:
             raise _too_large(limit)
+        share.take(budget, len(chunk))
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)

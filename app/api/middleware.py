@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import REQUEST_ID, plain_refusal
+from app.api.incoming import SHARE, in_time
 from app.api.responses import refusal
 from app.core import error_tracking, monitoring
 from app.core.logging import ENTITY_IDS, entity_of_path
@@ -99,7 +100,7 @@ class HttpFloor:
             if self._https_only and scope["scheme"] != "https" and scope["path"] not in _HEALTH:
                 await _plain_http_refused(request_id)(scope, receive, send_on)
             else:
-                await self._app(scope, receive, send_on)
+                await self._app(scope, in_time(receive), send_on)
         except Exception as fault:
             logger.exception("request.failed", method=method, route=_route(scope))
             error_tracking.report(fault, method=_known(method), route=_route(scope))
@@ -108,6 +109,8 @@ class HttpFloor:
                 raise
             await plain_refusal(scope, "INTERNAL_ERROR")(scope, receive, send_on)
         finally:
+            if (share := scope.get(SHARE)) is not None:
+                share.give_back()
             _record(scope, method, status, time.perf_counter() - started)
             structlog.contextvars.unbind_contextvars("request_id", *ENTITY_IDS)
 

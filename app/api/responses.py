@@ -123,6 +123,12 @@ ERROR_KINDS: Mapping[str, ErrorKind] = {
         {"limit": 100, "window_seconds": 60, "retry_after_seconds": 17},
     ),
     "METHOD_NOT_ALLOWED": ErrorKind(405, "This address does not take that method.", {"allowed": ["GET", "HEAD"]}),
+    "BAD_REQUEST": ErrorKind(400, "This is not a valid HTTP request."),
+    "REQUEST_TIMEOUT": ErrorKind(408, "The request did not arrive in time."),
+    "MISDIRECTED_REQUEST": ErrorKind(
+        421, "This service is not known by the name in the Host header.", {"host": "shop.example"}
+    ),
+    "HEADERS_TOO_LARGE": ErrorKind(431, "The request line and headers have more than 32768 bytes."),
     "PAYLOAD_TOO_LARGE": ErrorKind(413, "The body may have at most 1048576 bytes.", {"max_bytes": 1_048_576}),
     "UNSUPPORTED_MEDIA_TYPE": ErrorKind(
         415,

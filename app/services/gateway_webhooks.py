@@ -26,10 +26,14 @@ from app.services.gateway_wire import (
 )
 from app.services.payment_gateway import GatewayPayment, GatewayRefund
 
-MAX_BODY_BYTES = 1_048_576
+MAX_BODY_BYTES = 65_536
+"""An event of the gateway has about 1 KB."""
+
 _MAX_SIGNATURE_CHARACTERS = 2_048
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 _TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
+# 32 bytes in base64.
+_SIGNATURE = re.compile(r"v1,[A-Za-z0-9+/]{43}=", re.ASCII)
 _PREFIX = "whsec_"
 _VERSION = "v1,"
 
@@ -78,7 +82,7 @@ def verify_webhook(
         WebhookPayloadError: truly from the gateway, but not an event as agreed.
         ValueError: the secret is empty, with which anyone could sign.
     """
-    event_id = _verify_signature(headers, body, _key(secret), now, tolerance)
+    event_id = _verify_signature(signature_of(headers, now, tolerance), body, _key(secret))
     try:
         payload = read_object(json.loads(body), "the event")
         event = _read_event(payload)
@@ -91,28 +95,54 @@ def verify_webhook(
     return event
 
 
-def _verify_signature(headers: Mapping[str, str], body: bytes, key: bytes, now: datetime, tolerance: timedelta) -> str:
-    """Return the proven event id."""
+@dataclass(frozen=True, slots=True)
+class ClaimedSignature:
+    """What the headers of a webhook claim; nothing of it is proven."""
+
+    event_id: str
+    timestamp: str
+    signatures: tuple[str, ...]
+
+
+def signature_of(headers: Mapping[str, str], now: datetime, tolerance: timedelta) -> ClaimedSignature:
+    """Return the signature that a webhook's headers claim, before any of its body is read.
+
+    Args:
+        headers: of the request, in any capitalisation.
+        now: the present, aware.
+        tolerance: how far the signed timestamp may be from `now`, either way.
+
+    Raises:
+        WebhookSignatureError: a header is missing or malformed, or the time is too far off: no body could make it hold.
+    """
     lower = {name.lower(): value for name, value in headers.items()}
     event_id = lower.get("webhook-id", "")
     timestamp = lower.get("webhook-timestamp", "")
-    signatures = lower.get("webhook-signature", "")
+    given = lower.get("webhook-signature", "")
     if not _ID.fullmatch(event_id) or not _TIMESTAMP.fullmatch(timestamp):
         raise WebhookSignatureError("The webhook-id or webhook-timestamp header is missing or malformed.")
-    if len(body) > MAX_BODY_BYTES or len(signatures) > _MAX_SIGNATURE_CHARACTERS:
-        raise WebhookSignatureError("The body or the webhook-signature header is too large.")
+    if len(given) > _MAX_SIGNATURE_CHARACTERS:
+        raise WebhookSignatureError("The webhook-signature header is too large.")
     if abs(now.timestamp() - int(timestamp)) > tolerance.total_seconds():
         raise WebhookSignatureError("The timestamp is too far from the present.")
-    digest = hmac.new(key, f"{event_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
-    expected = base64.b64encode(digest)
+    signatures = tuple(signature for signature in given.split(" ") if _SIGNATURE.fullmatch(signature))
+    if not signatures:
+        raise WebhookSignatureError("No signature fits.")
+    return ClaimedSignature(event_id, timestamp, signatures)
+
+
+def _verify_signature(claimed: ClaimedSignature, body: bytes, key: bytes) -> str:
+    """Return the proven event id."""
+    if len(body) > MAX_BODY_BYTES:
+        raise WebhookSignatureError("The body is too large.")
+    signed = f"{claimed.event_id}.{claimed.timestamp}.".encode() + body
+    expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest())
     proven = False
-    for signature in signatures.split(" "):
-        if signature.startswith(_VERSION):
-            given = signature.removeprefix(_VERSION).encode("utf-8", "replace")
-            proven |= hmac.compare_digest(given, expected)
+    for signature in claimed.signatures:
+        proven |= hmac.compare_digest(signature.removeprefix(_VERSION).encode(), expected)
     if not proven:
         raise WebhookSignatureError("No signature fits.")
-    return event_id
+    return claimed.event_id
 
 
 def _key(secret: str) -> bytes:

@@ -233,6 +233,16 @@ class PayloadTooLargeError(AppError):
     status = 413
 
 
+class RequestTimeoutError(AppError):
+    """The caller took too long to send its request."""
+
+    code = "REQUEST_TIMEOUT"
+    status = 408
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Connection": "close"})
+
+
 class UnsupportedMediaTypeError(AppError):
     """The body is not in a format this endpoint reads."""
 

@@ -123,8 +123,8 @@ class Attack:
     ) -> httpx2.Response:
         """Send a body; a webhook with the signature that it needs to be looked into at all."""
         headers = {} if media_type is None else {"content-type": media_type}
-        if operation.id in BY_SIGNATURE and isinstance(content, bytes):
-            headers |= self._signed(content)
+        if operation.id in BY_SIGNATURE:
+            headers |= self._signed(content if isinstance(content, bytes) else b"")
         return await self._api.request(operation.method, operation.url(**self._ids), content=content, headers=headers)
 
     def body(self, operation: Operation) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -67,6 +68,42 @@ async def test_a_captured_payment_pays_its_order_once(
     assert outcomes[1:] == ["DUPLICATE", "DUPLICATE"]
     history = (await api.get(f"/api/v1/orders/{order['id']}/history")).json()["data"]
     assert [(row["new_state"], row["trigger"]) for row in history] == [("PAID", "WEBHOOK")]
+
+
+async def test_without_a_signature_that_could_hold_no_body_is_waited_for(
+    anonymous: httpx2.AsyncClient, settings: Settings, clock: MovableClock
+) -> None:
+    good = signed(b'{"id": "evt_1"}', settings, clock)
+    signature = good["webhook-signature"]
+
+    asked: list[bytes] = []
+
+    async def unread() -> AsyncIterator[bytes]:
+        asked.append(b"")
+        yield b"{}"
+
+    for headers in (
+        {"content-type": "application/json"},
+        {**good, "webhook-id": "a b"},
+        {**good, "webhook-timestamp": "1"},
+        {**good, "webhook-signature": ""},
+        {**good, "webhook-signature": "v1,short"},
+        {**good, "webhook-signature": signature.replace("v1,", "v2,")},
+        {**good, "webhook-signature": signature + " " * 3_000},
+    ):
+        response = await anonymous.post(URL, content=unread(), headers=headers)
+        assert response.status_code == 401, headers
+        assert error_of(response)["code"] == "UNAUTHENTICATED"
+    assert asked == []
+
+
+async def test_a_webhook_has_at_most_64_kib(
+    anonymous: httpx2.AsyncClient, settings: Settings, clock: MovableClock
+) -> None:
+    body = orjson.dumps({"id": "evt_1", "padding": "x" * 65_536})
+    response = await anonymous.post(URL, content=body, headers=signed(body, settings, clock))
+    assert response.status_code == 413
+    assert error_of(response)["details"] == {"max_bytes": 65_536}
 
 
 @pytest.mark.req("INT-001.2")

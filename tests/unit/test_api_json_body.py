@@ -10,9 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
+from app.api.incoming import Budget, Share
 from app.api.json_body import DEPTH_MAXIMUM, VALUES_MAXIMUM, parse_object, printable, read_body, require_json
 from app.api.routes import check_query
-from app.utils.exceptions import InvalidInputError, PayloadTooLargeError, UnsupportedMediaTypeError
+from app.utils.exceptions import (
+    InvalidInputError,
+    PayloadTooLargeError,
+    ServiceUnavailableError,
+    UnsupportedMediaTypeError,
+)
 
 pytestmark = [pytest.mark.req("REQ-005", "NFR-004"), pytest.mark.security]
 
@@ -188,6 +194,17 @@ async def test_a_body_that_says_it_is_too_long_is_not_read_at_all(length: str) -
 async def test_a_body_that_lies_about_its_length_is_still_counted() -> None:
     with pytest.raises(PayloadTooLargeError):
         await read_body(request({"content-length": "5"}, b"x" * 11), 10)
+
+
+async def test_bodies_that_arrive_at_once_share_a_budget() -> None:
+    budget = Budget(20)
+    first, second = request({}, b"12345", b"67890"), request({}, b"12345", b"678901")
+    assert await read_body(first, 100, budget) == b"1234567890"
+    with pytest.raises(ServiceUnavailableError):
+        await read_body(second, 100, budget)
+    for answered in (second, first, first):
+        Share.of(answered.scope).give_back()
+    assert budget.left == 20
 
 
 async def test_a_caller_who_hangs_up_is_not_an_error_of_ours() -> None:

@@ -5,11 +5,18 @@ from datetime import timedelta
 from fastapi import APIRouter, Request, Response
 
 from app.api.deps import ProcessServices
+from app.api.incoming import WEBHOOKS
 from app.api.json_body import BODY, parse_object, read_body, require_json
 from app.api.responses import answer, refuses
 from app.api.routes import OpenRoute
 from app.schemas.operations import WEBHOOK_BODY, WebhookReceipt
-from app.services.gateway_webhooks import WebhookPayloadError, WebhookSignatureError, verify_webhook
+from app.services.gateway_webhooks import (
+    MAX_BODY_BYTES,
+    WebhookPayloadError,
+    WebhookSignatureError,
+    signature_of,
+    verify_webhook,
+)
 from app.utils.exceptions import InvalidInputError, UnauthenticatedError
 
 router = APIRouter(prefix="/api/v1/payments", tags=["Payments"], route_class=OpenRoute)
@@ -41,16 +48,14 @@ async def webhook(request: Request, services: ProcessServices) -> Response:
     """
     settings = services.settings
     require_json(request)
-    # The signature covers the bytes as they came; nothing looks into them before it holds.
-    body = await read_body(request, settings.max_body_bytes)
+    secret = settings.payment_webhook_secret.get_secret_value()
+    now, tolerance = services.clock(), timedelta(seconds=settings.payment_webhook_tolerance_seconds)
     try:
-        event = verify_webhook(
-            request.headers,
-            body,
-            settings.payment_webhook_secret.get_secret_value(),
-            services.clock(),
-            timedelta(seconds=settings.payment_webhook_tolerance_seconds),
-        )
+        # Anyone may call this: without a signature that could hold, no byte of the body is waited for.
+        signature_of(request.headers, now, tolerance)
+        # It covers the bytes as they came; nothing looks into them before it holds.
+        body = await read_body(request, min(MAX_BODY_BYTES, settings.max_body_bytes), WEBHOOKS)
+        event = verify_webhook(request.headers, body, secret, now, tolerance)
     except WebhookSignatureError as fault:
         raise UnauthenticatedError(str(fault)) from None
     except WebhookPayloadError as fault:
