@@ -29,6 +29,7 @@ from app.services.money_ledger import SETTLED_EFFECTS
 from app.services.order_draft import CENT
 from app.services.transitions import Statement, TransitionRequest
 from app.utils.clock import utc_now, uuid7
+from app.utils.search_terms import order_terms
 from app.utils.shop_time import ShopTime
 
 BATCH = 1000
@@ -291,8 +292,27 @@ def _insert_orders(connection: Connection, batch: list[_Sample], shop_time: Shop
             for sample in batch
         ],
     )
+    connection.execute(
+        _ADD_TERMS, [{"order_id": sample.order["id"], "terms": _terms(sample.order)} for sample in batch]
+    )
     _created_events(
         connection, "ORDER", "order.created", [(sample.order["id"], sample.order["created_at"]) for sample in batch]
+    )
+
+
+_ADD_TERMS = text(
+    "INSERT INTO order_search (order_id, source, terms)"
+    " VALUES (:order_id, 'order', array_to_tsvector(CAST(:terms AS text[])))"
+)
+
+
+def _terms(order: dict[str, Any]) -> list[str]:
+    addresses = [orjson.loads(order[f"{kind}_address"]) for kind in ("shipping", "billing")]
+    return order_terms(
+        order_number=order["order_number"],
+        email=order["customer_email"],
+        addresses=addresses,
+        names=(order["customer_name"],),
     )
 
 

@@ -10,6 +10,7 @@ from app.models.invoice import Invoice, InvoiceSeries
 from app.models.job import DeadLetter, Job
 from app.models.notification import Notification
 from app.models.order import Order, OrderLineItem
+from app.models.order_search import OrderSearch
 from app.models.payment import GatewayEvent, Payment, Refund
 from app.models.return_request import ReturnRequest
 from app.models.state_history import StateHistory, StateTransition, TransitionRejection
@@ -29,6 +30,7 @@ __all__ = [
     "Notification",
     "Order",
     "OrderLineItem",
+    "OrderSearch",
     "Payment",
     "Refund",
     "ReturnRequest",

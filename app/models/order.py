@@ -67,8 +67,6 @@ class Order(Base):
         Index(None, "created_at", "id"),
         Index(None, "status", "created_at", "id"),
         Index(None, "customer_id", "created_at", "id"),
-        Index("ix_orders_customer_email_lower", text("lower(customer_email)")),
-        Index("ix_orders_customer_name_lower", text("lower(customer_name)")),
         Index("ix_orders_tracking_number", "tracking_number", postgresql_where=text("tracking_number IS NOT NULL")),
     )
 

@@ -187,7 +187,10 @@ class OrderQuery(CreatedQuery):
             Field(
                 min_length=2,
                 max_length=100,
-                description="Start of an order number, e-mail address or customer name, or a whole tracking number.",
+                description=(
+                    "Words of a name, a part of an e-mail address before the @, or the beginning or the end of a number:"
+                    " of an order, a document or a parcel. Case and accents make no difference."
+                ),
                 json_schema_extra={"pattern": TEXT_LINE_PATTERN},
             ),
         ]

@@ -46,8 +46,10 @@ def test_up_down_up(servers: TestServers, empty_database: str) -> None:
     databases.migrate(empty_database, servers.app_url)
     with psycopg.connect(empty_database) as connection:
         # Replica mode skips ordinary triggers. Asked here: the cleaning between tests makes guards ALWAYS anyway.
+        # A subscriber gets the rows that index_number and index_parcel wrote, so there it must not write them once more.
         ordinary = connection.execute(
             "SELECT tgrelid::regclass::text, tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'A'"
+            " AND tgname NOT IN ('index_number', 'index_parcel')"
         ).fetchall()
     assert ordinary == []
 

@@ -1,0 +1,106 @@
+"""Search terms: what an order is found by, and the query for what a person types (REQ-005).
+
+Both sides go through the same `folded`, in Python. PostgreSQL never changes the case of a name: what `lower()` does there
+depends on the collation, and under `C` it knows ASCII alone.
+
+An order's terms are the lexemes of a tsvector. Each can be found by its beginning. One that can be found by its end is
+stored a second time, backwards behind `~`.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+MAXIMUM_TERM_LENGTH = 400
+"""Characters of a term; a lexeme of PostgreSQL holds 2,046 bytes, and a character is at most four."""
+
+_WORD = re.compile(r"[^\W_]+")
+_PHONE = re.compile(r"\+?[0-9][0-9 ()./-]{3,}")
+_SUFFIX_LENGTH = 2
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
+"""Scripts that put no space between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
+
+
+def folded(text: str) -> str:
+    """Return text without differences of case, of Unicode normal form, of width, and without combining marks.
+
+    >>> folded("\u00c9lodie"), folded("\u00dcNAL"), folded("\u0418\u0432\u0430\u043d")
+    ('elodie', 'unal', '\u0438\u0432\u0430\u043d')
+    """
+    decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    return unicodedata.normalize("NFC", "".join(c for c in decomposed if not unicodedata.category(c).startswith("M")))
+
+
+def order_terms(
+    *,
+    order_number: str,
+    email: str,
+    addresses: Iterable[Mapping[str, Any]],
+    names: Iterable[str | None] = (),
+    phone: str | None = None,
+) -> list[str]:
+    """Return the terms of an order, without repetitions, sorted.
+
+    Args:
+        addresses: as orders hold them; the member `name` is read.
+        names: of persons and companies.
+    """
+    terms = {*both_ways(folded(order_number)), folded(email)}
+    local_part = folded(email.rpartition("@")[0])
+    terms.update(_suffixes(local_part))
+    for name in (*names, *(address.get("name") for address in addresses)):
+        for word in _WORD.findall(folded(name or "")):
+            terms.add(word)
+            if _UNSPACED.search(word):
+                terms.update(_suffixes(word))
+    digits = _digits(phone or "")
+    if digits:
+        terms.update(both_ways(digits))
+    return sorted(term[:MAXIMUM_TERM_LENGTH] for term in terms if term)
+
+
+def both_ways(term: str) -> tuple[str, str]:
+    """Return the two terms by which something is found from its beginning and from its end."""
+    return term, f"~{term[::-1]}"
+
+
+def tsquery(typed: str) -> str:
+    """Return what a person typed as the text of a `tsquery`.
+
+    Each part between spaces must be found: as it is, by its words, or as the end of a number. A telephone number may be
+    typed with spaces. Nothing that can be searched for gives the empty text, which matches nothing.
+    """
+    phone = typed.strip()
+    if _PHONE.fullmatch(phone) and " " in phone:
+        return _any(_prefix(term) for term in both_ways(_digits(phone)))
+    parts = [query for part in folded(typed).split() if (query := _part(part))]
+    return " & ".join(parts)
+
+
+def _part(part: str) -> str:
+    words = _WORD.findall(part)
+    choices = [_prefix(part), _prefix(f"~{part[::-1]}")]
+    if _PHONE.fullmatch(part):
+        choices += [_prefix(term) for term in both_ways(_digits(part))]
+    if words and words != [part]:
+        choices.append("(" + " & ".join(map(_prefix, words)) + ")")
+    return _any(dict.fromkeys(choices)) if words else ""
+
+
+def _any(choices: Iterable[str]) -> str:
+    return "(" + " | ".join(choices) + ")"
+
+
+def _prefix(term: str) -> str:
+    quoted = term[:MAXIMUM_TERM_LENGTH].replace("\\", "\\\\").replace("'", "''")
+    # One letter would be the beginning of too much.
+    return f"'{quoted}':*" if len(term) > 1 else f"'{quoted}'"
+
+
+def _digits(phone: str) -> str:
+    return "".join(str(unicodedata.digit(c)) for c in phone if unicodedata.digit(c, None) is not None)
+
+
+def _suffixes(text: str) -> Iterator[str]:
+    return (text[start:] for start in range(max(1, len(text) - _SUFFIX_LENGTH + 1)))

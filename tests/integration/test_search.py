@@ -1,0 +1,178 @@
+"""Finding an order by what a person at a counter knows of it (REQ-005)."""
+
+import unicodedata
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx2
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event, select
+
+from app.core.enums import Role
+from app.database import Database
+from app.models.order import Order
+from app.services.order_search import condition
+from app.utils import search_terms
+from tests.integration.conftest import TO_DELIVERED, new_order, new_return
+
+pytestmark = pytest.mark.req("REQ-005")
+
+Find = Callable[[str], Awaitable[list[str]]]
+
+
+@pytest.fixture
+def find(api: httpx2.AsyncClient) -> Find:
+    async def found(typed: str) -> list[str]:
+        answer = await api.get("/api/v1/orders", params={"q": typed})
+        assert answer.status_code == 200, answer.text
+        return [order["id"] for order in answer.json()["data"]]
+
+    return found
+
+
+def address(name: str) -> dict[str, Any]:
+    return {"name": name, "street": "4 Quai des Orfèvres", "city": "Paris", "postal_code": "75001", "country": "FR"}
+
+
+@pytest.mark.parametrize(
+    ("name", "typed"),
+    [
+        ("Ünal Ateş", "Ünal"),
+        ("Ünal Ateş", "ünal"),
+        ("Ünal Ateş", "unal"),
+        ("Ünal Ateş", "ATEŞ"),
+        ("Иван Петров", "иван"),
+        ("Иван Петров", "Петров"),
+        ("Élodie Martin", "Élodie"),
+        ("Élodie Martin", "élodie martin"),
+        ("Élodie Martin", "martin élodie"),
+        ("Élodie Martin", "mart"),
+        ("Jean-Luc O'Brien", "O'Brien"),
+        ("Jean-Luc O'Brien", "brien"),
+        ("Jean-Luc O'Brien", "luc"),
+        ("山田太郎", "太郎"),
+        ("สมชาย ใจดี", "ใจดี"),
+    ],
+)
+async def test_any_word_of_a_name_in_any_case_and_form(
+    api: httpx2.AsyncClient, find: Find, name: str, typed: str
+) -> None:
+    order = await new_order(api, customer_name=name, customer_email="x@example.com")
+    await new_order(api, customer_name="Zoë Quill", customer_email="y@example.com")
+    for form in ("NFC", "NFD", "NFKD"):
+        assert await find(unicodedata.normalize(form, typed)) == [order["id"]], form
+
+
+async def test_the_name_on_an_address(api: httpx2.AsyncClient, find: Find) -> None:
+    order = await new_order(api, customer_name=None, shipping_address=address("Galerie Lefèvre"))
+    assert await find("lefevre") == [order["id"]]
+
+
+@pytest.mark.parametrize("typed", ["ada.marchand@example.com", "ADA.MARCHAND", "marchand", "march", "chand", "da.mar"])
+async def test_any_part_of_an_e_mail_before_the_at(api: httpx2.AsyncClient, find: Find, typed: str) -> None:
+    order = await new_order(api, customer_email="Ada.Marchand@example.com", customer_name="Someone Else")
+    assert await find(typed) == [order["id"]]
+    assert await find("xample") == [], "the domain is shared by many"
+
+
+async def test_the_end_of_a_number(api: httpx2.AsyncClient, find: Find) -> None:
+    order, other = await new_order(api), await new_order(api)
+    number = order["order_number"]
+    for typed in (number, number.lower(), number[-6:], number[-3:], number[:-1] + number[-1]):
+        assert order["id"] in await find(typed), typed
+    assert await find(number[-3:]) == [order["id"]]
+    assert other["id"] not in await find(number)
+
+
+async def test_the_number_of_a_parcel_and_of_an_invoice(
+    api: httpx2.AsyncClient, find: Find, owner_connection: psycopg.Connection
+) -> None:
+    order = await new_order(api, "PAID", "PROCESSING_IN_WAREHOUSE")
+    shipped = {"new_state": "SHIPPED", "carrier": "La Poste", "tracking_number": "6A12345678901"}
+    moved = await api.patch(f"/api/v1/orders/{order['id']}/state", json=shipped)
+    assert moved.status_code == 200, moved.text
+    owner_connection.execute(
+        "INSERT INTO invoices (kind, year, number_in_year, number, order_id, storage_key,"
+        " issued_on, view) SELECT 'INVOICE', 2026, 77, 'INV-2026-000077', id, 'invoices/x.pdf', current_date, '{}' FROM orders WHERE id = %s",
+        (order["id"],),
+    )
+    for typed in ("6a12345678901", "6A1234", "678901", "INV-2026-000077", "inv-2026-000077", "000077"):
+        assert await find(typed) == [order["id"]], typed
+
+
+async def test_the_number_of_a_return_and_of_its_parcel(api: httpx2.AsyncClient, find: Find) -> None:
+    order = await new_order(api, *TO_DELIVERED)
+    returned = await new_return(api, order["id"])
+    for number in (returned["return_number"], returned["return_number"].lower(), returned["return_number"][-6:]):
+        assert await find(number) == [order["id"]], number
+    await api.patch(f"/api/v1/returns/{returned['id']}/approve", json={"notes": "Send it back"})
+    sent = {"new_state": "IN_TRANSIT", "carrier": "La Poste", "tracking_number": "8R99988877766"}
+    assert (await api.patch(f"/api/v1/returns/{returned['id']}/state", json=sent)).status_code == 200
+    assert await find("8r99988877766") == [order["id"]]
+
+
+async def test_a_customer_finds_only_their_own(
+    api: httpx2.AsyncClient, callers: dict[Role, httpx2.AsyncClient], customer_id: object
+) -> None:
+    own = await new_order(api, customer_name="Ada Own", customer_id=str(customer_id))
+    await new_order(api, customer_name="Ada Other")
+    answer = await callers[Role.CUSTOMER].get("/api/v1/orders", params={"q": "ada"})
+    assert [order["id"] for order in answer.json()["data"]] == [own["id"]]
+
+
+@given(typed=st.text(min_size=2, max_size=60).filter(lambda text: "\0" not in text))
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_nothing_that_is_typed_is_a_syntax_error(owner_connection: psycopg.Connection, typed: str) -> None:
+    if query := search_terms.tsquery(typed):
+        owner_connection.execute("SELECT CAST(%s AS tsquery)", (query,))
+
+
+SAMPLE = """
+    INSERT INTO orders (id, order_number, customer_id, customer_email, currency, subtotal_amount, tax_amount,
+        shipping_amount, total_amount, payment_method, shipping_address, billing_address, created_at, updated_at)
+    SELECT uuid7(), 'SMP-' || n, gen_random_uuid(), 'sample@example.com', 'EUR', 1, 0, 0, 1, 'card', '{}', '{}',
+        now() - n * interval '1 second', now()
+    FROM generate_series(1, 20000) n;
+    INSERT INTO order_search (order_id, source, terms)
+    SELECT id, 'order', array_to_tsvector(ARRAY['frequent', 'w' || right(order_number, 4), lower(order_number)])
+    FROM orders WHERE order_number LIKE 'SMP-%';
+    ANALYZE orders; ANALYZE order_search
+"""
+
+
+@pytest.mark.req("NFR-001.1")
+@pytest.mark.parametrize(
+    ("typed", "count", "used"),
+    [("smp-12345", 1, ["ix_order_search_terms", "pk_orders"]), ("frequent", 21, ["ix_orders_created_at_id"])],
+)
+async def test_a_search_reads_the_indexes_that_fit_its_words(
+    clean_database: None,
+    owner_connection: psycopg.Connection,
+    database: Database,
+    typed: str,
+    count: int,
+    used: list[str],
+) -> None:
+    """The orders with a rare word are fetched; for a frequent one the newest are walked until the page is full."""
+    owner_connection.execute(SAMPLE.encode())
+    sent: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        sent.append((statement, parameters))
+
+    event.listen(database.engine.sync_engine, "before_cursor_execute", note)
+    async with database.autocommit() as connection:
+        found = await condition(connection, typed)
+        newest = select(Order.id).where(found).order_by(Order.created_at.desc(), Order.id.desc()).limit(21)
+        assert len((await connection.execute(newest)).all()) == count
+    event.remove(database.engine.sync_engine, "before_cursor_execute", note)
+    plan = "\n".join(
+        row[0]
+        for statement, parameters in sent
+        for row in owner_connection.execute(f"EXPLAIN {statement}".encode(), parameters)
+    )
+    assert all(index in plan for index in used), plan
+    assert "Seq Scan on orders" not in plan, plan
