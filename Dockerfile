@@ -1,10 +1,10 @@
 # syntax=docker/dockerfile:1
 
 # One image for every process: api (the default), relay, worker, beat, flower, migrate, and the mock gateway.
-# The servers of `./dev run` stay out of it. Tags, no digests: a rebuild brings the security updates of Debian and
-# Python; pin PYTHON_IMAGE to a digest where builds have to be repeatable to the byte.
+# The servers of `./dev run` stay out of it. The base is pinned by digest; Dependabot proposes the next one, with the
+# security updates of Debian and Python.
 
-ARG PYTHON_IMAGE=python:3.11-slim-trixie
+ARG PYTHON_IMAGE=python:3.11-slim-trixie@sha256:9534e5a8e315485d4061ed659af0fd78a284c015f9b73661b41d6bab25604534
 
 FROM ${PYTHON_IMAGE} AS build
 
@@ -51,7 +51,9 @@ COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 
 # Writable are /tmp and /app/storage, and no more is needed: the root may be read-only.
-ENV PATH=/opt/venv/bin:$PATH \
+# Production unless the one who runs it says otherwise: secrets that are published with the source open nothing here.
+ENV ENVIRONMENT=production \
+    PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

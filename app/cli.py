@@ -26,6 +26,13 @@ DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Folder of everything that lasts.", show_default=".articurated in the checkout"),
 ]
+_NO_MOCK = "ENVIRONMENT is production, where the mock gateway does not run: it moves no money."
+AllowDevelopmentSecrets = Annotated[
+    bool,
+    typer.Option(
+        "--allow-development-secrets", help="Listen where other machines reach it, under secrets that anyone can read."
+    ),
+]
 
 ApiWorkers = Annotated[
     int | None,
@@ -64,14 +71,19 @@ def api(
     workers: ApiWorkers = None,
     fd: Annotated[int | None, typer.Option(hidden=True, help="Listening socket that the parent opened.")] = None,
     spare: Annotated[bool, typer.Option("--spare", hidden=True, help="Wait for SIGUSR1 before serving.")] = False,
+    *,
+    allow_development_secrets: AllowDevelopmentSecrets = False,
 ) -> None:
     """Serve the HTTP API."""
     from app.api.http_protocol import BoundedHttpProtocol
     from app.api_server import serve, serve_inherited
     from app.config import KEEP_ALIVE_SECONDS, get_settings
+    from app.config_rules import refuse_public_address
     from app.embedded.memory import api_processes
 
-    settings = get_settings()  # A wrong configuration is told once, here, and not by every worker.
+    _allow(allow_development_secrets)
+    settings = get_settings()  # A wrong configuration is reported once, here, and not by every worker.
+    refuse_public_address(settings, host)
     options = {
         "app": "app.main:app",
         "host": host,
@@ -103,18 +115,27 @@ def gateway(
         Path | None, typer.Option(help="Folder of its ledger.", show_default="gateway in the data folder")
     ] = None,
     webhook_url: Annotated[str | None, typer.Option(help="Where its events go; none are sent without.")] = None,
+    *,
+    allow_development_secrets: AllowDevelopmentSecrets = False,
 ) -> None:
     """Serve the mock payment gateway, for development."""
     import os
 
     import uvicorn
 
-    from app.config import KEEP_ALIVE_SECONDS, get_settings
+    from app.config import KEEP_ALIVE_SECONDS, SettingsError, get_settings
+    from app.config_rules import refuse_public_address
     from app.embedded.data_folder import default_data_dir
     from app.mock_gateway.main import create_app
     from app.mock_gateway.settings import GatewaySettings
 
+    _allow(allow_development_secrets)
+    if os.environ.get("ENVIRONMENT") == "production":
+        raise SettingsError(_NO_MOCK)
     settings = get_settings()
+    if settings.environment == "production":
+        raise SettingsError(_NO_MOCK)
+    refuse_public_address(settings, host, "PAYMENT_GATEWAY_API_KEY", "PAYMENT_WEBHOOK_SECRET")
     environ = {
         "PAYMENT_GATEWAY_API_KEY": settings.payment_gateway_api_key.get_secret_value(),
         "PAYMENT_WEBHOOK_SECRET": settings.payment_webhook_secret.get_secret_value(),
@@ -136,6 +157,17 @@ def gateway(
         timeout_graceful_shutdown=3,
         log_level="warning",
     )
+
+
+def _allow(development_secrets: bool) -> None:
+    """Set ALLOW_DEVELOPMENT_SECRETS for this process and its children when the option is given."""
+    import os
+
+    from app.config import get_settings
+
+    if development_secrets:
+        os.environ["ALLOW_DEVELOPMENT_SECRETS"] = "true"
+        get_settings.cache_clear()
 
 
 @cli.command()

@@ -11,7 +11,7 @@ from decimal import Decimal
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -21,13 +21,16 @@ from app.mail_address import mail_address
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Known to all who read this: production refuses every one of them.
+# Published with the source: production refuses every one of them, and so does an address that others reach.
 DEVELOPMENT_SECRET_KEY = "development-secret-key-not-for-production"  # noqa: S105
 DEVELOPMENT_API_KEY = "dev-api-key"
 DEVELOPMENT_GATEWAY_KEY = "sk_test_articurated"
 DEVELOPMENT_WEBHOOK_SECRET = "whsec_development-webhook-secret"  # noqa: S105
 DEVELOPMENT_CHANNEL_SECRET = "whsec_development-channel-secret"  # noqa: S105
+DEVELOPMENT_DATABASE_PASSWORD = "dev_password"  # noqa: S105
 MINIMUM_SECRET_LENGTH = 32
+JOB_TIME_LIMIT_SECONDS = 25
+"""A job that takes longer is stopped."""
 
 DATABASE_ADDRESS = re.compile(r"(?P<login>[^:]+://(?:[^:/@]*(?::[^@]*)?@)?)(?P<hosts>[^/?]*)(?P<rest>.*)", re.DOTALL)
 """A database's address as SQLAlchemy reads it: a password in it may hold what one in a URL may not."""
@@ -51,6 +54,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore")
 
     environment: Literal["development", "testing", "production"] = "development"
+    allow_development_secrets: bool = Field(False, description="Also on addresses that other machines reach.")
+    published_address: str = Field("", description="Where a container's ports are published; compose sets it.")
+    private_network_hosts: str = Field("", description="Hosts that production may reach without TLS, by commas.")
 
     # Addresses may hold a password: none of them shows in the text of the settings.
     database_url: str = Field("postgresql://articurated:dev_password@localhost:5432/articurated_orders", repr=False)
@@ -68,7 +74,7 @@ class Settings(BaseSettings):
     database_pool_size: int = Field(10, ge=1, le=200)
     database_statement_timeout_seconds: int = Field(15, ge=1)
     database_idle_transaction_timeout_seconds: int = Field(
-        10, ge=1, description="Less than the statement timeout: who waits for a lock outlasts who stands still with it."
+        10, ge=1, description="Lower than the statement timeout, so that those who wait for its locks outlast it."
     )
 
     redis_url: str = Field("redis://localhost:6379/0", repr=False)
@@ -249,68 +255,13 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _replica_has_a_primary(self) -> Self:
-        """Refuse a replica of nothing: its lists would be those of another database than the one beside it."""
-        if self.database_replica_url is not None and "database_url" not in self.model_fields_set:
-            raise ValueError("DATABASE_REPLICA_URL needs the DATABASE_URL that it is a replica of")
-        return self
+    def _fit_together(self) -> Self:
+        """Refuse what contradicts itself, and in production what is unsafe; each fault on a line of its own."""
+        from app import config_rules  # noqa: PLC0415 - that module needs this one
 
-    @model_validator(mode="after")
-    def _webhook_adapters_know_where_to(self) -> Self:
-        """Refuse a channel that is switched on and leads nowhere; `app.utils.outbound` judges each call (REQ-006)."""
-        faults = [
-            f"{name}_WEBHOOK_URL must be an https:// address while {name}_ADAPTER is webhook"
-            for name, adapter, url in (
-                ("CHAT", self.chat_adapter, self.chat_webhook_url.get_secret_value()),
-                ("SMS", self.sms_adapter, self.sms_webhook_url.get_secret_value()),
-            )
-            if adapter == "webhook"
-            and not url.startswith("https://")
-            and not (url.startswith("http://") and self.environment != "production")
-        ]
-        if faults:
-            raise ValueError("\n  ".join(faults))
-        return self
-
-    @model_validator(mode="after")
-    def _keys_of_the_provider_come_safely(self) -> Self:
-        """Whoever can change the keys on their way can sign for anyone, so they come over TLS, or from a file."""
-        if self.jwks_url is None:
-            return self
-        if self.jwks_file is not None:
-            raise ValueError("JWKS_URL and JWKS_FILE exclude each other")
-        url = urlsplit(self.jwks_url)
-        plain = url.scheme == "http" and self.environment != "production" and _is_loopback(url.hostname)
-        if not url.hostname or not (url.scheme == "https" or plain):
-            raise ValueError("JWKS_URL must be an https:// address; http:// only to this machine, outside production")
-        if url.username is not None or url.password is not None or url.fragment:
-            raise ValueError("JWKS_URL must have no login and no fragment")
-        return self
-
-    @model_validator(mode="after")
-    def _production_has_its_own_secrets(self) -> Self:
-        """Production refuses to start with a secret that everyone can read here (contract section 7)."""
-        if self.environment != "production":
-            return self
-        faults = []
-        secret = self.secret_key.get_secret_value()
-        if secret == DEVELOPMENT_SECRET_KEY or len(secret) < MINIMUM_SECRET_LENGTH:
-            faults.append(f"SECRET_KEY must be your own, at least {MINIMUM_SECRET_LENGTH} characters")
-        faults += self._open_doors()
-        if self.api_key and self.api_key.get_secret_value():
-            faults.append("API_KEY is for development; leave it empty and create keys with `articurated keys create`")
-        if self.payment_gateway_api_key.get_secret_value() in {"", DEVELOPMENT_GATEWAY_KEY}:
-            faults.append("PAYMENT_GATEWAY_API_KEY must be your own")
-        webhook_secret = self.payment_webhook_secret.get_secret_value()
-        if webhook_secret == DEVELOPMENT_WEBHOOK_SECRET or len(webhook_secret) < MINIMUM_SECRET_LENGTH:
-            faults.append(f"PAYMENT_WEBHOOK_SECRET must be your own, at least {MINIMUM_SECRET_LENGTH} characters")
-        channel_secret = self.channel_webhook_secret.get_secret_value()
-        weak = channel_secret == DEVELOPMENT_CHANNEL_SECRET or len(channel_secret) < MINIMUM_SECRET_LENGTH
-        if weak and "webhook" in {self.chat_adapter, self.sms_adapter}:
-            faults.append(f"CHANNEL_WEBHOOK_SECRET must be your own, at least {MINIMUM_SECRET_LENGTH} characters")
-        faults += self._unfit_databases()
-        if self.storage_type == "memory":
-            faults.append("STORAGE_TYPE memory forgets every invoice")
+        faults = config_rules.contradictions(self)
+        if self.environment == "production":
+            faults += config_rules.refused_in_production(self)
         if faults:
             raise ValueError("\n  ".join(faults))
         return self
@@ -330,27 +281,10 @@ class Settings(BaseSettings):
         """Hosts that webhooks may reach at inner addresses (NFR-004)."""
         return frozenset(host.strip().lower() for host in self.outbound_allowed_hosts.split(",") if host.strip())
 
-    def _open_doors(self) -> list[str]:
-        """What would let in, let try, or let see, those that production must keep out."""
-        faults = []
-        previous = self.secret_key_previous.get_secret_value()
-        if previous and (previous == DEVELOPMENT_SECRET_KEY or len(previous) < MINIMUM_SECRET_LENGTH):
-            faults.append(f"SECRET_KEY_PREVIOUS must be empty or your own, at least {MINIMUM_SECRET_LENGTH} characters")
-        if self.rate_limit_per_minute == 0:
-            faults.append("RATE_LIMIT_PER_MINUTE 0 lets anyone guess keys without end; set a high number instead")
-        if self.log_format == "console":
-            faults.append("LOG_FORMAT console shows what a failed statement was about: customers' data; leave it json")
-        return faults
-
-    def _unfit_databases(self) -> list[str]:
-        if "database_url" not in self.model_fields_set:
-            how = "docs/how-to/deploy-on-servers.md (docker compose does it by itself)"
-            leave = "`ENVIRONMENT=development ./dev run`"
-            return [f"DATABASE_URL is not set: name your own PostgreSQL, see {how}, or leave production: {leave}"]
-        urls = (self.database_url, self.database_admin_url, self.database_replica_url)
-        if any("dev_password" in (url or "") for url in urls):
-            return ["DATABASE_URL, DATABASE_ADMIN_URL or DATABASE_REPLICA_URL holds the development password"]
-        return []
+    @property
+    def private_hosts(self) -> list[str]:
+        """Names, addresses and networks that need no TLS (NFR-004); none by default."""
+        return [host.strip().lower() for host in self.private_network_hosts.split(",") if host.strip()]
 
     @property
     def prices_set_by(self) -> Literal["anyone", "service"]:
@@ -363,13 +297,6 @@ class Settings(BaseSettings):
     def unpaid_order_ttl(self) -> timedelta:
         """Time after which an unpaid order is cancelled by SYSTEM (REQ-001)."""
         return timedelta(hours=self.unpaid_order_ttl_hours)
-
-
-def _is_loopback(host: str | None) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
 
 
 KEEP_ALIVE_SECONDS = 75

@@ -13,6 +13,7 @@ from app import __version__
 from app.api import errors, interactive, openapi
 from app.api.cors import OriginFloor
 from app.api.middleware import HttpFloor
+from app.api.secrets_guard import SecretsGuard
 from app.api.v1 import (
     attachments,
     audit,
@@ -31,10 +32,12 @@ from app.api.v1 import (
 )
 from app.api.yaml_text import as_yaml
 from app.config import Settings, SettingsError, get_settings
+from app.config_rules import development_secrets
 from app.core import error_tracking
 from app.core.logging import configure_logging
 from app.database import Database
 from app.dependencies import Services
+from app.services.health_probes import refuse_stand_ins
 from app.services.schema_check import SchemaMismatchError, verify_schema
 
 ROUTERS = (
@@ -80,6 +83,8 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     )
     application.state.services = services or Services(settings, Database(settings, "articurated-api"))
     errors.install(application)
+    if not settings.allow_development_secrets and not is_production and development_secrets(settings):
+        application.add_middleware(SecretsGuard, settings=settings)
     if settings.cors_origins:
         application.add_middleware(OriginFloor, origins=settings.cors_origins)
     application.add_middleware(HttpFloor, production=is_production, https_only=is_production and settings.force_https)
@@ -116,8 +121,9 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
     configure_logging(services.settings)
     error_tracking.configure(services.settings, "api")
     try:
+        await refuse_stand_ins(services.settings)
         await verify_schema(services.database, restricted=services.settings.environment == "production")
-    except SchemaMismatchError as fault:
+    except (SchemaMismatchError, SettingsError) as fault:
         application.state.refusal = f"Not starting. {fault}"
         await services.close()
         raise

@@ -45,9 +45,11 @@ def interpolate(text: str, environ: Mapping[str, str]) -> str:
 def services(environ: Mapping[str, str], profiles: tuple[str, ...] = ()) -> dict[str, Service]:
     """Return the services that would be started, everything filled in.
 
+    Profiles are those named here and in COMPOSE_PROFILES.
     A variable of a service that has no value is passed on from `environ`, or is not there.
     """
     found = _filled(yaml.safe_load(COMPOSE), environ)["services"]
+    profiles = (*profiles, *environ.get("COMPOSE_PROFILES", "").split(","))
     chosen = {
         name: service
         for name, service in found.items()

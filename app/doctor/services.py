@@ -10,9 +10,11 @@ import httpx2
 from redis.asyncio import Redis
 
 from app.config import Settings
+from app.config_rules import refused_in_production
 from app.core.enums import WORKER_QUEUES
 from app.doctor.findings import Finding, broken, doubtful, fine
 from app.services.health_service import signs_of_life
+from app.services.payment_gateway import MOCK_HEADER
 from app.utils.clock import utc_now
 from app.utils.documents import DocumentLine, DocumentView, Party, seller_party
 from app.utils.email_sender import EmailSender
@@ -28,8 +30,12 @@ FULL_DISK_BYTES = 100 * 1024**2
 async def configuration(settings: Settings) -> list[Finding]:
     """What the environment says; what production must not have, the settings have refused by now."""
     if settings.environment == "production":
-        return [fine("settings", "production, with secrets of its own")]
-    return [fine("settings", f"{settings.environment}; production would refuse the secrets that everyone knows")]
+        return [fine("settings", "production, with secrets of its own and nothing secret in clear text")]
+    refused = [fault.split()[0] for fault in refused_in_production(settings)]
+    if not refused:
+        return [fine("settings", f"{settings.environment}; production would start with them")]
+    names = ", ".join(dict.fromkeys(refused))
+    return [fine("settings", f"{settings.environment}; production would refuse {names}")]
 
 
 async def redis(settings: Settings) -> list[Finding]:
@@ -89,11 +95,16 @@ async def gateway(settings: Settings) -> list[Finding]:
         url = f"{settings.payment_gateway_url.rstrip('/')}/v1/transactions?limit=1"
         key = settings.payment_gateway_api_key.get_secret_value()
         answer = await client.get(url, headers={"Authorization": f"Bearer {key}"})
+    if MOCK_HEADER in answer.headers and settings.environment == "production":
+        return [
+            broken("gateway", "is a mock gateway, which moves no money", "set PAYMENT_GATEWAY_URL to your provider")
+        ]
     if answer.status_code in {401, 403}:
         return [broken("gateway", f"refuses our key ({answer.status_code})", "look at PAYMENT_GATEWAY_API_KEY")]
     if not answer.is_success:
         return [broken("gateway", f"answers {answer.status_code}", "look at PAYMENT_GATEWAY_URL")]
-    return [fine("gateway", "reachable, and accepts our key")]
+    what = "the mock gateway, for development: " if MOCK_HEADER in answer.headers else ""
+    return [fine("gateway", f"{what}reachable, and accepts our key")]
 
 
 async def mail(settings: Settings) -> list[Finding]:

@@ -1,7 +1,8 @@
 """A mail server that delivers nowhere: it keeps what it is given and shows it in a mailbox page (INT-002).
 
 Run it with `python -m app.embedded.mail_catcher --smtp-port 1025 --http-port 8025 --data-dir FOLDER`.
-Mails are kept in `FOLDER/mail`, each on disk before its sender is answered 250.
+Mails are kept in `FOLDER/mail`, each on disk before its sender is answered 250. Its greeting says what it is
+("220 host ArtiCurated mail catcher"), by which production refuses it.
 """
 
 import argparse
@@ -40,7 +41,9 @@ async def serve(smtp_port: int, http_port: int, data_dir: Path) -> None:
     store = MailStore(data_dir / "mail")
     catcher = Catcher(store)
     smtp = await asyncio.get_running_loop().create_server(
-        lambda: SMTP(catcher, data_size_limit=LARGEST_MAIL_BYTES, enable_SMTPUTF8=True, ident="mail catcher"),
+        lambda: SMTP(
+            catcher, data_size_limit=LARGEST_MAIL_BYTES, enable_SMTPUTF8=True, ident="ArtiCurated mail catcher"
+        ),
         LOOPBACK,
         smtp_port,
     )

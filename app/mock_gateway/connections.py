@@ -13,6 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.mock_gateway.errors import error_body
 
 MAX_BODY_BYTES = 65_536
+IDENTITY_HEADER = "articurated-mock-gateway"
+"""On every answer and every webhook, so that a client in production can refuse it."""
 _OPEN_PATHS = frozenset({"/", "/health"})
 _TRANSPORT = "articurated.gateway.transport"
 
@@ -28,7 +30,7 @@ class _CallerGoneError(Exception):
 class Edge:
     """Middleware: refuses strangers (401) and large bodies (413), and keeps the connection at hand.
 
-    The health check and the human page are open: they show no token and no key.
+    The health check and the human page are open: they show no token and no key. Every answer has IDENTITY_HEADER.
     """
 
     def __init__(self, app: ASGIApp, api_key: str) -> None:
@@ -40,6 +42,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        send = _identified(send)
         if scope["path"] not in _OPEN_PATHS and not self._is_known(scope):
             await _refuse(401, "unauthenticated", "A valid API key is required.")(scope, receive, send)
             return
@@ -65,6 +68,15 @@ class Edge:
     def _is_known(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         return len(given) == 1 and hmac.compare_digest(given[0], self._expected)
+
+
+def _identified(send: Send) -> Send:
+    async def send_on(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (IDENTITY_HEADER.encode(), b"true")]
+        await send(message)
+
+    return send_on
 
 
 def _refuse(status: int, code: str, message: str) -> Response:

@@ -5,7 +5,8 @@ One process per data folder.
 
 `GET /` is a page for people, `GET /health` for supervisors; everything else wants
 `Authorization: Bearer <api key>` and speaks JSON, errors as
-`{"error": {"type", "code", "message"}}`. Amounts are decimal strings ("120.50").
+`{"error": {"type", "code", "message"}}`. Amounts are decimal strings ("120.50"). Every answer and every webhook has the
+header `Articurated-Mock-Gateway: true`, and `GET /health` has `"mock": true`: production refuses this gateway by it.
 
     POST /v1/payments                 authorise; with `capture` also capture; without token report
     POST /v1/payments/{id}/capture    once, in full or in part
@@ -91,9 +92,9 @@ def create_app_from_env() -> FastAPI:
     return create_app(GatewaySettings.from_env())
 
 
-async def _health(gateway: CurrentGateway) -> dict[str, str]:
+async def _health(gateway: CurrentGateway) -> dict[str, str | bool]:
     gateway.store.row("SELECT 1")
-    return {"status": "ok"}
+    return {"status": "ok", "mock": True}
 
 
 async def _page(gateway: CurrentGateway) -> HTMLResponse:

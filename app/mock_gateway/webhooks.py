@@ -16,6 +16,7 @@ import logging
 import httpx2
 
 from app.mock_gateway.clock import Clock
+from app.mock_gateway.connections import IDENTITY_HEADER
 from app.mock_gateway.events import DueEvent, Outbox
 from app.mock_gateway.settings import GatewaySettings
 
@@ -104,6 +105,7 @@ class Dispatcher:
             "webhook-id": event.id,
             "webhook-timestamp": str(timestamp),
             "webhook-signature": sign(key, event.id, timestamp, body),
+            IDENTITY_HEADER: "true",
         }
         try:
             answer = await client.post(url, content=body, headers=headers)

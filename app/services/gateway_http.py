@@ -46,6 +46,7 @@ class HttpPaymentGateway:
         api_key: str,
         timeout_seconds: float = 10.0,
         breaker: CircuitBreaker | None = None,
+        refuse_mock: bool = False,
     ) -> None:
         """Make an adapter; nothing is sent yet.
 
@@ -54,6 +55,7 @@ class HttpPaymentGateway:
             api_key: secret that is sent as bearer token.
             timeout_seconds: for a whole call, from connecting to the last byte of the answer.
             breaker: the default opens after 5 failures for 30 s.
+            refuse_mock: whether a mock gateway counts as no gateway, as it does in production.
 
         Raises:
             ValueError: `base_url` is not an http(s) URL.
@@ -63,6 +65,7 @@ class HttpPaymentGateway:
             api_key=api_key,
             timeout_seconds=timeout_seconds,
             breaker=breaker or CircuitBreaker(),
+            refuse_mock=refuse_mock,
         )
 
     @classmethod
@@ -73,6 +76,7 @@ class HttpPaymentGateway:
             api_key=settings.payment_gateway_api_key.get_secret_value(),
             timeout_seconds=settings.payment_gateway_timeout_seconds,
             breaker=breaker,
+            refuse_mock=settings.environment == "production",
         )
 
     async def aclose(self) -> None:

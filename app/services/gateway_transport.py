@@ -3,6 +3,7 @@
 GatewayUnavailable (nothing was carried out)
     connect refused or timed out, no free connection: no byte of the request was sent
     429: turned away before it was read
+    a mock gateway answers in production: whatever it says, no money moved
 GatewayCircuitOpen
     not tried
 GatewayOutcomeUnknown (it may have been carried out)
@@ -32,6 +33,7 @@ import httpx2
 
 from app.services.gateway_breaker import CircuitBreaker
 from app.services.payment_gateway import (
+    MOCK_HEADER,
     GatewayDeclined,
     GatewayError,
     GatewayOutcomeUnknown,
@@ -53,7 +55,15 @@ _NOTHING_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 class GatewayTransport:
     """Reused connections to one gateway, behind a circuit breaker. Belongs to one event loop."""
 
-    def __init__(self, *, base_url: str, api_key: str, timeout_seconds: float, breaker: CircuitBreaker) -> None:
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        api_key: str,
+        timeout_seconds: float,
+        breaker: CircuitBreaker,
+        refuse_mock: bool = False,
+    ) -> None:
         """Make a transport; nothing is sent yet.
 
         Args:
@@ -61,6 +71,7 @@ class GatewayTransport:
             api_key: secret that is sent as bearer token.
             timeout_seconds: for a whole call, from connecting to the last byte of the answer.
             breaker: counts the failures.
+            refuse_mock: whether to send nothing to a mock gateway, and to believe none of its answers.
 
         Raises:
             ValueError: `base_url` is not an http(s) URL.
@@ -69,6 +80,8 @@ class GatewayTransport:
             raise ValueError("the payment gateway's URL must begin with http:// or https://")
         self._deadline = timeout_seconds
         self._breaker = breaker
+        self._refuse_mock = refuse_mock
+        self._is_identified = not refuse_mock
         self._client = httpx2.AsyncClient(
             base_url=base_url,
             headers={
@@ -116,22 +129,50 @@ class GatewayTransport:
             headers={} if key is None else {"Idempotency-Key": key},
         )
         with self._breaker.guard():
+            await self._identify()
             status, answer = await self._exchange(request)
         if httpx2.codes.is_success(status):
             return answer
         raise _refusal(status, answer)
 
+    async def _identify(self) -> None:
+        """Ask an unknown gateway for its health before anything else is sent to it: its answer says what it is.
+
+        Raises:
+            GatewayUnavailable: it is a mock gateway, or does not answer; nothing was sent.
+        """
+        if self._is_identified:
+            return
+        # Without our key: it is not known yet who would get it.
+        request = self._client.build_request("GET", "/health")
+        del request.headers["Authorization"]
+        try:
+            async with asyncio.timeout(self._deadline):
+                response = await self._client.send(request, stream=True)
+                await response.aclose()
+        except (httpx2.HTTPError, httpx2.StreamError, TimeoutError) as fault:
+            raise GatewayUnavailable(f"No answer from the payment gateway: {_name(fault)}.") from fault
+        self._refuse_a_mock(response)
+        # A proxy that answers for a gateway that is away says nothing about the gateway.
+        self._is_identified = not httpx2.codes.is_server_error(response.status_code)
+
+    def _refuse_a_mock(self, response: httpx2.Response) -> None:
+        if self._refuse_mock and MOCK_HEADER in response.headers:
+            message = "PAYMENT_GATEWAY_URL leads to a mock gateway, which moves no money."
+            raise GatewayUnavailable(message, code="mock_gateway")
+
     async def _exchange(self, request: httpx2.Request) -> tuple[int, Mapping[str, Any]]:
         """Send and read. Returns a 2xx or 4xx status and its JSON object ({} when a 4xx has none).
 
         Raises:
-            GatewayUnavailable: nothing was sent, or 429.
+            GatewayUnavailable: nothing was sent, 429, or a mock gateway answered.
             GatewayOutcomeUnknown: anything else that is no readable answer.
         """
         try:
             async with asyncio.timeout(self._deadline):
                 response = await self._client.send(request, stream=True)
                 try:
+                    self._refuse_a_mock(response)
                     body = await _read_body(response)
                 finally:
                     await response.aclose()

@@ -14,14 +14,21 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from app.config import Settings
+from app.config import Settings, SettingsError
+from app.config_rules import is_mail_catcher
+from app.services.payment_gateway import MOCK_HEADER
 
 KEEP_SECONDS = 5.0
 LOOK_SECONDS = 1.2
 _LONGEST_LINE = 4096
+_MOST_HEADERS = 100
 _SMTP_READY = b"220"
 
 Look = Callable[[], Awaitable[None]]
+
+
+class StandInError(Exception):
+    """In production, a part is a stand-in for development: a mock gateway, a mail catcher."""
 
 
 class SharedLook:
@@ -82,7 +89,10 @@ class SharedLook:
 
 
 def smtp_look(settings: Settings) -> Look:
-    """Return a look at the mail server: it greets. One that wants TLS from the first byte: it accepts."""
+    """Return a look at the mail server: it greets. One that wants TLS from the first byte: it accepts.
+
+    In production, a mail catcher is a StandInError.
+    """
 
     async def look() -> None:
         async with asyncio.timeout(LOOK_SECONDS):
@@ -92,6 +102,8 @@ def smtp_look(settings: Settings) -> Look:
                     greeting = await reader.readline()
                     if not greeting.startswith(_SMTP_READY):
                         raise ConnectionError("no greeting")
+                    if settings.environment == "production" and is_mail_catcher(greeting[4:].decode("latin-1")):
+                        raise StandInError("SMTP_HOST leads to a mail catcher, which delivers nothing")
                     writer.write(b"QUIT\r\n")
                     await writer.drain()
             finally:
@@ -101,7 +113,10 @@ def smtp_look(settings: Settings) -> Look:
 
 
 def gateway_look(settings: Settings) -> Look:
-    """Return a look at the payment gateway: it answers HTTP, with whatever status below 500."""
+    """Return a look at the payment gateway: it answers HTTP, with whatever status below 500.
+
+    In production, a mock gateway is a StandInError.
+    """
     address = urlsplit(settings.payment_gateway_url)
     is_tls = address.scheme == "https"
     host = address.hostname or ""
@@ -119,10 +134,38 @@ def gateway_look(settings: Settings) -> Look:
                 version, status, *_ = (await reader.readline()).split(b" ", 2)
                 if not version.startswith(b"HTTP/") or not 100 <= int(status) < 500:
                     raise ConnectionError("not well")
+                if settings.environment == "production" and await _has_header(reader, MOCK_HEADER.encode()):
+                    raise StandInError("PAYMENT_GATEWAY_URL leads to a mock gateway, which moves no money")
             finally:
                 writer.close()
 
     return look
+
+
+async def _has_header(reader: asyncio.StreamReader, wanted: bytes) -> bool:
+    """Return whether a header is among those of the answer; reads at most `_MOST_HEADERS`."""
+    for _ in range(_MOST_HEADERS):
+        line = await reader.readline()
+        if not line.strip():
+            return False
+        if line.partition(b":")[0].strip().lower() == wanted:
+            return True
+    return False
+
+
+async def refuse_stand_ins(settings: Settings) -> None:
+    """Refuse to start production on a mock gateway or a mail catcher; a part that is away is judged when it is back.
+
+    Raises:
+        SettingsError: the message names the variable of each.
+    """
+    if settings.environment != "production":
+        return
+    looks = (gateway_look(settings), smtp_look(settings))
+    outcomes = await asyncio.gather(*(look() for look in looks), return_exceptions=True)
+    faults = [f"  {outcome}" for outcome in outcomes if isinstance(outcome, StandInError)]
+    if faults:
+        raise SettingsError("\n".join(["Configuration refused:", *faults]))
 
 
 @lru_cache(maxsize=1)

@@ -21,7 +21,7 @@ from app import __version__
 from app.config import Settings
 from app.core.enums import WORKER_QUEUES
 from app.database import Database
-from app.services.health_probes import SharedLook, gateway_look, smtp_look, storage_look
+from app.services.health_probes import SharedLook, StandInError, gateway_look, smtp_look, storage_look
 from app.services.job_figures import PICKUP_SECONDS, JobFigures, job_figures
 from app.services.replica_watch import ReplicaBehindError, ReplicaWatch
 from app.utils.disk import Room, database_full, room_of
@@ -64,6 +64,8 @@ HINTS = {
     "smtp": "The mail server does not answer ({fault}). Mails wait and are tried again; then `articurated jobs list`.",
     "storage": "The document storage does not work ({fault}): disk full, rights, credentials? Documents wait.",
     "gateway": "The payment gateway does not answer ({fault}). Captures and refunds wait and are tried again.",
+    "stand-in": "A stand-in for development answers, which production refuses: a mock gateway moves no money, a mail"
+    " catcher delivers nothing. Set PAYMENT_GATEWAY_URL or SMTP_HOST.",
     "failing": "It answers, yet {cases} jobs failed on it within the last minute and wait for another try:"
     " `articurated jobs list --state PENDING`.",
 }
@@ -267,6 +269,8 @@ def _replica(fault: str | None, figures: JobFigures | None) -> Check:
 
 def _used_part(part: str, fault: str | None, figures: JobFigures | None) -> Check:
     """Judge a part that workers use: by our look at it, and by the jobs that failed on it just now."""
+    if fault == StandInError.__name__:
+        return _not_well("stand-in")
     if fault is not None:
         return _not_well(part, fault=fault)
     failing = sum(figures.failed_lately.get(error, 0) for error in _STRUCK_BY[part]) if figures else 0

@@ -29,6 +29,9 @@ PaymentStatus = Literal["authorized", "captured", "voided", "failed"]
 RefundStatus = Literal["pending", "succeeded", "failed"]
 TransactionType = Literal["authorization", "capture", "void", "refund"]
 
+MOCK_HEADER = "articurated-mock-gateway"
+"""By this header on every answer and webhook the mock gateway of this project identifies itself."""
+
 _CENT = Decimal("0.01")
 
 

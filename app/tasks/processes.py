@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from app.config import Settings, SettingsError, get_settings
+from app.config_rules import is_reachable
 from app.core.enums import SWEEPS, Queue
 from app.database import Database
 from app.services.schema_check import verify_schema
@@ -27,7 +28,7 @@ def run_worker(concurrency: int = 2, queues: Sequence[str] = tuple(Queue)) -> No
         queues: the queues of jobs to take from; the ticks of beat it takes too, whichever these are.
 
     Raises:
-        SettingsError: the configuration cannot be used.
+        SettingsError: the configuration cannot be used, or production would use a stand-in for development.
         SchemaMismatchError: the database is not the one that this code was written for, or is away.
     """
     # Read by Celery when it is imported, so before the import below: SIGTERM ends with the soft shutdown.
@@ -36,7 +37,7 @@ def run_worker(concurrency: int = 2, queues: Sequence[str] = tuple(Queue)) -> No
     with _shared_counts(settings):
         from app.tasks.celery_app import celery_app  # noqa: PLC0415 - see above
 
-        asyncio.run(_verify_schema(settings))
+        asyncio.run(_verify(settings))
         celery_app.worker_main(
             [
                 "--quiet",
@@ -66,7 +67,10 @@ def _shared_counts(settings: Settings) -> Iterator[None]:
         yield
 
 
-async def _verify_schema(settings: Settings) -> None:
+async def _verify(settings: Settings) -> None:
+    from app.services.health_probes import refuse_stand_ins  # noqa: PLC0415 - it counts: see _shared_counts
+
+    await refuse_stand_ins(settings)
     database = Database(settings, "articurated-worker", pool_size=1)
     try:
         await verify_schema(database, restricted=settings.environment == "production")
@@ -100,14 +104,17 @@ def run_flower(address: str, port: int) -> None:
         port: likewise.
 
     Raises:
-        SettingsError: the configuration cannot be used; in production, `FLOWER_BASIC_AUTH` is missing or no login.
+        SettingsError: the configuration cannot be used; `FLOWER_BASIC_AUTH` is no login, or missing in production or
+            where other machines reach the address.
     """
     settings = get_settings()
     login = settings.flower_basic_auth.get_secret_value()
     if login and not all(login.partition(":")):
         raise SettingsError("FLOWER_BASIC_AUTH must be name:password")
-    if not login and settings.environment == "production":
-        raise SettingsError("Flower shows the work to whoever asks: production needs FLOWER_BASIC_AUTH=name:password")
+    is_open = is_reachable(settings, address) and not settings.allow_development_secrets
+    if not login and (is_open or settings.environment == "production"):
+        where = "production" if settings.environment == "production" else f"{address}, which other machines reach,"
+        raise SettingsError(f"Flower shows the work without a login: {where} needs FLOWER_BASIC_AUTH=name:password")
     if importlib.util.find_spec("flower") is None:
         raise SettingsError("Flower is not installed: it is the extra `flower`, which `./dev setup` brings")
     from app.tasks.celery_app import celery_app  # noqa: PLC0415 - the rest of the CLI needs no Celery

@@ -25,7 +25,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.config import Settings
+from app.config import JOB_TIME_LIMIT_SECONDS, Settings
 from app.core import error_tracking, monitoring
 from app.database import Database
 from app.services import job_service
@@ -35,7 +35,7 @@ from app.utils.redaction import without_addresses
 
 logger = structlog.get_logger(__name__)
 
-JOB_TIME_LIMIT = timedelta(seconds=25)
+JOB_TIME_LIMIT = timedelta(seconds=JOB_TIME_LIMIT_SECONDS)
 """A job that takes longer counts as failed. An asyncio time-out, so that it strikes between two steps: Celery's soft
 limit would raise inside whatever line happens to run, the event loop's own included."""
 

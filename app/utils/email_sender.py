@@ -19,9 +19,10 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from app.config import Settings
+from app.config_rules import is_mail_catcher
 from app.mail_address import ascii_domain
 from app.utils.messages import Attachment, MessageDelayed, MessageRefused
 from app.utils.redaction import redact_foreign_text
@@ -77,6 +78,21 @@ class OutgoingMail:
     message_id: str
     attachments: tuple[Attachment, ...] = ()
     reply_to: str | None = None
+
+
+class _Greeted(smtplib.SMTP):
+    """A session that remembers how the server greeted, which smtplib drops."""
+
+    greeting = ""
+
+    def connect(self, *where: Any, **options: Any) -> tuple[int, bytes]:
+        code, text = super().connect(*where, **options)
+        self.greeting = text.decode("latin-1")
+        return code, text
+
+
+class _GreetedOverTls(_Greeted, smtplib.SMTP_SSL):
+    """The same with TLS from the first byte."""
 
 
 class MailSender(Protocol):
@@ -159,15 +175,19 @@ class EmailSender:
                 connection.quit()
             connection.close()
 
+    def _refuse_catcher(self, greeting: str) -> None:
+        if self._settings.environment == "production" and is_mail_catcher(greeting):
+            raise MailUnavailable("SMTP_HOST leads to a mail catcher, which delivers nothing")
+
     def _reason(self, fault: Exception) -> str:
         """Return what the server said, without what it may have quoted of us and of the customer."""
         return redact_foreign_text(_words_of(fault), [self._settings.smtp_password.get_secret_value()])
 
     def _connect(self) -> smtplib.SMTP:
         settings = self._settings
-        connect: Callable[..., smtplib.SMTP] = smtplib.SMTP
+        connect: Callable[..., _Greeted] = _Greeted
         if settings.smtp_tls == "implicit":
-            connect = partial(smtplib.SMTP_SSL, context=self._tls)
+            connect = partial(_GreetedOverTls, context=self._tls)
         connection = connect(
             settings.smtp_host,
             settings.smtp_port,
@@ -175,6 +195,7 @@ class EmailSender:
             timeout=settings.smtp_timeout_seconds,
         )
         try:
+            self._refuse_catcher(connection.greeting)
             if settings.smtp_tls == "starttls":
                 connection.starttls(context=self._tls)
             if settings.smtp_user:

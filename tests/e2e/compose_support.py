@@ -200,9 +200,9 @@ class ComposeProject:
             return local.render_as_string(hide_password=False)
         if key == "REDIS_URL":
             return make_url(self._servers.redis_url).set(database=REDIS_DATABASE).render_as_string(hide_password=False)
-        if key in {"SMTP_HOST", "PROMETHEUS_HOST"}:
+        if key == "PROMETHEUS_HOST" or (value == "mailpit" and value in self.services):
             return LOOPBACK
-        if key in {"SMTP_PORT", "PROMETHEUS_PORT"}:
+        if key == "PROMETHEUS_PORT" or (key == "SMTP_PORT" and value == "1025"):
             return str(self._ports["mailpit" if key == "SMTP_PORT" else name, int(value)])
         return self._local(name, value)
 
@@ -220,6 +220,8 @@ class ComposeProject:
                 return str(ROOT)
             if found["tmp"]:
                 return str(self._folder(name))
+            if found["host"] not in self.services:
+                return found[0]  # Docker has no such name either.
             return f"//{LOOPBACK}:{self._ports[found['host'], int(found['port'])]}"
 
         return _PLACE.sub(place, text)

@@ -105,11 +105,18 @@ def test_the_demo_goes_through_what_compose_starts(
 
 @pytest.mark.security
 @pytest.mark.req("NFR-004.7")
-def test_production_needs_nothing_but_its_secrets(
+def test_production_needs_its_secrets_a_payment_provider_and_a_mail_server(
     servers: TestServers, database: str, login: str, tmp_path: Path
 ) -> None:
     environ = made_by_dev_env(tmp_path / "checkout", "production") | {"DATABASE_LOGIN": login}
     assert (tmp_path / "checkout" / ".env").stat().st_mode & 0o077 == 0
+    incomplete = ComposeProject(tmp_path / "incomplete", environ, servers, database)
+    assert not {"gateway", "mailpit"} & set(incomplete.services)
+    for part in ("api", "worker-refunds"):
+        refused = incomplete.run(part, incomplete.services[part]["command"])
+        assert refused.returncode == 2
+        assert [line.split()[0] for line in refused.stderr.splitlines()[1:]] == ["PAYMENT_GATEWAY_URL", "SMTP_HOST"]
+    environ |= {"PAYMENT_GATEWAY_URL": "https://gateway.invalid", "SMTP_HOST": "mail.invalid", "SMTP_PORT": "587"}
     project = ComposeProject(tmp_path / "project", environ, servers, database)
     try:
         project.up("api")

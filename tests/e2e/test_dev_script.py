@@ -40,7 +40,8 @@ class Checkout:
         self.folder = folder
         self.uv_notes = folder.parent / "uv"
         folder.mkdir()
-        shutil.copy2(ROOT / "dev", folder / "dev")
+        for name in ("dev", "requirements-uv.txt"):
+            shutil.copy2(ROOT / name, folder / name)
         for name in ("requirements.txt", "requirements-dev.txt"):
             (folder / name).write_text("")
         (folder / "app").mkdir()
@@ -248,6 +249,7 @@ def test_passwords_are_made_once_and_what_is_set_stays(checkout: Checkout) -> No
     lines = file.read_text().splitlines()
     assert lines[:3] == ["# mine", "REDIS_PASSWORD=my-own", "DATABASE_PASSWORD="]
     added = dict(line.split("=", 1) for line in lines[3:])
+    assert (added.pop("ENVIRONMENT"), added.pop("COMPOSE_PROFILES")) == ("development", "development")
     assert list(added) == ["POSTGRES_PASSWORD", "FLOWER_BASIC_AUTH", "GRAFANA_PASSWORD"]
     assert added["FLOWER_BASIC_AUTH"].startswith("admin:")
     secrets = [value.removeprefix("admin:") for value in added.values()]
@@ -257,12 +259,39 @@ def test_passwords_are_made_once_and_what_is_set_stays(checkout: Checkout) -> No
     before = file.read_text()
     assert checkout.dev("env").returncode == 0
     assert file.read_text() == before
-    assert checkout.dev("env", "production").returncode == 0
-    for_production = dict(line.split("=", 1) for line in file.read_text().removeprefix(before).splitlines())
-    assert for_production["ENVIRONMENT"] == "production"
+    told = checkout.dev("env", "production")
+    assert told.returncode == 0
+    for name in ("PAYMENT_GATEWAY_URL", "SMTP_HOST", "SMTP_TLS", "SELLER_NAME", "TRUSTED_PROXIES"):
+        assert name in told.stderr
+    after = file.read_text()
+    for_production = dict(line.split("=", 1) for line in after.splitlines()[len(before.splitlines()) :])
     assert for_production["API_KEY"] == ""
     assert {"SECRET_KEY", "PAYMENT_GATEWAY_API_KEY", "PAYMENT_WEBHOOK_SECRET"} <= set(for_production)
+    replaced = before.replace("ENVIRONMENT=development", "ENVIRONMENT=production")
+    assert after.startswith(replaced.replace("COMPOSE_PROFILES=development", "COMPOSE_PROFILES="))
+    assert file.stat().st_mode & 0o077 == 0
+    assert checkout.dev("env").returncode == 0
+    assert file.read_text() == after, "what is for production stays for production"
     assert checkout.dev("env", "elsewhere").returncode == 1
+
+
+@pytest.mark.security
+@pytest.mark.req("NFR-004.7")
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ("monitoring,development", "monitoring"),
+        ("development,s3", "s3"),
+        ("s3,development,monitoring", "s3,monitoring"),
+        ("development-tools", "development-tools"),
+        ("s3", "s3"),
+    ],
+)
+def test_production_leaves_the_profile_of_development_and_no_other(checkout: Checkout, given: str, left: str) -> None:
+    file = checkout.folder / ".env"
+    file.write_text(f"COMPOSE_PROFILES={given}\nSELLER_NAME=development\n")
+    assert checkout.dev("env", "production").returncode == 0
+    assert file.read_text().startswith(f"COMPOSE_PROFILES={left}\nSELLER_NAME=development\n")
 
 
 def test_the_checks_end_with_the_coverage_of_each_component(checkout: Checkout) -> None:

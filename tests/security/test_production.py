@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app import config
 from app.config import ROOT, Settings, SettingsError
+from app.config_rules import is_trivial
 from app.core.enums import Role
 from app.dependencies import Services
 from app.main import create_app
@@ -24,12 +26,16 @@ pytestmark = [pytest.mark.req("NFR-004.7"), pytest.mark.security]
 
 OWN = {
     "environment": "production",
-    "database_url": "postgresql://shop:correct-horse@db.example/shop",
+    "database_url": "postgresql://shop:correct-horse@db.example/shop?sslmode=verify-full",
     "secret_key": "a-signing-secret-of-our-own-0123456789",
     "api_key": "",
+    "payment_gateway_url": "https://gateway.example",
     "payment_gateway_api_key": "sk_live_of_our_own",
     "payment_webhook_secret": "whsec_a-webhook-secret-of-our-own-0123",
+    "smtp_host": "mail.example",
+    "smtp_port": "587",
 }
+LOGIN = {"smtp_user": "shop", "smtp_password": "of-the-mail-server"}
 
 
 def started_with(**changes: Any) -> Settings:
@@ -55,18 +61,106 @@ def test_production_starts_with_secrets_of_its_own() -> None:
         ({"payment_webhook_secret": config.DEVELOPMENT_WEBHOOK_SECRET}, "PAYMENT_WEBHOOK_SECRET"),
         ({"payment_webhook_secret": "whsec_short"}, "PAYMENT_WEBHOOK_SECRET"),
         ({"chat_adapter": "webhook", "chat_webhook_url": "https://chat.example/x"}, "CHANNEL_WEBHOOK_SECRET"),
-        ({"database_url": "postgresql://shop:dev_password@db/shop"}, "DATABASE_URL"),
-        ({"database_admin_url": "postgresql://owner:dev_password@db/shop"}, "DATABASE_ADMIN_URL"),
-        ({"database_replica_url": "postgresql://shop:dev_password@db/shop"}, "DATABASE_REPLICA_URL"),
+        ({"database_url": "postgresql://shop:dev_password@127.0.0.1/shop"}, "DATABASE_URL"),
+        ({"database_admin_url": "postgresql://owner:dev_password@127.0.0.1/shop"}, "DATABASE_ADMIN_URL"),
+        ({"database_replica_url": "postgresql://shop:dev_password@127.0.0.1/shop"}, "DATABASE_REPLICA_URL"),
         ({"rate_limit_per_minute": 0}, "RATE_LIMIT_PER_MINUTE"),
         ({"storage_type": "memory"}, "STORAGE_TYPE"),
         ({"log_format": "console"}, "LOG_FORMAT"),
+        ({"allow_development_secrets": True}, "ALLOW_DEVELOPMENT_SECRETS"),
+        # Trivial to guess, whatever their length.
+        ({"secret_key": "a" * 64}, "SECRET_KEY"),
+        ({"secret_key": "secret" * 10}, "SECRET_KEY"),
+        ({"secret_key": "0123456789abcdefghijklmnopqrstuvwxyz"}, "SECRET_KEY"),
+        ({"secret_key": "9876543210" * 4}, "SECRET_KEY"),
+        ({"secret_key": "abcdefghijklmnopqrstuvwxyz" * 2}, "SECRET_KEY"),
+        ({"secret_key_previous": "b" * 64}, "SECRET_KEY_PREVIOUS"),
+        ({"payment_webhook_secret": "whsec_" + "c" * 64}, "PAYMENT_WEBHOOK_SECRET"),
+        (
+            {
+                "chat_adapter": "webhook",
+                "chat_webhook_url": "https://chat.example/x",
+                "channel_webhook_secret": "whsec_" + "d" * 64,
+            },
+            "CHANNEL_WEBHOOK_SECRET",
+        ),
+        # Stand-ins.
+        ({"payment_gateway_url": "http://127.0.0.1:8002"}, "PAYMENT_GATEWAY_URL"),
+        ({"payment_gateway_url": "http://gateway:8002"}, "PAYMENT_GATEWAY_URL"),
+        ({"smtp_host": "mailpit"}, "SMTP_HOST"),
+        ({"smtp_host": "mailhog.internal.example", "smtp_port": 25}, "SMTP_HOST"),
+        ({"smtp_port": 1025}, "SMTP_PORT"),
+        # Secrets in clear text.
+        ({"payment_gateway_url": "http://gateway.example"}, "PAYMENT_GATEWAY_URL"),
+        ({"payment_gateway_url": "http://10.0.0.7:8080", "private_network_hosts": "10.0.0.0/8"}, "PAYMENT_GATEWAY_URL"),
+        ({**LOGIN, "smtp_tls": "none"}, "SMTP_TLS"),
+        ({"redis_url": "redis://redis.example:6379/0"}, "REDIS_URL reaches another machine without a password"),
+        ({"redis_url": "redis://redis:6379/0", "private_network_hosts": "redis"}, "REDIS_URL reaches another machine"),
+        ({"redis_url": "rediss://redis.example:6379/0"}, "REDIS_URL reaches another machine without a password"),
+        ({"redis_url": "redis://:word@redis.example:6379/0"}, "REDIS_URL reaches redis.example in clear text"),
+        ({"redis_url": "rediss://:word@redis.example/0?ssl_cert_reqs=none"}, "REDIS_URL must not switch off"),
+        ({"database_url": "postgresql://shop:word@db.example/shop"}, "DATABASE_URL reaches db.example"),
+        ({"database_url": "postgresql://shop:word@db.example/shop?sslmode=require"}, "DATABASE_URL reaches db.example"),
+        ({"database_url": "postgresql://shop:word@/shop?host=db.example"}, "DATABASE_URL reaches db.example"),
+        ({"database_url": "postgresql://shop:word@[2001:db8::1]:5432/shop"}, "DATABASE_URL reaches 2001:db8::1"),
+        (
+            {"database_url": "postgresql://shop:word@localhost,db.example:5433/shop?target_session_attrs=read-write"},
+            "DATABASE_URL reaches db.example",
+        ),
+        ({"database_admin_url": "postgresql://owner:word@db.example/shop"}, "DATABASE_ADMIN_URL reaches db.example"),
+        ({"database_replica_url": "postgresql://shop:word@db.example/shop"}, "DATABASE_REPLICA_URL reaches db.example"),
+        (
+            {"storage_type": "s3", "storage_bucket": "b", "aws_endpoint_url": "http://s3.example"},
+            "AWS_ENDPOINT_URL",
+        ),
+        ({"sentry_dsn": "http://key@sentry.example/1"}, "SENTRY_DSN"),
+        ({"public_url": "http://shop.example"}, "PUBLIC_URL"),
+        ({"chat_adapter": "webhook", "chat_webhook_url": "http://chat.example/x"}, "CHAT_WEBHOOK_URL"),
+        ({"sms_adapter": "webhook", "sms_webhook_url": "http://sms.example/x"}, "SMS_WEBHOOK_URL"),
     ],
 )
-def test_production_does_not_start_with(changes: dict[str, Any], named: str) -> None:
+def test_production_does_not_start_with(changes: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PGSSLMODE", raising=False)
     with pytest.raises(ValidationError, match=named):
         started_with(**changes)
     assert Settings(_env_file=None, **{**OWN, **changes, "environment": "development"})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"payment_gateway_url": "http://127.0.0.1:9443"},
+        {"smtp_host": "127.0.0.1", "smtp_port": 1025, **LOGIN},
+        {**LOGIN, "smtp_tls": "starttls"},
+        {**LOGIN, "private_network_hosts": "mail.example"},
+        {"redis_url": "unix:///run/redis.sock"},
+        {"redis_url": "rediss://:word@redis.example:6379/0"},
+        {"redis_url": "redis://:word@10.1.2.3:6379/0", "private_network_hosts": "other.example, 10.0.0.0/8"},
+        {"database_url": "postgresql://shop:word@db:5432/shop", "private_network_hosts": "db"},
+        {"database_url": "postgresql://shop:word@db.example/shop?sslmode=verify-ca"},
+        {"database_url": "postgresql://shop:word@/shop?host=/run/postgresql"},
+        {"database_url": "postgresql://shop:w?rd@localhost/shop"},
+        {
+            "storage_type": "s3",
+            "storage_bucket": "b",
+            "aws_endpoint_url": "http://s3:7070",
+            "private_network_hosts": "s3",
+        },
+        {"public_url": "http://shop.example", "force_https": False},
+    ],
+)
+def test_production_starts_with(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PGSSLMODE", raising=False)
+    assert started_with(**changes).environment == "production"
+
+
+def test_the_mode_that_libpq_takes_from_the_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    assert started_with(database_url="postgresql://shop:word@db.example/shop")
+
+
+def test_a_random_secret_is_never_taken_for_a_trivial_one() -> None:
+    assert not [secret for secret in (secrets.token_hex(24) for _ in range(2000)) if is_trivial(secret)]
 
 
 def test_a_refused_start_tells_the_name_of_a_secret_and_not_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +208,8 @@ def test_each_fault_of_a_refused_start_is_on_a_line_of_its_own(monkeypatch: pyte
         "API_KEY",
         "PAYMENT_GATEWAY_API_KEY",
         "PAYMENT_WEBHOOK_SECRET",
+        "PAYMENT_GATEWAY_URL",
+        "SMTP_HOST",
     ]
     _, *told = refusal(monkeypatch, tmp_path, redis_url="http://redis")
     assert told == ["  REDIS_URL: must be a redis://, rediss:// or unix:// URL"]

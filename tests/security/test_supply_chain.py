@@ -42,6 +42,27 @@ def test_what_production_installs_is_what_was_tested() -> None:
     assert pins["requirements-image.txt"] <= pins["requirements-dev.txt"]
 
 
+def test_the_installer_itself_is_pinned_by_hash() -> None:
+    script = (ROOT / "dev").read_text(encoding="utf-8")
+    [version] = re.findall(r"^uv_version=(.+)$", script, re.MULTILINE)
+    [uv] = blocks("requirements-uv.txt")
+    assert uv.startswith(f"uv=={version} ")
+    assert len(re.findall(r"--hash=sha256:[0-9a-f]{64}", uv)) > 10, "one for each platform"
+    [fetching] = re.findall(r'-m pip install (?:.|\n)*?requirements-uv\.txt"', script)
+    assert "--require-hashes" in fetching
+
+
+def test_actions_and_images_of_ci_are_pinned_by_digest() -> None:
+    steps = [step for job in CI["jobs"].values() for step in job["steps"]]
+    actions = [step["uses"] for step in steps if "uses" in step]
+    assert len(actions) > 5
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in actions)
+    images = [service["image"] for job in CI["jobs"].values() for service in job.get("services", {}).values()]
+    images += re.findall(r"docker run .*?(\S+/\S+:v\S+)", "\n".join(step.get("run", "") for step in steps))
+    assert len(images) == 3
+    assert all(re.search(r":v?\d\S*@sha256:[0-9a-f]{64}$", image) for image in images), images
+
+
 def test_installing_demands_the_hashes() -> None:
     script = (ROOT / "dev").read_text(encoding="utf-8")
     installing = [

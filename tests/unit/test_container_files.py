@@ -33,16 +33,16 @@ PASSWORDS = {
     "GRAFANA_PASSWORD": "of-grafana",
 }
 RAW: dict[str, Any] = yaml.safe_load(COMPOSE)
-SERVICES = compose_file.services(PASSWORDS, profiles=("s3", "monitoring"))
+SERVICES = compose_file.services(PASSWORDS, profiles=("development", "s3", "monitoring"))
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
-SETTLED = {name: service for name, service in OURS.items() if "ENVIRONMENT" in service["environment"]}
+SETTLED = {name: service for name, service in OURS.items() if "PRIVATE_NETWORK_HOSTS" in service["environment"]}
 ONE_SHOT = {"migrate", "s3-bucket"}
 
 # What containers do not get: the owner's login (migrate alone has it), what the image does not have or decides by
 # itself, and what belongs to Flower alone.
 NOT_PASSED = {"DATABASE_ADMIN_URL", "INVOICE_RENDERER", "FLOWER_BASIC_AUTH"}
 # What they get, and not from .env.
-FIXED = {"DATABASE_URL", "REDIS_URL", "STORAGE_PATH", "PROMETHEUS_PORT", "PROMETHEUS_HOST"}
+FIXED = {"DATABASE_URL", "REDIS_URL", "STORAGE_PATH", "PROMETHEUS_PORT", "PROMETHEUS_HOST", "PUBLISHED_ADDRESS"}
 
 services = pytest.mark.parametrize("name", SERVICES)
 
@@ -91,7 +91,7 @@ def test_the_image_looks_at_the_health_as_compose_does() -> None:
 @pytest.mark.req("DEV.3")
 def test_base_images_are_named_by_tag_and_both_stages_have_the_same() -> None:
     [image] = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", DOCKERFILE, re.MULTILINE)
-    assert re.fullmatch(r"python:3\.\d+-slim-[a-z]+(@sha256:[0-9a-f]{64})?", image)
+    assert re.fullmatch(r"python:3\.\d+-slim-[a-z]+@sha256:[0-9a-f]{64}", image)
     assert set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) == {"${PYTHON_IMAGE}"}
 
 
@@ -198,20 +198,24 @@ def test_what_may_report_a_fault_is_on_a_network_that_leaves(name: str) -> None:
 
 
 @services
-def test_images_are_named_by_version(name: str) -> None:
+@pytest.mark.req("NFR-004.7")
+def test_images_are_named_by_version_and_digest(name: str) -> None:
     image = SERVICES[name]["image"]
-    assert image == "articurated:local" or re.search(r":v?\d+(\.\d+)*(-alpine)?$", image), image
+    pinned = re.search(r":v?\d+(\.\d+)+(-alpine)?@sha256:[0-9a-f]{64}$", image)
+    assert image == "articurated:local" or pinned, image
 
 
 def test_the_parts_are_the_ones_the_system_consists_of() -> None:
-    wanted = {"db", "redis", "migrate", "api", "relay", "beat", "flower", "mailpit", "gateway"}
+    wanted = {"db", "redis", "migrate", "api", "relay", "beat", "flower"}
     workers = {name for name in SERVICES if name.startswith("worker-")}
-    assert set(SERVICES) - workers == wanted | {"s3", "s3-bucket", "prometheus", "grafana"}
+    for_development = {"mailpit", "gateway"}
+    assert set(SERVICES) - workers == wanted | for_development | {"s3", "s3-bucket", "prometheus", "grafana"}
+    assert set(compose_file.services(PASSWORDS, profiles=("development",))) - workers == wanted | for_development
     assert set(compose_file.services(PASSWORDS)) - workers == wanted
     queues = [SERVICES[name]["command"][3] for name in sorted(workers)]
     assert queues == sorted(queue.value for queue in Queue)
     assert SERVICES["db"]["image"].startswith("postgres:15")
-    assert SERVICES["redis"]["image"].startswith("redis:7")
+    assert SERVICES["redis"]["image"].startswith("valkey/valkey:8")
 
 
 @pytest.mark.parametrize("name", SETTLED)
@@ -259,6 +263,8 @@ def test_each_setting_reaches_the_application(name: str) -> None:
     assert named == wanted, f"x-settings of docker-compose.yml: {sorted(named ^ wanted)}"
     given = {field: f"value-of-{field}" for field in named}
     passed = compose_file.services(PASSWORDS | given)[name]["environment"]
+    assert passed["PRIVATE_NETWORK_HOSTS"] == "db,redis,s3,value-of-PRIVATE_NETWORK_HOSTS"
+    passed["PRIVATE_NETWORK_HOSTS"] = given["PRIVATE_NETWORK_HOSTS"]
     assert {key: passed[key] for key in named - FIXED} == {key: given[key] for key in named - FIXED}
     assert not set(SETTLED[name]["environment"]) & {"SECRET_KEY", "SELLER_NAME"}
 
@@ -284,6 +290,27 @@ def test_nothing_starts_without_a_password(name: str) -> None:
     for value in ({}, {name: ""}):
         with pytest.raises(compose_file.MissingVariableError, match=f"{name}: run ./dev env"):
             compose_file.services({key: kept for key, kept in PASSWORDS.items() if key != name} | value)
+
+
+@pytest.mark.security
+@pytest.mark.req("NFR-004.7")
+def test_without_a_word_of_development_it_is_production() -> None:
+    assert compose_file.image_environment()["ENVIRONMENT"] == "production"
+    assert {service["environment"]["ENVIRONMENT"] for service in SETTLED.values()} == {"production"}
+    assert SERVICES["gateway"]["environment"]["ENVIRONMENT"] == "production"
+    # Neither gets a secret that production is judged by.
+    for name in ("migrate", "flower"):
+        assert SERVICES[name]["environment"]["ENVIRONMENT"] == "development"
+        assert not {"SECRET_KEY", "PAYMENT_GATEWAY_API_KEY"} & set(RAW["services"][name]["environment"])
+
+
+@pytest.mark.security
+@pytest.mark.req("NFR-004.7")
+def test_development_secrets_are_judged_by_where_the_ports_are_published() -> None:
+    assert SERVICES["api"]["environment"]["PUBLISHED_ADDRESS"] == "127.0.0.1"
+    given = PASSWORDS | {"PUBLISH_ADDRESS": "192.0.2.4", "COMPOSE_PROFILES": "development"}
+    for name in ("api", "gateway"):
+        assert compose_file.services(given)[name]["environment"]["PUBLISHED_ADDRESS"] == "192.0.2.4"
 
 
 @pytest.mark.security

@@ -160,7 +160,7 @@ def test_strangers_are_refused(client: TestClient, path: str, header: str | None
 
 def test_health_needs_no_key(client: TestClient) -> None:
     del client.headers["Authorization"]
-    assert client.get("/health").json() == {"status": "ok"}
+    assert client.get("/health").json() == {"status": "ok", "mock": True}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from app.services.gateway_webhooks import (
     signature_of,
     verify_webhook,
 )
+from app.services.payment_gateway import MOCK_HEADER
 from app.utils.exceptions import InvalidInputError, UnauthenticatedError
 
 router = APIRouter(prefix="/api/v1/payments", tags=["Payments"], route_class=OpenRoute)
@@ -48,6 +49,8 @@ async def webhook(request: Request, services: ProcessServices) -> Response:
     """
     settings = services.settings
     require_json(request)
+    if settings.environment == "production" and MOCK_HEADER in request.headers:
+        raise UnauthenticatedError("Production takes no events of a mock gateway.")
     secret = settings.payment_webhook_secret.get_secret_value()
     now, tolerance = services.clock(), timedelta(seconds=settings.payment_webhook_tolerance_seconds)
     try:
