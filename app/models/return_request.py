@@ -37,6 +37,9 @@ class ReturnRequest(Base):
     items_amount: Mapped[Decimal]
     restocking_fee: Mapped[Decimal] = mapped_column(server_default=text("0"))
     refund_amount: Mapped[Decimal]
+    inspection: Mapped[list[Any] | None]
+    deduction_amount: Mapped[Decimal] = mapped_column(server_default=text("0"))
+    deduction_reason: Mapped[str | None] = mapped_column(String(500))
     currency: Mapped[str] = mapped_column(String(3))
     refund_transaction_id: Mapped[str | None] = mapped_column(String(255))
     requested_by: Mapped[UUID]
@@ -60,7 +63,14 @@ class ReturnRequest(Base):
         CheckConstraint("version >= 1", name="version"),
         CheckConstraint("items_amount >= 0", name="items_amount"),
         CheckConstraint("restocking_fee >= 0", name="restocking_fee"),
-        CheckConstraint("refund_amount >= 0 AND refund_amount <= items_amount - restocking_fee", name="refund_amount"),
+        CheckConstraint(
+            "refund_amount >= 0 AND refund_amount <= items_amount - restocking_fee - deduction_amount",
+            name="refund_amount",
+        ),
+        CheckConstraint("deduction_amount >= 0", name="deduction_amount"),
+        CheckConstraint("(deduction_amount > 0) = (deduction_reason IS NOT NULL)", name="deduction_reason"),
+        CheckConstraint("status = 'COMPLETED' OR (inspection IS NULL AND deduction_amount = 0)", name="inspected"),
+        CheckConstraint("inspection IS NULL OR jsonb_typeof(inspection) = 'array'", name="inspection"),
         CheckConstraint("(status = 'REJECTED') = (rejection_reason IS NOT NULL)", name="rejected_with_reason"),
         CheckConstraint("(audit_seq = 0) = (audit_hash IS NULL)", name="audit_head"),
         CheckConstraint("jsonb_typeof(items) = 'array' AND jsonb_array_length(items) > 0", name="items"),

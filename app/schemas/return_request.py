@@ -67,17 +67,53 @@ class ReturnReject(Request):
     )
 
 
+Pieces = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
+
+
+class InspectionItem(Request):
+    """What was found of one line of a return; the three counts add up to its quantity in the return."""
+
+    line_item_id: UUID
+    accepted: Pieces = 0
+    damaged: Pieces = 0
+    missing: Pieces = 0
+    note: text_block(500) | None = None  # type: ignore[valid-type]
+
+
 class ReturnStateUpdate(Request):
-    """`PATCH /returns/{id}/state`: for the steps after the review."""
+    """`PATCH /returns/{id}/state`: for the steps after the review.
+
+    The last three fields are for the step to COMPLETED: the refund is what was approved less `deduction_amount`, which
+    needs its reason. The customer is told of the inspection and the reason.
+    """
 
     new_state: ReturnStatus
     reason: text_block(500) | None = None  # type: ignore[valid-type]
     carrier: text_line(100) | None = None  # type: ignore[valid-type]
     tracking_number: text_line(100) | None = None  # type: ignore[valid-type]
+    inspection: Annotated[list[InspectionItem], Field(min_length=1, max_length=200)] | None = None
+    deduction_amount: Money | None = None
+    deduction_reason: text_block(500) | None = None  # type: ignore[valid-type]
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"new_state": "IN_TRANSIT", "carrier": "La Poste", "tracking_number": "6A12345678901"}]
+            "examples": [
+                {"new_state": "IN_TRANSIT", "carrier": "La Poste", "tracking_number": "6A12345678901"},
+                {
+                    "new_state": "COMPLETED",
+                    "inspection": [
+                        {
+                            "line_item_id": "0190a5f2-7a5e-7c3b-9f7e-1d2c3b4a5f60",
+                            "accepted": 1,
+                            "damaged": 1,
+                            "missing": 0,
+                            "note": "Chipped at the foot",
+                        }
+                    ],
+                    "deduction_amount": 40,
+                    "deduction_reason": "One vase came back chipped",
+                },
+            ]
         }
     )
 
@@ -88,6 +124,16 @@ class ReturnItemResponse(Answer):
     line_item_id: UUID
     quantity: int
     amount: float
+
+
+class InspectionItemResponse(Answer):
+    """What was found of one line of a return."""
+
+    line_item_id: UUID
+    accepted: int
+    damaged: int
+    missing: int
+    note: str | None
 
 
 class ReturnResponse(Answer):
@@ -107,6 +153,9 @@ class ReturnResponse(Answer):
     items_amount: float
     restocking_fee: float
     refund_amount: float
+    inspection: list[InspectionItemResponse] | None
+    deduction_amount: float
+    deduction_reason: str | None
     currency: str
     refund_transaction_id: str | None
     requested_by: UUID | None

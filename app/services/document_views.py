@@ -83,13 +83,16 @@ def credit_note_view(
     shop_time = ShopTime.from_settings(settings)
     if returned is None:
         lines = [_whole_line(line) for line in order.line_items]
-        shipping, fee = order.shipping_amount, Decimal(0)
+        shipping, fee, deduction = order.shipping_amount, Decimal(0), Decimal(0)
     else:
         lines = _returned_lines(order.line_items, returned.items)
-        shipping, fee = Decimal(0), returned.restocking_fee
+        shipping, fee, deduction = Decimal(0), returned.restocking_fee, returned.deduction_amount
     shares = _gross_by_rate(lines, shipping)
-    kept = sum(shares.values(), Decimal(0)) - fee - refund.amount
+    kept = sum(shares.values(), Decimal(0)) - fee - deduction - refund.amount
     lines += _deduction("Restocking fee", fee, shares)
+    if returned is not None and deduction:
+        reason = " ".join((returned.deduction_reason or "").split())
+        lines += _deduction(f"Deduction after inspection: {reason}", deduction, shares)
     lines += _deduction("Not refunded, as agreed" if kept > 0 else "Paid in excess", kept, shares)
     subtotal = sum((line.subtotal for line in lines), Decimal(0))
     tax_total = sum((line.tax_amount for line in lines), Decimal(0))

@@ -58,6 +58,7 @@ class JobKind(StrEnum):
     NOTIFY_GATEWAY_EVENT = "notify.gateway_event"
     NOTIFY_CASE = "notify.case"
     NOTIFY_RETURN_ARRIVED = "notify.return_arrived"
+    NOTIFY_RETURN_COMPLETED = "notify.return_completed"
     SMS_ORDER_SHIPPED = "sms.order_shipped"
     SMS_ORDER_DELIVERED = "sms.order_delivered"
     SMS_REFUND_PROCESSED = "sms.refund_processed"

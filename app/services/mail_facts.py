@@ -140,19 +140,19 @@ async def _credit_note(scene: Scene) -> MailFacts | NothingToTell:
     found = await _document(scene)
     if found is None:
         return NothingToTell("not issued")
+    returned = await _return_of(scene, await scene.session.get(Refund, found[0].refund_id))
     numbers = {
         "credit_note_number": found[0].number,
         "invoice_number": found[0].view["refers_to"],
-        "return_number": await _return_number(scene, await scene.session.get(Refund, found[0].refund_id)),
+        "return_number": returned.return_number if returned is not None else None,
     }
     return _document_facts(*found, numbers)
 
 
-async def _return_number(scene: Scene, refund: Refund | None) -> str | None:
+async def _return_of(scene: Scene, refund: Refund | None) -> ReturnRequest | None:
     if refund is None or refund.return_id is None:
         return None
-    returned = await scene.session.get(ReturnRequest, refund.return_id)
-    return returned.return_number if returned is not None else None
+    return await scene.session.get(ReturnRequest, refund.return_id)
 
 
 async def _refund_processed(scene: Scene) -> MailFacts | NothingToTell:
@@ -162,8 +162,10 @@ async def _refund_processed(scene: Scene) -> MailFacts | NothingToTell:
     order = await order_of(scene.session, refund.order_id)
     if order is None:
         return GONE
+    returned = await _return_of(scene, refund)
     context = {
-        "return_number": await _return_number(scene, refund),
+        "return_number": returned.return_number if returned is not None else None,
+        **return_facts.inspection_facts(returned, order),
         "currency": refund.currency,
         "amount": refund.amount,
         "transaction_id": refund.gateway_refund_id,
@@ -205,6 +207,7 @@ LOADERS: Mapping[JobKind, Loader] = {
     JobKind.NOTIFY_CREDIT_NOTE: _credit_note,
     JobKind.NOTIFY_RETURN_RECEIVED: _to_customer(return_facts.return_received),
     JobKind.NOTIFY_RETURN_ARRIVED: _to_customer(return_facts.return_arrived),
+    JobKind.NOTIFY_RETURN_COMPLETED: _to_customer(return_facts.return_completed),
     JobKind.NOTIFY_RETURN_APPROVED: _to_customer(return_facts.return_approved),
     JobKind.NOTIFY_RETURN_REJECTED: _to_customer(return_facts.return_rejected),
     JobKind.NOTIFY_REFUND_PROCESSED: _refund_processed,

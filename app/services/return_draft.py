@@ -70,6 +70,7 @@ def new_return(
         items_amount=worth,
         restocking_fee=Decimal(0),
         refund_amount=worth,
+        deduction_amount=Decimal(0),
         currency=order.currency,
         requested_by=actor.id,
         created_at=now,

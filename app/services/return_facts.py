@@ -69,6 +69,37 @@ def return_approved(scene: Scene, request: ReturnRequest, order: Order) -> dict[
     }
 
 
+def return_completed(_: Scene, request: ReturnRequest, order: Order) -> dict[str, Any] | NothingToTell:
+    """What the inspection found, where no money is paid back; of a refund the mail of the refund says it."""
+    if request.status != ReturnStatus.COMPLETED or request.refund_amount > 0:
+        return NothingToTell("the mail of the refund says it")
+    return {
+        "currency": request.currency,
+        "items": returned_items(order, request.items),
+        "restocking_fee": request.restocking_fee,
+        **inspection_facts(request, order),
+    }
+
+
+def inspection_facts(request: ReturnRequest | None, order: Order) -> dict[str, Any]:
+    """Return what a mail says of an inspection: the lines with something to say, and the deduction, if any."""
+    names = {str(line.id): line.product_name for line in order.line_items}
+    found = (request.inspection if request is not None else None) or []
+    deducted = request is not None and request.deduction_amount > 0
+    return {
+        "inspected": [
+            {"name": names[item["line_item_id"]], **{key: item[key] for key in _COUNTS}, "note": item.get("note")}
+            for item in found
+            if item["damaged"] or item["missing"] or item.get("note")
+        ],
+        "deduction_amount": request.deduction_amount if request is not None and deducted else None,
+        "deduction_reason": request.deduction_reason if request is not None and deducted else None,
+    }
+
+
+_COUNTS = ("accepted", "damaged", "missing")
+
+
 def return_rejected(_: Scene, request: ReturnRequest, __: Order) -> dict[str, Any] | NothingToTell:
     """Why not, in the manager's words."""
     if request.rejection_reason is None:

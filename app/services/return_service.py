@@ -30,6 +30,7 @@ from app.services.due_time import due_time, hold_overdue
 from app.services.job_service import JobKind
 from app.services.permissions import Action
 from app.services.return_draft import Taken, new_return, taken_by
+from app.services.return_inspection import inspected, require_inspection_fits
 from app.services.return_views import return_view
 from app.services.transitions import Effect, Machine, Outcome, TransitionRequest
 from app.utils.clock import Clock, utc_now
@@ -49,6 +50,7 @@ EFFECTS = (
     Effect(ReturnStatus.REJECTED, JobKind.NOTIFY_RETURN_REJECTED),
     Effect(ReturnStatus.RECEIVED, JobKind.NOTIFY_GOODS_RECEIVED),
     Effect(ReturnStatus.RECEIVED, JobKind.NOTIFY_RETURN_ARRIVED),
+    Effect(ReturnStatus.COMPLETED, JobKind.NOTIFY_RETURN_COMPLETED),
 )
 """Which job follows which step. The refund follows in `MONEY`, for it needs a row of its own."""
 
@@ -83,6 +85,9 @@ MACHINE = Machine(
         "rejection_reason": "text",
         "restocking_fee": "numeric",
         "refund_amount": "numeric",
+        "inspection": "jsonb",
+        "deduction_amount": "numeric",
+        "deduction_reason": "text",
         "reviewed_by": "uuid",
         "carrier": "text",
         "tracking_number": "text",
@@ -256,15 +261,23 @@ class ReturnService:
             ReturnNotFoundError: there is none that this actor may see.
             VersionConflictError: it is of another version than expected.
             InvalidStateTransitionError: the table does not allow it; the attempt is on record.
-            InvalidInputError: a review that is due, asked for without its notes.
+            InvalidInputError: a review that is due, asked for without its notes; an inspection that does not fit.
         """
         permissions.require_transition(actor, EntityType.RETURN, update.new_state)
         verb = {ReturnStatus.APPROVED: "approve", ReturnStatus.REJECTED: "reject"}.get(update.new_state)
         if verb is not None and (await self._row(return_id, actor)).status == ReturnStatus.REQUESTED:
             raise InvalidInputError(("new_state", f"a review needs its notes: use PATCH /returns/{{id}}/{verb}"))
+        require_inspection_fits(update)
         changes = {"carrier": update.carrier, "tracking_number": update.tracking_number}
-        given = {column: value for column, value in changes.items() if value is not None}
+        given: dict[str, Any] = {column: value for column, value in changes.items() if value is not None}
         metadata = {**({"reason": update.reason} if update.reason is not None else {}), **given}
+        if update.inspection is not None or update.deduction_amount is not None:
+            row = await self._row(return_id, actor)
+            # It matters only where the step itself is legal; the approved amounts of such a return are fixed.
+            if row.status == ReturnStatus.RECEIVED:
+                found, told = inspected(row._mapping, update)
+                given |= found
+                metadata |= told
         return await self._move(return_id, update.new_state, actor, metadata, given, expected)
 
     async def expire_unreviewed(self, older_than: timedelta, limit: int = 500) -> int:

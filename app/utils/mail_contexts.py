@@ -31,6 +31,16 @@ class PickLine(TypedDict):
     quantity: int
 
 
+class InspectedLine(TypedDict):
+    """What was found of one returned line."""
+
+    name: str
+    accepted: int
+    damaged: int
+    missing: int
+    note: str | None
+
+
 class MoneyFigure(TypedDict):
     """A sum in one currency over `count` cases."""
 
@@ -140,7 +150,23 @@ class ReturnRejected(_AboutReturn):
     notes: str | None
 
 
-class RefundProcessed(_ToCustomer):
+class _Inspection(TypedDict):
+    """What the inspection found where there is something to say, and what is deducted for it, if anything."""
+
+    inspected: Sequence[InspectedLine]
+    deduction_amount: Amount | None
+    deduction_reason: str | None
+
+
+class ReturnCompleted(_AboutReturn, _Inspection):
+    """`return_completed`: the goods are inspected, and no money is paid back."""
+
+    currency: str
+    items: Sequence[PickLine]
+    restocking_fee: Amount
+
+
+class RefundProcessed(_ToCustomer, _Inspection):
     """`refund_processed`: the money has moved; `return_number` when it is for a return."""
 
     return_number: str | None

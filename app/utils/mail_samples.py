@@ -23,6 +23,15 @@ _ITEMS: Final[tuple[contexts.PickLine, ...]] = (
     {"name": "Linen table runner, natural indigo", "sku": "ART-1007", "quantity": 2},
     {"name": "Walnut serving board with bronze inlay", "sku": None, "quantity": 1},
 )
+_INSPECTED: Final[tuple[contexts.InspectedLine, ...]] = (
+    {
+        "name": "Hand-thrown stoneware vase, ash glaze",
+        "accepted": 0,
+        "damaged": 1,
+        "missing": 0,
+        "note": "Chipped at the rim. It was well packed.",
+    },
+)
 
 _CONFIRMATION: Final[contexts.OrderConfirmation] = {
     "customer_name": _GREETED,
@@ -106,10 +115,24 @@ _REJECTED: Final[contexts.ReturnRejected] = {
     "category": "DAMAGE_NOT_COVERED",
     "notes": "The photographs show wear from the dishwasher.\nThe care card asks for washing by hand.",
 }
+_COMPLETED: Final[contexts.ReturnCompleted] = {
+    "customer_name": _GREETED,
+    "order_number": _ORDER,
+    "return_number": _RETURN,
+    "currency": "EUR",
+    "items": _ITEMS[:1],
+    "restocking_fee": Decimal("25.00"),
+    "inspected": _INSPECTED,
+    "deduction_amount": Decimal("153.20"),
+    "deduction_reason": "The vase came back in pieces.",
+}
 _REFUNDED: Final[contexts.RefundProcessed] = {
     "customer_name": _GREETED,
     "order_number": _ORDER,
     "return_number": _RETURN,
+    "inspected": _INSPECTED,
+    "deduction_amount": Decimal("20.00"),
+    "deduction_reason": "The vase came back with a chipped rim.",
     "currency": "EUR",
     "amount": Decimal("153.20"),
     "transaction_id": "re_7d41c09be2",
@@ -219,6 +242,7 @@ SAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
     "credit_note": _CREDITED,
     "return_received": _RECEIVED,
     "return_arrived": _ARRIVED,
+    "return_completed": _COMPLETED,
     "return_approved": _APPROVED,
     "return_rejected": _REJECTED,
     "refund_processed": _REFUNDED,

@@ -36,6 +36,7 @@ CUSTOMER: Final[Mapping[str, Any]] = {
     "return_arrived": mail_contexts.ReturnArrived,
     "return_approved": mail_contexts.ReturnApproved,
     "return_rejected": mail_contexts.ReturnRejected,
+    "return_completed": mail_contexts.ReturnCompleted,
     "refund_processed": mail_contexts.RefundProcessed,
 }
 INTERNAL: Final[Mapping[str, Any]] = {
@@ -53,7 +54,7 @@ TEMPLATES: Final[Mapping[str, Any]] = {**CUSTOMER, **INTERNAL}
 
 _FROM_CALLERS: Final = frozenset({"name", "ship_to", "payment_method", "customer_name", "customer_notes", "reason"})
 """Facts that callers typed: no program that shows the message may make a link of them."""
-_FREE_TEXT: Final = frozenset({"notes", "customer_notes", "reason", "error"})
+_FREE_TEXT: Final = frozenset({"notes", "customer_notes", "reason", "error", "note", "deduction_reason"})
 _BLANK_LINES: Final = re.compile(r"\n{3,}")
 _REJECTIONS: Final = {
     "DAMAGE_NOT_COVERED": "The damage is not covered by our returns policy",

@@ -54,7 +54,7 @@ JOBS: dict[tuple[R, R], list[str]] = {
     (R.REQUESTED, R.REJECTED): ["notify.return_rejected"],
     (R.APPROVED, R.IN_TRANSIT): [],
     (R.IN_TRANSIT, R.RECEIVED): ["notify.goods_received", "notify.return_arrived"],
-    (R.RECEIVED, R.COMPLETED): [],
+    (R.RECEIVED, R.COMPLETED): ["notify.return_completed"],
 }
 """Every legal step, and the jobs about the return that it makes due. Written out: the code has a table of its own."""
 

@@ -95,12 +95,26 @@ def test_a_return_is_credited_to_the_cent(drawn: list[tuple[int, Decimal, Decima
     if worth < CENT:
         return
     fee = data.draw(st.integers(0, int(worth * 100) - 1)) / Decimal(100)
-    amount = data.draw(st.integers(1, int((worth - fee) * 100))) / Decimal(100)
-    kept = credited(order, amount, ReturnRequest(items=items, restocking_fee=fee, return_number="RET-2026-000001"))
-    rest = worth - fee - amount
-    assert kept == {
-        label: value for label, value in (("Restocking fee", fee), ("Not refunded, as agreed", rest)) if value
+    deduction = data.draw(st.integers(0, int((worth - fee) * 100) - 1)) / Decimal(100)
+    amount = data.draw(st.integers(1, int((worth - fee - deduction) * 100))) / Decimal(100)
+    kept = credited(
+        order,
+        amount,
+        ReturnRequest(
+            items=items,
+            restocking_fee=fee,
+            return_number="RET-2026-000001",
+            deduction_amount=deduction,
+            deduction_reason="Chipped\nfoot",
+        ),
+    )
+    rest = worth - fee - deduction - amount
+    labels = {
+        "Restocking fee": fee,
+        "Deduction after inspection: Chipped foot": deduction,
+        "Not refunded, as agreed": rest,
     }
+    assert kept == {label: value for label, value in labels.items() if value}
 
 
 @settings(deadline=None)
