@@ -36,6 +36,7 @@ DATABASE_ADDRESS = re.compile(r"(?P<login>[^:]+://(?:[^:/@]*(?::[^@]*)?@)?)(?P<h
 """A database's address as SQLAlchemy reads it: a password in it may hold what one in a URL may not."""
 
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _PUBLIC_URL = re.compile(_ORIGIN.pattern + r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?")
 
 Email = Annotated[str, Field(max_length=254), AfterValidator(partial(mail_address, is_public=False))]
@@ -94,6 +95,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(1_048_576, ge=1024)
     http_connections_maximum: int = Field(500, ge=10, description="Open connections of one API process.")
     force_https: bool = Field(True, description="Production refuses what came over plain HTTP, health checks apart.")
+    allowed_hosts: str = Field("", description="Names in Host that are this service's, by commas.")
     cors_allowed_origins: str = Field("", description="Web origins that may call from a browser, by commas.")
 
     smtp_host: str = "localhost"
@@ -211,6 +213,14 @@ class Settings(BaseSettings):
                 raise ValueError(f"{origin.strip()[:100]!r} is no origin: https://shop.example, no path, no wildcard")
         return value
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names_only(cls, value: str) -> str:
+        for name in filter(None, value.split(",")):
+            if _HOST_NAME.fullmatch(name.strip()) is None:
+                raise ValueError(f"{name.strip()[:100]!r} is no host name: no scheme, no port, no wildcard")
+        return value
+
     @field_validator("public_url")
     @classmethod
     def _plain_address(cls, value: str | None) -> str | None:
@@ -265,6 +275,11 @@ class Settings(BaseSettings):
         if faults:
             raise ValueError("\n  ".join(faults))
         return self
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        """Names by which callers reach the API besides those of this machine and of PUBLIC_URL (NFR-004)."""
+        return frozenset(name.strip().lower() for name in self.allowed_hosts.split(",") if name.strip())
 
     @property
     def cors_origins(self) -> list[str]:

@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 ACTOR = "articurated.actor"
 """Where a request's scope holds its actor, for the access log."""
 
+CREDENTIALS = frozenset({b"x-api-key", b"authorization"})
+"""Headers that say who calls."""
+
 RATE_LIMIT = "articurated.rate_limit"
 """Where a request's scope holds what its caller is told about the limit, for the headers of the answer."""
 
@@ -191,9 +194,9 @@ async def authenticate(scope: Scope, services: Services) -> Actor:
     """Return who makes a request, and leave it in the request's scope.
 
     A header that is there must hold, even beside another one that does. Failures count towards a limit of the
-    address they come from. Beyond it, a key that this process does not know is no longer looked up, be it right
-    or wrong: that is what limits guessing. Callers who are known pass, so that someone behind the same address
-    cannot lock them out, and so do tokens that verify, which nobody guesses.
+    address they come from. Beyond it, wrong credentials are answered 429. Right ones pass, so that a neighbour behind
+    the same address cannot lock a caller out: a key has 256 random bits, and no number of guesses finds one. What the
+    guesses cost is bounded: keys from such an address are looked up one at a time.
 
     Raises:
         UnauthenticatedError: no credentials, wrong ones, several of a kind, or two that disagree.
@@ -237,7 +240,7 @@ async def _principal(scope: Scope, services: Services) -> Principal:
 def _credentials(scope: Scope) -> tuple[str | None, str | None]:
     found: dict[bytes, str] = {}
     for name, value in scope["headers"]:
-        if name in {b"x-api-key", b"authorization"}:
+        if name in CREDENTIALS:
             if name in found:
                 raise UnauthenticatedError
             found[name] = value.decode("latin-1")
@@ -250,11 +253,9 @@ async def _by_key(key: str, scope: Scope, services: Services) -> Principal:
         expected = development_key.get_secret_value()
         if expected and same_secret(key, expected):
             return Principal(id=DEVELOPMENT_PRINCIPAL_ID, role=Role.ADMIN)
-    if services.rate_limiter is not None:
-        refusal = services.rate_limiter.known_refusal(client_address(scope))
-        if refusal is not None and not services.keys.has_met(key):
-            _keep_to(scope, refusal)
-    principal = await services.keys.authenticate(key)
+    limiter = services.rate_limiter
+    is_suspect = limiter is not None and limiter.has_failed_too_often(client_address(scope))
+    principal = await services.keys.authenticate(key, in_turn=is_suspect)
     if principal is None:
         raise UnauthenticatedError
     return principal

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 from app import __version__
 from app.api import errors, interactive, openapi
 from app.api.cors import OriginFloor
+from app.api.hosts import known_hosts
 from app.api.middleware import HttpFloor
 from app.api.secrets_guard import SecretsGuard
 from app.api.v1 import (
@@ -87,7 +88,12 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
         application.add_middleware(SecretsGuard, settings=settings)
     if settings.cors_origins:
         application.add_middleware(OriginFloor, origins=settings.cors_origins)
-    application.add_middleware(HttpFloor, production=is_production, https_only=is_production and settings.force_https)
+    application.add_middleware(
+        HttpFloor,
+        production=is_production,
+        https_only=is_production and settings.force_https,
+        hosts=known_hosts(settings),
+    )
     kept: list[dict[str, Any]] = []
 
     def document() -> dict[str, Any]:

@@ -6,6 +6,7 @@ faults of ours. One class and no `BaseHTTPMiddleware`: a single one of those hal
 
 import re
 import time
+from collections.abc import Collection
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -14,8 +15,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import REQUEST_ID, plain_refusal
+from app.api.hosts import foreign_host
 from app.api.incoming import SHARE, in_time
-from app.api.responses import refusal
+from app.api.json_body import printable
+from app.api.responses import ERROR_KINDS, refusal
 from app.core import error_tracking, monitoring
 from app.core.logging import ENTITY_IDS, entity_of_path
 from app.dependencies import ACTOR, RATE_LIMIT, client_address
@@ -47,10 +50,14 @@ class HttpFloor:
     Args:
         production: whether to tell browsers to come over TLS alone.
         https_only: whether to refuse what came over plain HTTP; health checks of an orchestrator may.
+        hosts: names that the Host header may have (`app.api.hosts`); any when absent.
     """
 
-    def __init__(self, app: ASGIApp, *, production: bool, https_only: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, *, production: bool, https_only: bool = False, hosts: Collection[str] | None = None
+    ) -> None:
         self._app = app
+        self._hosts = hosts
         self._https_only = https_only
         self._headers = [
             (b"x-content-type-options", b"nosniff"),
@@ -97,10 +104,8 @@ class HttpFloor:
 
         structlog.contextvars.bind_contextvars(request_id=request_id, **entity_of_path(scope["path"]))
         try:
-            if self._https_only and scope["scheme"] != "https" and scope["path"] not in _HEALTH:
-                await _plain_http_refused(request_id)(scope, receive, send_on)
-            else:
-                await self._app(scope, in_time(receive), send_on)
+            answering = self._refusal(scope, request_id) or self._app
+            await answering(scope, in_time(receive), send_on)
         except Exception as fault:
             logger.exception("request.failed", method=method, route=_route(scope))
             error_tracking.report(fault, method=_known(method), route=_route(scope))
@@ -113,6 +118,15 @@ class HttpFloor:
                 share.give_back()
             _record(scope, method, status, time.perf_counter() - started)
             structlog.contextvars.unbind_contextvars("request_id", *ENTITY_IDS)
+
+    def _refusal(self, scope: Scope, request_id: str) -> Response | None:
+        """Return the answer to a request that goes no further than here."""
+        foreign = None if self._hosts is None else foreign_host(scope, self._hosts)
+        if foreign is not None:
+            return _misdirected(request_id, foreign)
+        if self._https_only and scope["scheme"] != "https" and scope["path"] not in _HEALTH:
+            return _plain_http_refused(request_id)
+        return None
 
 
 def _completed(given: list[Header], added: list[Header], path: str) -> list[Header]:
@@ -129,6 +143,17 @@ def _plain_http_refused(request_id: str) -> Response:
         status=403,
         message="Plain HTTP is refused. Use https, and replace the credentials that were sent.",
         details={"needed": "https"},
+        request_id=request_id,
+    )
+
+
+def _misdirected(request_id: str, host: str) -> Response:
+    kind = ERROR_KINDS["MISDIRECTED_REQUEST"]
+    return refusal(
+        code="MISDIRECTED_REQUEST",
+        status=kind.status,
+        message=kind.message,
+        details={"host": printable(host)},
         request_id=request_id,
     )
 

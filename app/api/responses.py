@@ -126,7 +126,9 @@ ERROR_KINDS: Mapping[str, ErrorKind] = {
     "BAD_REQUEST": ErrorKind(400, "This is not a valid HTTP request."),
     "REQUEST_TIMEOUT": ErrorKind(408, "The request did not arrive in time."),
     "MISDIRECTED_REQUEST": ErrorKind(
-        421, "This service is not known by the name in the Host header.", {"host": "shop.example"}
+        421,
+        "This service is not known by the name in the Host header; ALLOWED_HOSTS lists its names.",
+        {"host": "shop.example"},
     ),
     "HEADERS_TOO_LARGE": ErrorKind(431, "The request line and headers have more than 32768 bytes."),
     "PAYLOAD_TOO_LARGE": ErrorKind(413, "The body may have at most 1048576 bytes.", {"max_bytes": 1_048_576}),

@@ -42,11 +42,14 @@ class HealthChecks(Answer):
 
 
 class HealthResponse(Answer):
-    """`down` without the database; `degraded` when any other part is not ok, so that work waits; else `ok`."""
+    """`down` without the database; `degraded` when any other part is not ok, so that work waits; else `ok`.
+
+    Version and parts are for callers with credentials.
+    """
 
     status: CheckState
-    version: str
-    checks: HealthChecks
+    version: str | None = None
+    checks: HealthChecks | None = None
 
 
 class LiveResponse(Answer):

@@ -7,8 +7,10 @@ Rotating makes a successor that stands for the same principal: the audit trail, 
 know the caller by the principal id, and must not see two callers where there is one with a new key.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -39,6 +41,7 @@ class KeyService:
         self._database = database
         self._monotonic = monotonic
         self._remembered: dict[bytes, tuple[float, Principal]] = {}
+        self._turn = asyncio.Lock()
 
     async def create(
         self, role: Role, name: str, customer_id: UUID | None = None, lifetime: timedelta | None = None
@@ -127,14 +130,14 @@ class KeyService:
             raise NotFoundError(f"Key {key_id} was not found.", {"key_id": str(key_id)})
         self._remembered.pop(bytes(row.sha256), None)
 
-    def has_met(self, key: str) -> bool:
-        """Whether this process recognised the key before: it may be over by now, yet it is nobody's guess."""
-        return key_digest(key) in self._remembered
-
-    async def authenticate(self, key: str) -> Principal | None:
+    async def authenticate(self, key: str, *, in_turn: bool = False) -> Principal | None:
         """Return whom `key` stands for, or None when it is not one of ours, was revoked or is over.
 
         The row is found by its hash, in which nothing of the key can be guessed bit by bit.
+
+        Args:
+            key: what a caller sent.
+            in_turn: look it up alone, after the others that came in turn: for an address that has sent many wrong ones.
         """
         if KEY_SHAPE.fullmatch(key) is None:
             return None
@@ -144,7 +147,8 @@ class KeyService:
         known = self._remembered.get(digest)
         if known is not None and known[0] > asked_at:
             return known[1]
-        found = await self._look_up(digest)
+        async with self._turn if in_turn else nullcontext():
+            found = await self._look_up(digest)
         if found is None:
             self._remembered.pop(digest, None)
             return None

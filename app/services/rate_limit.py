@@ -102,11 +102,11 @@ class RateLimiter:
         """Count a failed authentication from an address."""
         return await self._count(ADDRESS, _network_of(address))
 
-    def known_refusal(self, address: str | None) -> Verdict | None:
-        """Return the refusal of an address that has failed too often, as far as this process knows: asks nobody."""
+    def has_failed_too_often(self, address: str | None) -> bool:
+        """Return whether failures from an address are refused, as far as this process knows; it asks nobody else."""
         whom = _network_of(address)
         window = self._windows.get(f"{ADDRESS}:{whom}")
-        return None if window is None else self._refusal(ADDRESS, whom, window, self._now())
+        return window is not None and self._refusal(ADDRESS, whom, window, self._now()) is not None
 
     async def close(self) -> None:
         """Close the connection to Redis."""

@@ -36,8 +36,13 @@ async def test_without_the_database_it_is_down(settings: Settings) -> None:
     transport = httpx2.ASGITransport(app=application, raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
         health = await client.get(HEALTH)
+        assert (health.status_code, health.json()) == (503, {"status": "down"})
+        health = await client.get(HEALTH, headers={"X-API-Key": "dev-api-key"})
         assert health.status_code == 503
-        assert health.json()["status"] == "down"
+        assert health.json()["checks"]["database"]["status"] == "down"
+        # A key that only the database knows.
+        health = await client.get(HEALTH, headers={"X-API-Key": f"ack_{'0' * 8}_{'0' * 43}"})
+        assert (health.status_code, health.json()) == (503, {"status": "down"})
         assert (await client.get(f"{HEALTH}/live")).status_code == 200
         refused = await client.get("/api/v1/orders", headers={"X-API-Key": "dev-api-key"})
         assert refused.status_code == 503

@@ -13,7 +13,7 @@ import redis
 from sqlalchemy import make_url
 
 from app.config import Settings
-from app.core.enums import WORKER_QUEUES
+from app.core.enums import WORKER_QUEUES, Role
 from app.database import Database
 from app.dependencies import Services
 from app.services import health_service
@@ -24,7 +24,7 @@ from app.tasks import presence
 from app.utils.clock import utc_now, uuid7
 from app.utils.disk import LastSeen, Room
 from tests.integration.away import Speaker, hanging, listening, port_of, unreachable
-from tests.integration.conftest import new_order
+from tests.integration.conftest import Connect, error_of, new_order
 from tests.integration.dead import bury_job
 from tests.integration.jobs_support import add_job
 
@@ -79,8 +79,8 @@ async def report(client: httpx2.AsyncClient, status: int = 200) -> dict[str, Any
     return found
 
 
-async def test_health_is_ok_when_all_is_there(anonymous: httpx2.AsyncClient, well: Settings) -> None:
-    found = await report(anonymous)
+async def test_health_is_ok_when_all_is_there(api: httpx2.AsyncClient, well: Settings) -> None:
+    found = await report(api)
     assert found["status"] == "ok"
     assert found["version"] == "0.1.0"
     checks = found["checks"]
@@ -91,8 +91,28 @@ async def test_health_is_ok_when_all_is_there(anonymous: httpx2.AsyncClient, wel
     assert checks["relay"] == checks["beat"] == {"status": "ok", "processes": 1}
     assert checks["jobs"] == {"status": "ok", "oldest_due_seconds": 0.0, "dead_letters": 0, "open_cases": 0}
     assert checks["smtp"] == checks["storage"] == checks["gateway"] == {"status": "ok"}
-    head = await anonymous.head(HEALTH)
+    head = await api.head(HEALTH)
     assert (head.status_code, head.content) == (200, b"")
+
+
+async def test_without_credentials_health_gives_its_status_alone(
+    anonymous: httpx2.AsyncClient,
+    callers: dict[Role, httpx2.AsyncClient],
+    connect: Connect,
+    well: Settings,
+    redis_client: redis.Redis,
+) -> None:
+    answered = await anonymous.get(HEALTH)
+    assert (answered.status_code, answered.json()) == (200, {"status": "ok"})
+    for client in callers.values():
+        assert set((await client.get(HEALTH)).json()) == {"status", "version", "checks"}
+    for wrong in ({"X-API-Key": f"ack_{'0' * 8}_{'0' * 43}"}, {"Authorization": "Bearer x.y.z"}):
+        refused = await connect(**wrong).get(HEALTH)
+        assert refused.status_code == 401
+        assert error_of(refused)["code"] == "UNAUTHENTICATED"
+    redis_client.delete(f"{ALIVE_PREFIX}relay:here:1")
+    answered = await anonymous.get(HEALTH)
+    assert (answered.status_code, answered.json()) == (200, {"status": "degraded"})
 
 
 def test_processes_show_themselves_where_health_looks() -> None:
@@ -101,11 +121,11 @@ def test_processes_show_themselves_where_health_looks() -> None:
 
 @pytest.mark.parametrize("part", ["worker", "relay", "beat"])
 async def test_without_one_of_our_processes_it_is_degraded(
-    part: str, anonymous: httpx2.AsyncClient, redis_client: redis.Redis, well: Settings
+    part: str, api: httpx2.AsyncClient, redis_client: redis.Redis, well: Settings
 ) -> None:
     for key in redis_client.scan_iter(f"{ALIVE_PREFIX}{part}:*"):
         redis_client.delete(key)
-    found = await report(anonymous)
+    found = await report(api)
     assert found["status"] == "degraded"
     assert found["checks"][part]["status"] == "down"
     assert f"start `articurated {part}`" in found["checks"][part]["hint"]
@@ -113,11 +133,11 @@ async def test_without_one_of_our_processes_it_is_degraded(
 
 
 async def test_a_queue_without_a_worker_shows(
-    anonymous: httpx2.AsyncClient, redis_client: redis.Redis, well: Settings
+    api: httpx2.AsyncClient, redis_client: redis.Redis, well: Settings
 ) -> None:
     redis_client.set(f"{ALIVE_PREFIX}worker:celery@here", "invoices", ex=30)
     redis_client.set(f"{ALIVE_PREFIX}worker:celery@there", "notifications", ex=30)
-    worker = (await report(anonymous))["checks"]["worker"]
+    worker = (await report(api))["checks"]["worker"]
     assert (worker["status"], worker["workers"]) == ("degraded", 2)
     assert "No worker takes from: refunds, sweeps." in worker["hint"]
 
@@ -134,33 +154,33 @@ async def test_a_disk_that_is_low_or_full_is_named(
     free_bytes: int,
     status: str,
     hint: str,
-    anonymous: httpx2.AsyncClient,
+    api: httpx2.AsyncClient,
     well: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     room = Room(Path("/srv"), free_bytes, 2**41, has_files_left=True)
     monkeypatch.setattr(health_service, "room_of", lambda _folder: room)
-    found = await report(anonymous)
+    found = await report(api)
     assert found["status"] == ("ok" if status == "ok" else "degraded")
     assert found["checks"]["disk"]["status"] == status
     assert hint in found["checks"]["disk"].get("hint", "")
 
 
 async def test_a_write_that_postgresql_has_no_room_for_shows(
-    anonymous: httpx2.AsyncClient, well: Settings, monkeypatch: pytest.MonkeyPatch
+    api: httpx2.AsyncClient, well: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
     seen = LastSeen(lambda: now[0])
     monkeypatch.setattr(health_service, "database_full", seen)
     seen.note()
-    check = (await report(anonymous))["checks"]["database"]
+    check = (await report(api))["checks"]["database"]
     assert (check["status"], "PostgreSQL's disk is full" in check["hint"]) == ("degraded", True)
     now[0] += health_service.DATABASE_FULL_SECONDS
-    assert (await report(anonymous))["status"] == "ok"
+    assert (await report(api))["status"] == "ok"
 
 
 async def test_a_redis_that_takes_no_writes_shows(
-    anonymous: httpx2.AsyncClient, services: Services, well: Settings, redis_client: redis.Redis
+    api: httpx2.AsyncClient, services: Services, well: Settings, redis_client: redis.Redis
 ) -> None:
     """As it does while its append-only file cannot be written; here for one login alone, for others use the server."""
     name = f"reader-{uuid7(utc_now())}"
@@ -169,7 +189,7 @@ async def test_a_redis_that_takes_no_writes_shows(
     reader = well.model_copy(update={"redis_url": url.render_as_string(hide_password=False)})
     services.health = HealthService(services.database, reader)
     try:
-        checks = (await report(anonymous))["checks"]
+        checks = (await report(api))["checks"]
     finally:
         await services.health.close()
         redis_client.acl_deluser(name)
@@ -226,11 +246,11 @@ async def test_a_part_that_workers_need_shows_when_it_is_away(
     ],
 )
 async def test_a_part_that_answers_badly_is_not_well(
-    part: str, says: bytes, anonymous: httpx2.AsyncClient, well: Settings, mail: Speaker, gateway: Speaker
+    part: str, says: bytes, api: httpx2.AsyncClient, well: Settings, mail: Speaker, gateway: Speaker
 ) -> None:
     mail.greets = says if part == "mail" else mail.greets
     gateway.answers = says if part == "gateway" else gateway.answers
-    checks = (await report(anonymous))["checks"]
+    checks = (await report(api))["checks"]
     assert checks["smtp" if part == "mail" else "gateway"]["status"] == "down"
 
 
@@ -244,18 +264,18 @@ async def test_a_part_that_answers_badly_is_not_well(
     ],
 )
 async def test_a_part_that_greets_and_then_fails_shows_by_its_jobs(
-    part: str, error: str, database: Database, anonymous: httpx2.AsyncClient, well: Settings
+    part: str, error: str, database: Database, api: httpx2.AsyncClient, well: Settings
 ) -> None:
     job_id = await add_job(database, JobKind.PROCESS_REFUND, uuid7(utc_now()))
     later = "UPDATE jobs SET failures = 1, last_error = $1, run_at = now() + interval '2 min', started_at = now()"
     async with database.autocommit() as connection:
         await connection.exec_driver_sql(later.replace("$1", "%s"), (error,))
-    check = (await report(anonymous))["checks"][part]
+    check = (await report(api))["checks"][part]
     assert check["status"] == "degraded"
     assert "1 jobs failed on it" in check["hint"]
     async with database.autocommit() as connection:
         await connection.exec_driver_sql("UPDATE jobs SET started_at = now() - interval '61 s'")
-    assert (await report(anonymous))["checks"][part] == {"status": "ok"}, job_id
+    assert (await report(api))["checks"][part] == {"status": "ok"}, job_id
 
 
 async def test_work_that_waits_too_long_shows(
@@ -272,13 +292,13 @@ async def test_work_that_waits_too_long_shows(
 
 
 async def test_a_database_that_takes_no_writes_shows(
-    anonymous: httpx2.AsyncClient, services: Services, well: Settings
+    api: httpx2.AsyncClient, services: Services, well: Settings
 ) -> None:
     narrow = Database(well, pool_size=1)
     async with narrow.autocommit() as connection:
         await connection.exec_driver_sql("SET default_transaction_read_only = on")
     services.health = HealthService(narrow, well)
-    found = await report(anonymous)
+    found = await report(api)
     assert found["status"] == "degraded"
     assert found["checks"]["database"]["status"] == "degraded"
     assert "takes no writes" in found["checks"]["database"]["hint"]

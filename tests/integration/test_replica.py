@@ -251,12 +251,12 @@ async def test_a_replica_that_breaks_off_is_not_the_end_of_a_request(database: D
 
 @pytest.mark.req("NFR-003.2")
 async def test_health_names_a_replica_that_is_away(
-    anonymous: httpx2.AsyncClient, services: Services, settings: Settings, servers_pair: Pair
+    api: httpx2.AsyncClient, services: Services, settings: Settings, servers_pair: Pair
 ) -> None:
     async def replica() -> dict[str, Any]:
         await services.health.close()
         services.health = HealthService(services.database, settings, check_seconds=WAIT_SECONDS)
-        answer = await anonymous.get("/api/v1/health")
+        answer = await api.get("/api/v1/health")
         assert answer.status_code == 200
         assert answer.json()["status"] == "degraded"  # nobody works here
         found: dict[str, Any] = answer.json()["checks"]["replica"]
