@@ -35,6 +35,26 @@ class RefundResponse(Answer):
     succeeded_at: Timestamp | None
 
 
+class OrderRefund(Answer):
+    """A refund of an order, as its customer sees it."""
+
+    id: UUID
+    return_id: UUID | None
+    reason: RefundReason
+    state: RefundState
+    amount: float
+    currency: str
+    created_at: Timestamp
+    succeeded_at: Timestamp | None
+
+
+class OrderRefundList(Answer):
+    """A page of an order's refunds, newest first."""
+
+    data: list[OrderRefund]
+    pagination: Pagination
+
+
 class RefundList(Answer):
     """A page of refunds, newest first."""
 

@@ -14,11 +14,13 @@ from app.schemas.operations import DeadLetterQuery
 from app.services import job_resolution, money_ledger, pages, permissions
 from app.services.job_resolution import Resolution
 from app.services.job_service import JobKind
+from app.services.order_lookup import order_id_of, order_number_of
 from app.services.permissions import Action
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import InvalidStateTransitionError, NotFoundError
 
-_COLUMNS = (*DeadLetter.__table__.c, Job.__table__.c.queue)
+_ORDER_ID = order_id_of(DeadLetter.__table__.c.entity_id)
+_COLUMNS = (*DeadLetter.__table__.c, Job.__table__.c.queue, _ORDER_ID, order_number_of(_ORDER_ID))
 _SURE = {RefundState.SUCCEEDED, RefundState.FAILED}
 """What is known of a refund whose job may be given up: it was paid, or it was not."""
 
@@ -119,6 +121,8 @@ def _view(row: Row[Any]) -> dict[str, Any]:
         "kind": columns["kind"],
         "queue": columns["queue"],
         "entity_id": columns["entity_id"],
+        "order_id": columns["order_id"],
+        "order_number": columns["order_number"],
         "error": columns["error"],
         "failures": columns["failures"],
         "claims": columns["claims"],

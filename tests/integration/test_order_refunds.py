@@ -1,0 +1,80 @@
+"""The refunds of an order, as its customer sees them, and the order that a dead letter is about (REQ-004)."""
+
+import json
+from uuid import uuid4
+
+import httpx2
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import cli
+from app.config import Settings
+from app.core.enums import Role
+from app.dependencies import Services
+from app.services import operations_facts
+from app.services.job_service import JobKind
+from app.utils.mail_templates import render_mail
+from app.utils.shop_time import UTC_CALENDAR
+from tests.integration.conftest import error_of, new_order
+from tests.integration.dead import bury_job
+
+pytestmark = pytest.mark.req("REQ-004")
+
+
+async def test_a_customer_sees_the_refunds_of_their_own_orders(
+    api: httpx2.AsyncClient, callers: dict[Role, httpx2.AsyncClient], customer_id: str
+) -> None:
+    order = await new_order(api, "PAID", "CANCELLED", customer_id=str(customer_id))
+    foreign = await new_order(api, "PAID", "CANCELLED")
+    customer = callers[Role.CUSTOMER]
+    page = (await customer.get(f"/api/v1/orders/{order['id']}/refunds")).json()
+    [refund] = page["data"]
+    assert (refund["amount"], refund["currency"]) == (order["total_amount"], order["currency"])
+    assert (refund["state"], refund["reason"], refund["succeeded_at"]) == ("PENDING", "ORDER_CANCELLED", None)
+    assert not {"last_error", "gateway_refund_id", "payment_id"} & refund.keys()
+    assert page["pagination"] == {"limit": 20, "next_cursor": None}
+    for hidden in (foreign["id"], uuid4()):
+        refused = await customer.get(f"/api/v1/orders/{hidden}/refunds")
+        assert refused.status_code == 404
+        assert error_of(refused)["code"] == "ORDER_NOT_FOUND"
+    assert len((await api.get(f"/api/v1/orders/{foreign['id']}/refunds")).json()["data"]) == 1
+
+
+async def test_an_order_without_refunds_has_an_empty_list(api: httpx2.AsyncClient) -> None:
+    order = await new_order(api)
+    assert (await api.get(f"/api/v1/orders/{order['id']}/refunds")).json()["data"] == []
+
+
+async def test_a_dead_letter_names_its_order(api: httpx2.AsyncClient, services: Services) -> None:
+    order = await new_order(api, "PAID", "CANCELLED")
+    [refund] = (await api.get(f"/api/v1/orders/{order['id']}/refunds")).json()["data"]
+    subjects = {
+        JobKind.ISSUE_INVOICE: order["id"],
+        JobKind.ISSUE_CREDIT_NOTE: refund["id"],
+        JobKind.NOTIFY_DAILY_SUMMARY: uuid4(),
+    }
+    for kind, entity_id in subjects.items():
+        await bury_job(services.database, kind, entity_id)
+    found = {letter["kind"]: letter for letter in (await api.get("/api/v1/jobs/dead")).json()["data"]}
+    for kind in (JobKind.ISSUE_INVOICE, JobKind.ISSUE_CREDIT_NOTE):
+        assert (found[kind]["order_id"], found[kind]["order_number"]) == (order["id"], order["order_number"])
+    summary = found[JobKind.NOTIFY_DAILY_SUMMARY]
+    assert (summary["order_id"], summary["order_number"]) == (None, None)
+    resolved = await api.post(f"/api/v1/jobs/dead/{found[JobKind.ISSUE_INVOICE]['id']}/dismiss")
+    assert resolved.json()["order_number"] == order["order_number"]
+
+    async with services.database.transaction() as session:
+        context = await operations_facts.job_failed(session, found[JobKind.ISSUE_CREDIT_NOTE]["id"], UTC_CALENDAR)
+    assert context is not None
+    mail = render_mail("job_failed", context)
+    for part in (mail.subject, mail.text, mail.html):
+        assert order["order_number"] in part
+
+
+def test_the_command_line_names_the_order_of_a_job(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, clean_database: None
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", settings.database_url)
+    result = CliRunner().invoke(cli, ["jobs", "list"])
+    assert "order_number" in result.stdout
+    assert json.loads(CliRunner().invoke(cli, ["jobs", "list", "--json"]).stdout) == []
