@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from app import cli_cases, cli_keys, cli_notifications, cli_operations
+from app import cli_cases, cli_keys, cli_notifications, cli_operations, cli_payments
 
 cli = typer.Typer(
     name="articurated",
@@ -297,6 +297,7 @@ cli_keys.register(cli)
 cli_operations.register(cli)
 cli_notifications.register(cli)
 cli_cases.register(cli)
+cli_payments.register(cli)
 
 
 def main() -> None:

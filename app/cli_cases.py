@@ -53,19 +53,25 @@ def cases_show(case_id: UUID) -> None:
 def cases_close(
     case_id: UUID,
     note: Annotated[str, typer.Option(help="What was decided, for the record.")],
+    action: Annotated[str | None, typer.Option(help="The way out that is taken, as `show` lists them.")] = None,
 ) -> None:
-    """Close a case with a note."""
+    """Close a case with a note, and carry out the way out that is named."""
     from pydantic import ValidationError
 
     from app.schemas.case import CaseClose
+    from app.services import order_service, payment_decisions
     from app.services.case_service import CaseService
 
     try:
-        decision = CaseClose(note=note)
+        decision = CaseClose(note=note, action=action.upper() if action else None)
     except ValidationError as fault:
         raise typer.BadParameter(str(fault.errors()[0]["msg"])) from None
+
+    def service(database: Any) -> CaseService:
+        return CaseService(database, decisions=payment_decisions.decisions(order_service.STATEMENT))
+
     case = cli_operations.with_database(
-        lambda database: CaseService(database).close(case_id, cli_operations.operator(), decision.note)
+        lambda database: service(database).close(case_id, cli_operations.operator(), decision.note, decision.action)
     )
     typer.echo(f"closed: {case['kind']} of {case['order_number'] or case['entity_id']}")
 

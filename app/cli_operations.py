@@ -176,7 +176,7 @@ def jobs_list(
     if json:
         print_json(rows)
     else:
-        print_table(rows, ["id", "kind", "entity_id", "failures", "claims", "run_at", "last_error"])
+        print_table(rows, ["id", "kind", "order_number", "entity_id", "failures", "claims", "run_at", "last_error"])
 
 
 @jobs.command("show")
@@ -215,7 +215,7 @@ def _resolve(verb: str, job_id: UUID, note: str | None) -> None:
         return resolved
 
     letter = with_database(resolve)
-    typer.echo(f"{letter['resolution'].lower()}: {letter['kind']} of {letter['entity_id']}")
+    typer.echo(f"{letter['resolution'].lower()}: {letter['kind']} of {letter['order_number'] or letter['entity_id']}")
 
 
 # --- refunds ---------------------------------------------------------------------------------------------------
@@ -267,7 +267,8 @@ def refunds_reconcile(
         typer.echo(f"{report.ours} refunds here, {report.theirs} at the gateway, {len(report.differences)} differences")
         for difference in report.differences:
             typer.echo(
-                f"  {difference.kind}  {difference.reference}  ours {difference.our_amount}  theirs {difference.their_amount}"
+                f"  {difference.kind}  order {difference.order_number}  payment {difference.gateway_payment_id}"
+                f"  refund {difference.reference}  ours {difference.our_amount}  theirs {difference.their_amount}"
             )
         if report.repaired:
             typer.echo(f"{report.repaired} recorded as paid")

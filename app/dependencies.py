@@ -23,7 +23,7 @@ from app.core.security import (
     token_header,
 )
 from app.database import Database
-from app.services import order_service
+from app.services import order_service, payment_decisions
 from app.services.audit_service import AuditService
 from app.services.case_service import CaseService
 from app.services.dead_letter_service import DeadLetterService
@@ -39,6 +39,7 @@ from app.services.rate_limit_store import WINDOW_SECONDS, SharedWindows
 from app.services.refund_service import RefundService
 from app.services.return_service import ReturnService
 from app.services.stats_service import StatsService
+from app.services.unpaid_orders import UnpaidOrders
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import RateLimitedError, ServiceUnavailableError, UnauthenticatedError
 from app.utils.shop_time import ReturnWindow, ShopTime
@@ -46,7 +47,9 @@ from app.utils.shop_time import ReturnWindow, ShopTime
 if TYPE_CHECKING:
     from app.services.attachment_service import AttachmentService
     from app.services.file_service import FileService
+    from app.services.gateway_http import HttpPaymentGateway
     from app.services.invoice_service import InvoiceService
+    from app.services.payment_gateway import PaymentGateway
     from app.utils.storage import Storage
 
 ACTOR = "articurated.actor"
@@ -66,6 +69,7 @@ class Services:
         self.settings = settings
         self.database = database
         self.clock = clock
+        self._own_gateway: HttpPaymentGateway | None = None
         shop_time = ShopTime.from_settings(settings)
         self.orders = OrderService(database, clock, shop_time, settings.prices_set_by)
         self.returns = ReturnService(database, ReturnWindow.from_settings(settings), clock)
@@ -95,9 +99,22 @@ class Services:
         return DeadLetterService(self.database, self.clock)
 
     @cached_property
+    def gateway(self) -> "PaymentGateway":
+        """The payment provider, asked before an unpaid order is cancelled."""
+        from app.services.gateway_http import HttpPaymentGateway  # noqa: PLC0415
+
+        self._own_gateway = HttpPaymentGateway.from_settings(self.settings)
+        return self._own_gateway
+
+    @cached_property
+    def unpaid_orders(self) -> UnpaidOrders:
+        """What the provider holds for unpaid orders."""
+        return UnpaidOrders(self.database, self.orders, self.gateway, self.clock)
+
+    @cached_property
     def cases(self) -> CaseService:
         """What a person must decide."""
-        return CaseService(self.database, self.clock)
+        return CaseService(self.database, self.clock, payment_decisions.decisions(order_service.STATEMENT))
 
     @cached_property
     def notifications(self) -> NotificationLog:
@@ -155,6 +172,8 @@ class Services:
         for part in (self.provider_keys, self.rate_limiter):
             if part is not None:
                 await part.close()
+        if self._own_gateway is not None:
+            await self._own_gateway.aclose()
         await self.health.close()
         await self.database.close()
 

@@ -27,7 +27,7 @@ from app.services.payment_gateway import (
     TransactionType,
 )
 
-Operation = Literal["capture", "refund", "lookup"]
+Operation = Literal["capture", "refund", "lookup", "void"]
 Mode = Literal["decline", "reject", "unavailable", "lost", "late", "timeout_after", "pending"]
 """What the next call of an operation meets:
 
@@ -128,6 +128,8 @@ class FakeGateway:
             created=CREATED,
         )
         self.payments[payment.id] = payment
+        if status == "authorized":
+            self._move("authorization", str(reference), payment.id, payment.id, amount, currency)
         if taken:
             self._move("capture", str(reference), payment.id, payment.id, taken, currency)
         return payment
@@ -182,8 +184,18 @@ class FakeGateway:
         return found
 
     async def void(self, gateway_payment_id: str) -> GatewayPayment:
-        """See `PaymentGateway.void`; nothing here ever releases money."""
-        raise AssertionError(f"nobody voids, yet {gateway_payment_id} was")
+        """See `PaymentGateway.void`."""
+
+        def work() -> GatewayPayment:
+            payment = self.payments[gateway_payment_id]
+            if payment.status != "authorized":
+                raise GatewayRejected("payment_not_authorized", f"The payment is {payment.status}.", 409)
+            self.payments[payment.id] = replace(payment, status="voided")
+            self._move("void", str(payment.reference), payment.id, payment.id, payment.amount, payment.currency)
+            return self.payments[payment.id]
+
+        found: GatewayPayment = await self._perform("void", f"void:{gateway_payment_id}", work)
+        return found
 
     async def refund(self, request: RefundRequest) -> GatewayRefund:
         """See `PaymentGateway.refund`."""

@@ -15,8 +15,11 @@ from app.models.base import Base, CreatedAt, PrimaryKey, one_of
 class Payment(Base):
     """The payment of one order; made with the order, so that one row lock orders all that touches money.
 
-    `refund_reserved_amount` is the sum of all refunds due, under way or paid: the CHECK keeps it within
-    what was captured (contract section 9).
+    `refund_reserved_amount` is the sum of all refunds due, under way or paid; `refunded_elsewhere_amount` is what the
+    provider paid back without us. The CHECK keeps both together within what was captured.
+
+    `accepted_amount` is what a manager took in place of `amount`, deciding `accepted_case_id`. While `refunds_held_by`
+    names a case, no refund is sent.
     """
 
     __tablename__ = "payments"
@@ -30,6 +33,10 @@ class Payment(Base):
     currency: Mapped[str] = mapped_column(String(3))
     captured_amount: Mapped[Decimal] = mapped_column(server_default=text("0"))
     refund_reserved_amount: Mapped[Decimal] = mapped_column(server_default=text("0"))
+    accepted_amount: Mapped[Decimal | None]
+    accepted_case_id: Mapped[UUID | None] = mapped_column(ForeignKey("cases.id"))
+    refunded_elsewhere_amount: Mapped[Decimal] = mapped_column(server_default=text("0"))
+    refunds_held_by: Mapped[UUID | None] = mapped_column(ForeignKey("cases.id"))
     gateway_payment_id: Mapped[str | None] = mapped_column(String(255), unique=True)
     created_at: Mapped[CreatedAt]
     captured_at: Mapped[datetime | None]
@@ -37,9 +44,23 @@ class Payment(Base):
     __table_args__ = (
         one_of("state", PaymentState),
         CheckConstraint("amount >= 0", name="amount"),
-        CheckConstraint("captured_amount = CASE state WHEN 'CAPTURED' THEN amount ELSE 0 END", name="captured_amount"),
+        CheckConstraint(
+            "captured_amount = CASE state WHEN 'CAPTURED' THEN coalesce(accepted_amount, amount) ELSE 0 END",
+            name="captured_amount",
+        ),
         CheckConstraint("(state = 'CAPTURED') = (captured_at IS NOT NULL)", name="captured_at"),
-        CheckConstraint("refund_reserved_amount >= 0 AND refund_reserved_amount <= captured_amount", name="refund_cap"),
+        CheckConstraint(
+            "refund_reserved_amount >= 0 AND refunded_elsewhere_amount >= 0"
+            " AND refund_reserved_amount + refunded_elsewhere_amount <= captured_amount",
+            name="refund_cap",
+        ),
+        CheckConstraint(
+            "(accepted_amount IS NULL) = (accepted_case_id IS NULL) AND accepted_amount > 0", name="accepted"
+        ),
+        *(
+            Index(f"ix_payments_{column}", column, postgresql_where=text(f"{column} IS NOT NULL"))
+            for column in ("accepted_case_id", "refunds_held_by")
+        ),
     )
 
 

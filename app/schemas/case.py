@@ -20,12 +20,13 @@ class CaseQuery(PageQuery):
 
 
 class CaseClose(Request):
-    """`POST /cases/{id}/close`: what was decided, for the record."""
+    """`POST /cases/{id}/close`: what was decided, and which of the ways out was taken."""
 
     note: text_block(2000)  # type: ignore[valid-type]
+    action: Annotated[str, Field(strict=True, max_length=40, pattern="^[A-Z_]+$")] | None = None
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"note": "Refunded in the gateway's console, re_7d41c09be2"}]}
+        json_schema_extra={"examples": [{"note": "The bank decided for us", "action": "RELEASE"}]}
     )
 
 

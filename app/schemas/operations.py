@@ -31,6 +31,8 @@ class DeadLetterResponse(Answer):
     kind: str
     queue: str
     entity_id: UUID
+    order_id: UUID | None
+    order_number: str | None
     error: str
     failures: int
     claims: int

@@ -36,7 +36,12 @@ _TELL_CUSTOMER = WayOut("PAY_OUTSIDE", "Pay the customer another way, then close
 MEANINGS: Mapping[CaseKind, Meaning] = {
     CaseKind.AMOUNT_MISMATCH: Meaning(
         "The gateway moved another amount or currency than was agreed. Nothing was recorded here.",
-        (_REFUND_THERE, _LEAVE),
+        (
+            WayOut("ACCEPT", "Take the amount that came in as the full payment: the unpaid order becomes PAID."),
+            WayOut("REFUND", "Give back what came in: the unpaid order is cancelled, and the refund starts at once."),
+            _REFUND_THERE,
+            _LEAVE,
+        ),
     ),
     CaseKind.SECOND_PAYMENT: Meaning(
         "A second payment has arrived for an order. Only the first one counts here.", (_REFUND_THERE, _LEAVE)

@@ -4,7 +4,7 @@ A case is opened in the transaction of what it is about, together with its event
 one without the others does not exist, whatever is killed. `dedupe_key` makes opening idempotent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -25,7 +25,12 @@ from app.services.case_kinds import MEANINGS
 from app.services.job_service import JobKind
 from app.services.permissions import Action
 from app.utils.clock import Clock, utc_now, uuid7
-from app.utils.exceptions import InvalidStateTransitionError, NotFoundError
+from app.utils.exceptions import InvalidInputError, InvalidStateTransitionError, NotFoundError
+
+Decision = Callable[[AsyncSession, Case, Actor, datetime], Awaitable[None]]
+"""Carries out a way out, in the transaction that closes the case; raises InvalidInputError when it cannot be."""
+
+Decisions = Mapping[tuple[CaseKind, str], Decision]
 
 _CASE = Case.__table__.c
 _SHOWN = (*_CASE, Order.__table__.c.order_number)
@@ -47,9 +52,34 @@ async def open_case(
     Args:
         order_id: the order that it concerns, if it is known.
         evidence: the facts as they are now, JSON: ids, codes, amounts, texts of other systems.
-        dedupe_key: the same for the same question, at most 200 characters, e.g. `amount_mismatch:evt_01j8`.
+        dedupe_key: the same for the same question, at most 200 characters, e.g. `amount_mismatch:pay_5e90d17ab3`.
         at: when the question arose; now when absent.
     """
+    opened = await opened_case(
+        session,
+        kind,
+        entity_type=entity_type,
+        entity_id=entity_id,
+        order_id=order_id,
+        evidence=evidence,
+        dedupe_key=dedupe_key,
+        at=at,
+    )
+    return opened is not None
+
+
+async def opened_case(
+    session: AsyncSession,
+    kind: CaseKind,
+    *,
+    entity_type: CaseEntity | EntityType,
+    entity_id: UUID,
+    order_id: UUID | None = None,
+    evidence: Mapping[str, Any],
+    dedupe_key: str,
+    at: datetime | None = None,
+) -> UUID | None:
+    """Open a case as `open_case` does; return its id, or None when `dedupe_key` opened one before."""
     now = at or utc_now()
     case_id = uuid7(now)
     inserted = await session.execute(
@@ -68,7 +98,7 @@ async def open_case(
         .returning(Case.id)
     )
     if inserted.first() is None:
-        return False
+        return None
     facts = {
         "kind": str(kind),
         "entity_type": str(entity_type),
@@ -77,7 +107,35 @@ async def open_case(
     }
     await event_service.append(session, EntityType.CASE, case_id, 1, "case.opened", now, facts)
     await job_service.add(session, JobKind.NOTIFY_CASE, case_id, f"{JobKind.NOTIFY_CASE}:{case_id}")
-    return True
+    return case_id
+
+
+async def supersede(session: AsyncSession, dedupe_key: str, note: str, actor: Actor, at: datetime) -> None:
+    """Close a case that is open still, because another one takes its place."""
+    case = (
+        await session.execute(select(Case).where(Case.dedupe_key == dedupe_key).with_for_update())
+    ).scalar_one_or_none()
+    if case is not None and case.state == CaseState.OPEN:
+        await _close(session, case, actor, note, "SUPERSEDED", at)
+
+
+async def _close(session: AsyncSession, case: Case, actor: Actor, note: str, action: str | None, at: datetime) -> None:
+    """Write the decision of a locked, open case, with its event."""
+    now = max(at, case.created_at)
+    case.state = CaseState.CLOSED
+    case.version += 1
+    case.closed_at = now
+    case.closed_by = actor.id
+    case.close_note = note
+    case.action = action
+    await session.flush()
+    facts = {
+        "actor_id": str(actor.id) if actor.id else None,
+        "trigger": str(actor.trigger),
+        "action": action,
+        "note": note,
+    }
+    await event_service.append(session, EntityType.CASE, case.id, case.version, "case.closed", now, facts)
 
 
 def gateway_event_id(webhook_id: str) -> UUID:
@@ -88,9 +146,11 @@ def gateway_event_id(webhook_id: str) -> UUID:
 class CaseService:
     """Cases in the hands of a person."""
 
-    def __init__(self, database: Database, clock: Clock = utc_now) -> None:
+    def __init__(self, database: Database, clock: Clock = utc_now, decisions: Decisions | None = None) -> None:
+        """Take what carries out a way out, by kind of case and action: the services of money do not know this one."""
         self._database = database
         self._clock = clock
+        self._decisions = decisions or {}
 
     async def list(self, query: CaseQuery, actor: Actor) -> dict[str, Any]:
         """Return a page of cases, newest first.
@@ -126,35 +186,38 @@ class CaseService:
             raise _not_found(case_id)
         return case_view(row)
 
-    async def close(self, case_id: UUID, actor: Actor, note: str) -> dict[str, Any]:
-        """Record that a person has decided a case, and how; return it.
+    async def close(self, case_id: UUID, actor: Actor, note: str, action: str | None = None) -> dict[str, Any]:
+        """Record how a person has decided a case, and carry the decision out where the system can; return the case.
+
+        Args:
+            action: the way out that is taken, one of the kind's. Without one the decision is on record, and whatever
+                follows from it is done by people.
 
         Raises:
             ForbiddenError: the role may not.
             NotFoundError: there is none.
             InvalidStateTransitionError: it is closed.
+            InvalidInputError: the action is no way out of it, or cannot be carried out as things are.
         """
         permissions.require(actor, Action.CLOSE_CASES)
         async with self._database.transaction() as session:
+            order_id = (await session.execute(select(_CASE.order_id).where(_CASE.id == case_id))).scalar_one_or_none()
+            if order_id is not None:
+                # Order, payment, case: as a webhook takes them that opens or supersedes one.
+                await session.execute(select(Order.id).where(Order.id == order_id).with_for_update(key_share=True))
             case = await session.get(Case, case_id, with_for_update=True)
             if case is None:
                 raise _not_found(case_id)
             if case.state != CaseState.OPEN:
                 raise InvalidStateTransitionError(case.state, CaseState.CLOSED, [])
-            now = max(self._clock(), case.created_at)
-            case.state = CaseState.CLOSED
-            case.version += 1
-            case.closed_at = now
-            case.closed_by = actor.id
-            case.close_note = note
-            await session.flush()
-            facts = {
-                "actor_id": str(actor.id) if actor.id else None,
-                "trigger": str(actor.trigger),
-                "action": case.action,
-                "note": note,
-            }
-            await event_service.append(session, EntityType.CASE, case_id, case.version, "case.closed", now, facts)
+            kind = CaseKind(case.kind)
+            if action is not None and action not in {way.action for way in MEANINGS[kind].ways_out}:
+                raise InvalidInputError(("action", f"is no way out of a case of the kind {kind}"))
+            now = self._clock()
+            await _close(session, case, actor, note, action, now)
+            decision = self._decisions.get((kind, action or ""))
+            if decision is not None:
+                await decision(session, case, actor, now)
             return case_view((await session.execute(_cases().where(_CASE.id == case_id))).one())
 
 

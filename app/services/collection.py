@@ -87,7 +87,8 @@ def _fitting(known: GatewayPayment, amount: Decimal, payment: Row[tuple[object, 
     Raises:
         PaymentDiffersError: it is not.
     """
-    if (amount, known.currency) != (payment.amount, payment.currency):
-        ours, theirs = f"{payment.amount} {payment.currency}", f"{amount} {known.currency}"
+    expected = payment.amount if payment.accepted_amount is None else payment.accepted_amount
+    if (amount, known.currency) != (expected, payment.currency):
+        ours, theirs = f"{expected} {payment.currency}", f"{amount} {known.currency}"
         raise PaymentDiffersError(f"gateway payment {known.id} is {known.status} with {theirs}, not {ours}")
     return known

@@ -11,20 +11,22 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from app.services.gateway_wire import (
     WireFormatError,
+    read_dispute,
     read_moment,
     read_object,
     read_payment,
     read_refund,
-    read_text,
+    reference_or_none,
 )
-from app.services.payment_gateway import GatewayPayment, GatewayRefund
+from app.services.payment_gateway import GatewayDispute, GatewayPayment, GatewayRefund
 
 MAX_BODY_BYTES = 65_536
 """An event of the gateway has about 1 KB."""
@@ -36,14 +38,43 @@ _TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
 _SIGNATURE = re.compile(r"v1,[A-Za-z0-9+/]{43}=", re.ASCII)
 _PREFIX = "whsec_"
 _VERSION = "v1,"
+_MAX_KIND = 255
+
+UNREADABLE = "unreadable"
+"""The type under which an event is kept that has none."""
+
+DISPUTE = "dispute."
+_READERS: Mapping[str, Callable[[Any], GatewayPayment | GatewayRefund]] = {
+    "payment.captured": read_payment,
+    "payment.authorized": read_payment,
+    "refund.succeeded": read_refund,
+    "refund.failed": read_refund,
+}
+"""The kinds that are acted on, besides disputes → how their object is read."""
+
+_FACTS = (
+    "id", "reference", "payment", "status", "amount", "amount_captured", "amount_refunded", "currency", "reason"
+)  # fmt: skip
+_MONEY = ("payment.", "refund.", "dispute.", "charge.", "chargeback.", "payout.")
+_NO_MONEY = frozenset(
+    {
+        *(f"payment.{word}" for word in ("authorized", "created", "pending", "processing", "requires_action")),
+        *(f"payment.{word}" for word in ("failed", "voided", "expired", "canceled", "cancelled", "updated")),
+        *(f"refund.{word}" for word in ("created", "pending", "processing", "updated")),
+    }
+)
+"""Kinds of which it is known that no money moved with them."""
+
+
+def concerns_money(event: "WebhookEvent") -> bool:
+    """Return whether money may have moved with an event that nothing here acts on."""
+    if event.type in _NO_MONEY:
+        return False
+    return event.type == UNREADABLE or event.type.startswith(_MONEY) or "amount" in event.facts
 
 
 class WebhookSignatureError(Exception):
     """Nothing proves that the gateway sent this now; the message says what is missing. Answer 401."""
-
-
-class WebhookPayloadError(Exception):
-    """The gateway sent this, yet it cannot be read; the message says why. Answer 422 and look into it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,17 +82,22 @@ class WebhookEvent:
     """One thing that happened at the gateway.
 
     Attributes:
-        id: the same at every delivery of this event.
-        type: e.g. `payment.captured`, `refund.succeeded`.
-        created: when it happened.
-        object: the payment or refund as it was then; None for kinds of events this version does not know,
-            which are to be acknowledged and left alone.
+        id: the webhook id, the same at every delivery of this event.
+        type: e.g. `payment.captured`, `refund.succeeded`; `unreadable` where there is none to read.
+        created: when it happened, if that can be read.
+        object: what it is about, as it was then; None for kinds that are not acted on, and where it cannot be read.
+        reference: our id that the event names, if it names one.
+        problem: why an event that should be acted on cannot be read; None when it can.
+        facts: what a person needs to know of an event that cannot be acted on.
     """
 
     id: str
     type: str
-    created: datetime
-    object: GatewayPayment | GatewayRefund | None
+    created: datetime | None
+    object: GatewayPayment | GatewayRefund | GatewayDispute | None
+    reference: UUID | None = None
+    problem: str | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def verify_webhook(
@@ -79,20 +115,76 @@ def verify_webhook(
 
     Raises:
         WebhookSignatureError: forged, stale, from the future, incomplete or oversized.
-        WebhookPayloadError: truly from the gateway, but not an event as agreed.
         ValueError: the secret is empty, with which anyone could sign.
     """
-    event_id = _verify_signature(signature_of(headers, now, tolerance), body, _key(secret))
+    return read_event(_verify_signature(signature_of(headers, now, tolerance), body, _key(secret)), body)
+
+
+def read_event(event_id: str, body: bytes) -> WebhookEvent:
+    """Return what a proven event says, as far as it can be read; none is lost for being written otherwise.
+
+    Args:
+        event_id: the proven webhook id.
+    """
     try:
         payload = read_object(json.loads(body), "the event")
-        event = _read_event(payload)
-    except WireFormatError as fault:
-        raise WebhookPayloadError(f"The event cannot be read: {fault}.") from fault
-    except (ValueError, RecursionError) as fault:
-        raise WebhookPayloadError("The event is not JSON.") from fault
-    if event.id != event_id:
-        raise WebhookPayloadError("The event's id is not the one in the webhook-id header.")
-    return event
+    except (ValueError, RecursionError):
+        return _unreadable(event_id, UNREADABLE, {}, "the body is not a JSON object")
+    kind = payload.get("type")
+    if not isinstance(kind, str) or not 1 <= len(kind) <= _MAX_KIND or not kind.isprintable():
+        return _unreadable(event_id, UNREADABLE, payload, "the event has no type")
+    if payload.get("id") != event_id:
+        return _unreadable(event_id, kind, payload, "the event's id is not the one in the webhook-id header")
+    subject: GatewayPayment | GatewayRefund | GatewayDispute | None = None
+    told = _told(payload)
+    reader = read_dispute if kind.startswith(DISPUTE) else _READERS.get(kind)
+    if reader is not None:
+        try:
+            subject = reader(told)
+        except WireFormatError as fault:
+            return _unreadable(event_id, kind, payload, str(fault))
+    try:
+        created = read_moment(payload, "created")
+    except WireFormatError:
+        created = None
+    return WebhookEvent(
+        id=event_id,
+        type=kind,
+        created=created,
+        object=subject,
+        reference=subject.reference if subject is not None else reference_or_none(told),
+        facts=_facts(told),
+    )
+
+
+def _unreadable(event_id: str, kind: str, payload: Mapping[str, Any], problem: str) -> WebhookEvent:
+    told = _told(payload)
+    return WebhookEvent(
+        id=event_id,
+        type=kind,
+        created=None,
+        object=None,
+        reference=reference_or_none(told),
+        problem=problem,
+        facts=_facts(told),
+    )
+
+
+def _told(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the object that an event is about; empty where there is none."""
+    data = payload.get("data")
+    told = data.get("object") if isinstance(data, dict) else None
+    return told if isinstance(told, dict) else {}
+
+
+def _facts(told: Mapping[str, Any]) -> dict[str, str]:
+    return {name: clean(value) for name in _FACTS if isinstance(value := told.get(name), str | int | float)}
+
+
+def clean(value: object) -> str:
+    """Return a fact as text that the database can store: no NUL, no lone surrogate, at most 255 characters."""
+    text = str(value)[:_MAX_KIND]
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +245,3 @@ def _key(secret: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return text.encode()
-
-
-def _read_event(payload: Mapping[str, Any]) -> WebhookEvent:
-    kind = read_text(payload, "type")
-    data = read_object(payload.get("data"), "data")
-    subject: GatewayPayment | GatewayRefund | None = None
-    if kind.startswith("payment."):
-        subject = read_payment(data.get("object"))
-    elif kind.startswith("refund."):
-        subject = read_refund(data.get("object"))
-    return WebhookEvent(id=read_text(payload, "id"), type=kind, created=read_moment(payload, "created"), object=subject)

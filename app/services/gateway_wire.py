@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar, get_args
 from uuid import UUID
 
 from app.services.payment_gateway import (
+    GatewayDispute,
     GatewayPayment,
     GatewayRefund,
     GatewayTransaction,
@@ -17,6 +18,11 @@ from app.services.payment_gateway import (
 )
 
 _AMOUNT = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,3})?", re.ASCII)
+_MOMENT = re.compile(
+    r"(?P<date>\d{4}-\d\d-\d\d)[Tt ](?P<minute>\d\d:\d\d):(?P<second>\d\d)(?P<fraction>\.\d{1,12})?"
+    r"(?P<offset>[Zz]|[+-]\d\d:\d\d)",
+    re.ASCII,
+)
 _CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
 _MAX_TEXT = 255
 _PAYMENT_STATUSES: dict[str, PaymentStatus] = {name: name for name in get_args(PaymentStatus)}
@@ -69,6 +75,32 @@ def read_refund(record: Any) -> GatewayRefund:
     )
 
 
+def read_dispute(record: Any) -> GatewayDispute:
+    """Return the dispute that a JSON object describes; what it leaves out is None, so that none goes unnoticed.
+
+    Raises:
+        WireFormatError: it is no object, or has no id.
+    """
+    fields = read_object(record, "dispute")
+    return GatewayDispute(
+        id=read_text(fields, "id"),
+        payment_id=_text_or_none(fields, "payment"),
+        reference=reference_or_none(fields),
+        amount=_text_or_none(fields, "amount"),
+        currency=_text_or_none(fields, "currency"),
+        reason=_text_or_none(fields, "reason"),
+        status=_text_or_none(fields, "status"),
+    )
+
+
+def reference_or_none(fields: Mapping[str, Any]) -> UUID | None:
+    """Return the reference of an object, when it is one that we can have given."""
+    try:
+        return _uuid(fields, "reference")
+    except WireFormatError:
+        return None
+
+
 def read_transaction(record: Any) -> GatewayTransaction:
     """Return the movement that a JSON object describes.
 
@@ -100,30 +132,41 @@ def read_object(record: Any, what: str) -> Mapping[str, Any]:
 
 
 def read_text(fields: Mapping[str, Any], name: str) -> str:
-    """Return a text of 1 to 255 characters.
+    """Return a text of 1 to 255 printable characters.
 
     Raises:
         WireFormatError: it is missing or something else.
     """
     value = fields.get(name)
-    if not isinstance(value, str) or not 1 <= len(value) <= _MAX_TEXT:
+    if not isinstance(value, str) or not 1 <= len(value) <= _MAX_TEXT or not value.isprintable():
         raise WireFormatError(f"{name} is not a text of 1 to {_MAX_TEXT} characters")
     return value
 
 
 def read_moment(fields: Mapping[str, Any], name: str) -> datetime:
-    """Return an RFC 3339 moment with an offset, in UTC.
+    """Return an RFC 3339 moment with an offset, in UTC; `t` and `z` may be small, and a leap second is second 60.
 
     Raises:
         WireFormatError: it is missing or something else.
     """
+    found = _MOMENT.fullmatch(read_text(fields, name))
+    if found is None:
+        raise WireFormatError(f"{name} is not an RFC 3339 moment")
+    # A leap second is the last one of its minute and a second more: Python's clock has no second 60.
+    leap = found["second"] == "60"
+    fraction = (found["fraction"] or "")[:7]
+    text = f"{found['date']}T{found['minute']}:{'59' if leap else found['second']}{fraction}{found['offset'].upper()}"
     try:
-        moment = datetime.fromisoformat(read_text(fields, name))
-        if moment.tzinfo is None:
-            raise WireFormatError(f"{name} has no offset from UTC")
-        return moment.astimezone(UTC)
+        return datetime.fromisoformat(text).astimezone(UTC) + timedelta(seconds=leap)
     except (ValueError, OverflowError):
         raise WireFormatError(f"{name} is not an RFC 3339 moment") from None
+
+
+def _text_or_none(fields: Mapping[str, Any], name: str) -> str | None:
+    try:
+        return read_text(fields, name)
+    except WireFormatError:
+        return None
 
 
 def _optional_text(fields: Mapping[str, Any], name: str) -> str | None:

@@ -75,7 +75,9 @@ _OVERDUE = text(f"""
                 AND created_at < now() - interval '{INVOICE_SECONDS} seconds')
             + (SELECT count(*) FROM dead_letters WHERE resolution IS NULL AND kind = 'invoice.issue') AS invoice,
         (SELECT count(*) FROM refunds WHERE state IN ('PENDING', 'PROCESSING', 'UNKNOWN', 'FAILED')
-            AND released_at IS NULL AND created_at < now() - interval '{REFUND_SECONDS} seconds') AS refund,
+            AND released_at IS NULL AND created_at < now() - interval '{REFUND_SECONDS} seconds'
+            AND NOT EXISTS (SELECT FROM payments p WHERE p.id = refunds.payment_id AND p.refunds_held_by IS NOT NULL)
+            ) AS refund,
         (SELECT count(*) FROM jobs
             WHERE state = 'PENDING' AND run_at < now() - interval '{PICKUP_SECONDS} seconds')
             + (SELECT count(*) FROM jobs

@@ -38,6 +38,7 @@ class JobKind(StrEnum):
     ISSUE_INVOICE = "invoice.issue"
     ISSUE_CREDIT_NOTE = "credit_note.issue"
     CAPTURE_PAYMENT = "payment.capture"
+    RELEASE_PAYMENT = "payment.release"
     PROCESS_REFUND = "refund.process"
     NOTIFY_ORDER_CONFIRMATION = "notify.order_confirmation"
     NOTIFY_ORDER_SHIPPED = "notify.order_shipped"

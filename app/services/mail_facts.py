@@ -186,7 +186,7 @@ async def _gateway_event(scene: Scene) -> MailFacts | NothingToTell:
 
 
 async def _case(scene: Scene) -> MailFacts | NothingToTell:
-    found = await operations_facts.case(scene.session, scene.claim.entity_id)
+    found = await operations_facts.case(scene.session, scene.claim.entity_id, scene.shop_time)
     return MailFacts(scene.settings.operations_email, *found) if found else GONE
 
 

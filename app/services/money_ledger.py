@@ -7,11 +7,12 @@ Locks are taken in one order, so that no two of them wait for each other: refund
 """
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.core.enums import EntityType, RefundState
 from app.models.payment import Payment, Refund
@@ -84,6 +85,13 @@ async def release(session: AsyncSession, refund: Refund) -> bool:
     refund.released_at = func.now()
     await session.flush()
     return True
+
+
+async def left_to_refund(connection: AsyncConnection, order_id: UUID) -> Decimal:
+    """Return what of an order's payment is neither refunded, here or elsewhere, nor reserved for a refund."""
+    left = Payment.captured_amount - Payment.refunded_elsewhere_amount - Payment.refund_reserved_amount
+    found = (await connection.execute(select(left).where(Payment.order_id == order_id))).scalar_one_or_none()
+    return Decimal(0) if found is None else Decimal(found)
 
 
 async def _reserve(session: AsyncSession, refund: Refund) -> None:

@@ -5,7 +5,7 @@ from datetime import date, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.enums import CaseKind, RefundState
@@ -16,12 +16,14 @@ from app.models.payment import GatewayEvent, Payment, Refund
 from app.models.return_request import ReturnRequest
 from app.services.case_kinds import MEANINGS
 from app.services.job_service import JobKind
+from app.services.order_lookup import order_id_of, order_number_of
 from app.utils.shop_time import ShopTime
 
 _ENTITIES = {
     JobKind.ISSUE_INVOICE: "ORDER",
     JobKind.ISSUE_CREDIT_NOTE: "REFUND",
     JobKind.CAPTURE_PAYMENT: "PAYMENT",
+    JobKind.RELEASE_PAYMENT: "ORDER",
     JobKind.PROCESS_REFUND: "REFUND",
     JobKind.NOTIFY_INVOICE: "INVOICE",
     JobKind.NOTIFY_CREDIT_NOTE: "CREDIT_NOTE",
@@ -47,7 +49,10 @@ async def job_failed(session: AsyncSession, dead_letter_id: UUID, shop_time: Sho
     letter = await session.get(DeadLetter, dead_letter_id)
     if letter is None:
         return None
+    order_id = order_id_of(literal(letter.entity_id))
+    number = (await session.execute(select(order_number_of(order_id)))).scalar_one_or_none()
     return {
+        "order_number": number,
         "dead_letter_id": str(letter.id),
         "kind": letter.kind,
         "entity_type": entity_of(letter.kind),
@@ -94,7 +99,7 @@ async def gateway_event(
     return context, known.order_id if known else None
 
 
-async def case(session: AsyncSession, case_id: UUID) -> tuple[dict[str, Any], UUID | None] | None:
+async def case(session: AsyncSession, case_id: UUID, shop_time: ShopTime) -> tuple[dict[str, Any], UUID | None] | None:
     """Return the context of `case` and the order that it concerns, or None when there is no such case."""
     found = await session.get(Case, case_id)
     if found is None:
@@ -113,7 +118,7 @@ async def case(session: AsyncSession, case_id: UUID) -> tuple[dict[str, Any], UU
             for name, value in sorted(found.evidence.items())
         ],
         "ways_out": [{"action": way.action, "how": way.how} for way in meaning.ways_out],
-        "opened_at": found.created_at,
+        "opened_at": shop_time.local(found.created_at),
     }
     return context, found.order_id
 

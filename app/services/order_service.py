@@ -1,7 +1,7 @@
 """Orders: create, read, transition, cancel, and what each transition sets off (REQ-001)."""
 
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.core.actor import Actor
-from app.core.enums import EntityType, OrderStatus, RefundReason, Role, Trigger
+from app.core.enums import ActorType, EntityType, OrderStatus, RefundReason, Role, Trigger
 from app.core.precondition import Precondition
 from app.database import Database
 from app.models.order import Order, OrderLineItem, order_number_seq
@@ -45,15 +45,15 @@ EFFECTS = (
 MONEY = f"""money AS (
     UPDATE payments p SET
         state = CASE WHEN m.status = 'PAID' THEN 'CAPTURED' ELSE p.state END,
-        captured_amount = CASE WHEN m.status = 'PAID' THEN p.amount ELSE p.captured_amount END,
+        captured_amount = CASE WHEN m.status = 'PAID' THEN coalesce(p.accepted_amount, p.amount) ELSE p.captured_amount END,
         captured_at = CASE WHEN m.status = 'PAID' THEN m.updated_at ELSE p.captured_at END,
         gateway_payment_id = CASE WHEN m.status = 'PAID' AND m.payment_transaction_id IS NOT NULL
             THEN m.payment_transaction_id ELSE p.gateway_payment_id END,
-        refund_reserved_amount = CASE WHEN m.status = 'CANCELLED' THEN p.captured_amount
+        refund_reserved_amount = CASE WHEN m.status = 'CANCELLED' THEN p.captured_amount - p.refunded_elsewhere_amount
             ELSE p.refund_reserved_amount END
     FROM moved m
     WHERE p.order_id = m.id AND (m.status = 'PAID' OR (m.status = 'CANCELLED' AND m.from_state = 'PAID'))
-    RETURNING p.id, p.captured_amount, p.currency, m.id AS order_id, m.status, m.trigger, m.updated_at
+    RETURNING p.id, p.captured_amount, p.captured_amount - p.refunded_elsewhere_amount AS due_back, p.currency, m.id AS order_id, m.status, m.trigger, m.updated_at
 ),
 capture AS (
     INSERT INTO jobs (kind, queue, entity_id, dedupe_key, state)
@@ -62,8 +62,8 @@ capture AS (
 ),
 refund AS (
     INSERT INTO refunds (payment_id, order_id, reason, amount, currency, created_at, updated_at)
-    SELECT id, order_id, '{RefundReason.ORDER_CANCELLED}', captured_amount, currency, updated_at, updated_at
-    FROM money WHERE status = 'CANCELLED' AND captured_amount > 0
+    SELECT id, order_id, '{RefundReason.ORDER_CANCELLED}', due_back, currency, updated_at, updated_at
+    FROM money WHERE status = 'CANCELLED' AND due_back > 0
     RETURNING id, amount, currency, order_id, created_at
 ),
 {transitions.REFUND_DUE}"""  # noqa: S608 - constants of this code base
@@ -95,6 +95,9 @@ MACHINE = Machine(
 )
 STATEMENT = MACHINE.statement()
 
+NOTHING_TO_PAY = Actor(id=None, type=ActorType.SYSTEM, trigger=Trigger.API_CALL)
+"""Who brings an order that costs nothing to PAID."""
+
 _LINES: ColumnElement[Any] = literal_column(LINES.format(order="orders")).label("line_items")
 
 
@@ -121,6 +124,8 @@ class OrderService:
 
     async def create(self, data: OrderCreate, actor: Actor) -> dict[str, Any]:
         """Create an order in PENDING_PAYMENT with its lines and its payment; return it.
+
+        One that costs nothing is PAID in the same transaction.
 
         Raises:
             ForbiddenError: the role may not, a customer orders for another one, or a customer sets prices where
@@ -158,6 +163,8 @@ class OrderService:
                 session, EntityType.ORDER, order.id, 1, "order.created", now, {"customer_id": str(order.customer_id)}
             )
             await session.flush()
+            if order.total_amount == 0:
+                return await self._pay_nothing(session, order.id, now)
         columns = {attribute.key: getattr(order, attribute.key) for attribute in Order.__mapper__.column_attrs}
         columns["metadata"] = columns["details"]
         return order_view(columns, map(_columns, lines))
@@ -170,6 +177,20 @@ class OrderService:
                 " a key of role service.",
                 {"role": actor.role, "needed": sorted(permissions.PRICING_ROLES)},
             )
+
+    async def _pay_nothing(self, session: AsyncSession, order_id: UUID, at: datetime) -> dict[str, Any]:
+        """Bring a new order that costs nothing to PAID, as SYSTEM: nobody will ever report a payment for it."""
+        request = TransitionRequest(
+            entity_id=order_id,
+            new_state=OrderStatus.PAID,
+            actor=NOTHING_TO_PAY,
+            at=at,
+            metadata={"reason": "nothing to pay"},
+        )
+        [result] = await transitions.apply(session, STATEMENT, [request])
+        return with_lines(
+            transitions.moved_row(EntityType.ORDER, OrderStatus.PAID, result, OrderNotFoundError(order_id))
+        )
 
     async def get(self, order_id: UUID, actor: Actor) -> dict[str, Any]:
         """Return an order with its lines.
@@ -240,8 +261,10 @@ class OrderService:
         changes = {"cancellation_reason": data.reason}
         return await self._move(order_id, OrderStatus.CANCELLED, actor, data.reason, changes, expected)
 
-    async def cancel_unpaid(self, older_than: timedelta, limit: int = 500) -> int:
-        """Cancel, as SYSTEM, up to `limit` orders unpaid for longer than `older_than`; return how many (REQ-001).
+    async def cancel_unpaid(self, order_ids: Collection[UUID], older_than: timedelta) -> int:
+        """Cancel, as SYSTEM, those of these orders that are unpaid for longer than `older_than`; return how many.
+
+        `UnpaidOrders` calls it with orders for which the provider holds no money (REQ-001).
 
         One paid in the meantime is left alone, for the condition is checked under its lock. One that somebody holds is
         passed over, so that one held for long does not keep the others waiting.
@@ -259,7 +282,14 @@ class OrderService:
                     changes={"cancellation_reason": reason},
                     expected_state=OrderStatus.PENDING_PAYMENT,
                 )
-                for order_id in await hold_overdue(session, Order, OrderStatus.PENDING_PAYMENT, now - older_than, limit)
+                for order_id in await hold_overdue(
+                    session,
+                    Order,
+                    OrderStatus.PENDING_PAYMENT,
+                    now - older_than,
+                    len(order_ids),
+                    Order.id.in_(order_ids),
+                )
             ]
             results = await transitions.apply(session, STATEMENT, requests) if requests else []
         return sum(result.outcome is Outcome.MOVED for result in results)

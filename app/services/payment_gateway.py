@@ -197,6 +197,25 @@ class GatewayRefund:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayDispute:
+    """A payment that its customer disputes at their bank, as an event tells it; the texts are the provider's.
+
+    Attributes:
+        payment_id: the provider's id of the payment.
+        reference: our payment id, where the provider repeats it.
+        status: e.g. `needs_response`, `won`, `lost`.
+    """
+
+    id: str
+    payment_id: str | None
+    reference: UUID | None
+    amount: str | None
+    currency: str | None
+    reason: str | None
+    status: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayTransaction:
     """One movement in the provider's books.
 

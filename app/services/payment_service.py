@@ -1,8 +1,6 @@
-"""Money in: what the gateway reports, and the payments that it has yet to hear of (INT-001)."""
+"""Money in: what the gateway reports, and the payments that it has not heard of (INT-001)."""
 
 from collections.abc import Mapping
-from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 import structlog
@@ -11,33 +9,34 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.actor import Actor
-from app.core.enums import ActorType, EntityType, OrderStatus, PaymentState, RefundReason, RefundState, Trigger
+from app.core.enums import ActorType, CaseEntity, CaseKind, OrderStatus, RefundState, Trigger
 from app.database import Database
 from app.models.order import Order
 from app.models.payment import GatewayEvent, Payment, Refund
-from app.services import collection, event_service, job_resolution, job_service, money_ledger, transitions
-from app.services.gateway_webhooks import WebhookEvent
+from app.services import (
+    case_service,
+    collection,
+    disputes,
+    job_resolution,
+    job_service,
+    money_in,
+    money_ledger,
+    transitions,
+)
+from app.services.gateway_webhooks import DISPUTE, WebhookEvent, concerns_money
 from app.services.job_service import Claim, JobKind
-from app.services.payment_gateway import GatewayPayment, GatewayRefund, PaymentGateway
-from app.services.transitions import Outcome, TransitionRequest
-from app.utils.clock import Clock, utc_now, uuid7
+from app.services.payment_gateway import GatewayDispute, GatewayPayment, GatewayRefund, PaymentGateway
+from app.utils.clock import Clock, utc_now
 
 logger = structlog.get_logger(__name__)
 
 GATEWAY = Actor(id=None, type=ActorType.SYSTEM, trigger=Trigger.WEBHOOK)
 
-NEEDS_A_PERSON = frozenset(
-    {
-        "UNKNOWN_REFERENCE",
-        "AMOUNT_MISMATCH",
-        "SECOND_PAYMENT",
-        "PAID_AFTER_CANCEL",
-        "SECOND_REFUND",
-        "REFUND_REVERSED",
-        "REFUND_DUE_AGAIN",
-    }
-)
-"""Outcomes in which the gateway's books and ours tell different stories, or what a person was told is overtaken."""
+TOLD_BY_MAIL = frozenset({"PAID_AFTER_CANCEL", "REFUND_DUE_AGAIN"})
+"""Outcomes that operations are told of, and that need no decision: the system does what follows."""
+
+NEEDS_A_PERSON = TOLD_BY_MAIL | money_in.CASES.keys() | {"UNREADABLE", "UNKNOWN_KIND", "DISPUTE", "DISPUTE_CLOSED"}
+"""Outcomes in which the gateway's books and ours differ, or what a person was told has changed."""
 
 
 class PaymentService:
@@ -52,36 +51,48 @@ class PaymentService:
     async def receive_webhook(self, event: WebhookEvent, body: Mapping[str, Any]) -> str:
         """Store a verified webhook together with its effect and return the outcome.
 
-        The event's id is its key: the same event twice has one effect and gives DUPLICATE. Outcomes that a
-        person must look at are logged as critical, stay in `gateway_events`, and make an alert due with it.
+        The event's id is its key: the same event twice has one effect and gives DUPLICATE. Every event is kept, also
+        one that cannot be read. Outcomes that a person must decide open a case with it; those of `TOLD_BY_MAIL` make
+        an alert due.
         """
         async with self._database.transaction() as session:
             # The lock comes first: of two deliveries at once the second finds the first one's row.
             subject = await self._locked_subject(session, event)
             known = await session.execute(select(GatewayEvent.id).where(GatewayEvent.id == event.id))
-            outcome = "DUPLICATE" if known.first() is not None else await self._effect(session, event, subject)
-            if outcome != "DUPLICATE":
-                await session.execute(
-                    pg_insert(GatewayEvent)
-                    .values(
-                        id=event.id,
-                        type=event.type,
-                        reference=event.object.reference if event.object else None,
-                        body=dict(body),
-                        outcome=outcome,
-                    )
-                    .on_conflict_do_nothing()
+            if known.first() is not None:
+                return self._logged(event, "DUPLICATE")
+            outcome = await self._effect(session, event, subject)
+            kept = await session.execute(
+                pg_insert(GatewayEvent)
+                .values(
+                    id=event.id,
+                    type=event.type,
+                    reference=event.object.reference if event.object is not None else event.reference,
+                    body=dict(body),
+                    outcome=outcome,
                 )
-                if outcome in NEEDS_A_PERSON and event.object is not None:
-                    await _alert(session, event.id, event.object)
+                .on_conflict_do_nothing()
+                .returning(GatewayEvent.id)
+            )
+            if kept.first() is None:
+                # Two deliveries at once of an event about nothing that could be locked: the first one counts.
+                return self._logged(event, "DUPLICATE")
+            if outcome in TOLD_BY_MAIL and isinstance(event.object, GatewayPayment | GatewayRefund):
+                await _alert(session, event.id, event.object)
+        return self._logged(event, outcome)
+
+    @staticmethod
+    def _logged(event: WebhookEvent, outcome: str) -> str:
         log = logger.critical if outcome in NEEDS_A_PERSON else logger.info
+        reference = event.object.reference if event.object is not None else event.reference
         log(
             "gateway event",
             event_id=event.id,
             type=event.type,
             outcome=outcome,
-            reference=str(event.object.reference) if event.object else None,
+            reference=str(reference) if reference else None,
             gateway_id=event.object.id if event.object else None,
+            problem=event.problem,
         )
         return outcome
 
@@ -90,76 +101,83 @@ class PaymentService:
         if isinstance(event.object, GatewayRefund):
             return await money_ledger.locked_refund(session, event.object.reference)
         if isinstance(event.object, GatewayPayment):
-            # The order before its payment, as a transition does.
-            order_id = event.object.reference
-            await session.execute(select(Order.id).where(Order.id == order_id).with_for_update(key_share=True))
-            # A worker that collects it takes no other lock than the payment's own.
-            payment = select(Payment).where(Payment.order_id == order_id).with_for_update(key_share=True)
-            return (await session.execute(payment)).scalar_one_or_none()
+            return await money_in.locked_payment(session, event.object.reference)
+        if isinstance(event.object, GatewayDispute):
+            order_id = await disputes.order_of(session, event.object)
+            return await money_in.locked_payment(session, order_id) if order_id is not None else None
         return None
 
     async def _effect(self, session: AsyncSession, event: WebhookEvent, subject: Payment | Refund | None) -> str:
-        known = event.type in {"payment.captured", "refund.succeeded", "refund.failed"}
-        if not known or event.object is None:
+        if isinstance(event.object, GatewayDispute):
+            payment = subject if isinstance(subject, Payment) else None
+            return await disputes.receive(session, event.type, event.id, event.object, payment, GATEWAY, self._clock())
+        if event.object is None:
+            return await self._not_acted_on(session, event)
+        if event.type == "payment.authorized":
+            return await self._reserved(session, event.object.reference)
+        if isinstance(event.object, GatewayPayment):
+            payment = subject if isinstance(subject, Payment) else None
+            outcome = await money_in.book(session, self._order_statement, payment, event.object, GATEWAY, self._clock())
+        else:
+            refund = subject if isinstance(subject, Refund) else None
+            outcome = await self._refund_outcome(session, event, event.object, refund)
+        partly = outcome == "PAID" and isinstance(event.object, GatewayPayment) and event.object.refunded_amount > 0
+        if outcome in money_in.CASES or partly:
+            asked = "REFUNDED_ELSEWHERE" if partly else outcome
+            facts = {"event_id": event.id, "event_type": event.type, "event_created": event.created}
+            await money_in.ask_a_person(session, asked, event.object, subject, self._clock(), **facts)
+        return outcome
+
+    async def _not_acted_on(self, session: AsyncSession, event: WebhookEvent) -> str:
+        """Return the outcome of an event that is only kept, with a case where money may have moved with it."""
+        if event.problem is None and not event.type.startswith(DISPUTE) and not concerns_money(event):
             return "IGNORED"
-        if subject is None:
+        unknown_reference = event.problem is not None and event.problem.startswith("reference ")
+        kind = CaseKind.UNKNOWN_REFERENCE if unknown_reference else CaseKind.UNREADABLE_EVENT
+        order_id = None
+        if event.reference is not None:
+            known = select(Order.id).where(Order.id == event.reference)
+            order_id = (await session.execute(known)).scalar_one_or_none()
+        await case_service.open_case(
+            session,
+            kind,
+            entity_type=CaseEntity.GATEWAY_EVENT,
+            entity_id=case_service.gateway_event_id(event.id),
+            order_id=order_id,
+            evidence={"event_id": event.id, "event_type": event.type, "problem": event.problem, **event.facts},
+            dedupe_key=money_in.case_key(kind, event.id),
+            at=self._clock(),
+        )
+        if unknown_reference:
             return "UNKNOWN_REFERENCE"
-        if (event.object.currency, _moved(event.object)) != (subject.currency, subject.amount):
+        return "UNREADABLE" if event.problem is not None else "UNKNOWN_KIND"
+
+    @staticmethod
+    async def _reserved(session: AsyncSession, order_id: Any) -> str:
+        """Let a reservation go that arrives for an order that was cancelled meanwhile."""
+        status = (await session.execute(select(Order.status).where(Order.id == order_id))).scalar_one_or_none()
+        if status != OrderStatus.CANCELLED:
+            return "IGNORED"
+        kind = JobKind.RELEASE_PAYMENT
+        await job_service.add(session, kind, order_id, f"{kind}:{order_id}")
+        return "RESERVED_AFTER_CANCEL"
+
+    async def _refund_outcome(
+        self, session: AsyncSession, event: WebhookEvent, reported: GatewayRefund, refund: Refund | None
+    ) -> str:
+        if refund is None:
+            return "UNKNOWN_REFERENCE"
+        if (reported.currency, reported.amount) != (refund.currency, refund.amount):
             return "AMOUNT_MISMATCH"
-        if isinstance(subject, Payment):
-            return await self._captured(session, event.object.id, subject)
-        return await self._refund_ended(session, event, subject)
+        return await self._refund_ended(session, event, reported, refund)
 
-    async def _captured(self, session: AsyncSession, gateway_payment_id: str, payment: Payment) -> str:
-        if payment.gateway_payment_id not in (None, gateway_payment_id):
-            return "SECOND_PAYMENT"
-        if payment.state == PaymentState.CAPTURED:
-            # Marked PAID by hand before the gateway reported it: now its id is known.
-            payment.gateway_payment_id = gateway_payment_id
-            return "ALREADY_CAPTURED"
-        now = self._clock()
-        request = TransitionRequest(
-            entity_id=payment.order_id,
-            new_state=OrderStatus.PAID,
-            actor=GATEWAY,
-            at=now,
-            metadata={"gateway_payment_id": gateway_payment_id},
-            changes={"payment_transaction_id": gateway_payment_id},
-        )
-        [result] = await transitions.apply(session, self._order_statement, [request])
-        if result.outcome is Outcome.MOVED:
-            return "PAID"
-        await self._give_back(session, payment, gateway_payment_id, now)
-        return "PAID_AFTER_CANCEL"
-
-    async def _give_back(self, session: AsyncSession, payment: Payment, gateway_payment_id: str, now: datetime) -> None:
-        """Money came for an order that was cancelled meanwhile: record it, and let all of it be refunded."""
-        payment.state = PaymentState.CAPTURED
-        payment.captured_at = now
-        payment.captured_amount = payment.refund_reserved_amount = payment.amount
-        payment.gateway_payment_id = gateway_payment_id
-        refund = Refund(
-            id=uuid7(now),
-            payment_id=payment.id,
-            order_id=payment.order_id,
-            reason=RefundReason.PAID_AFTER_CANCEL,
-            amount=payment.amount,
-            currency=payment.currency,
-            created_at=now,
-            updated_at=now,
-        )
-        session.add(refund)
-        await session.flush()
-        facts = {"order_id": str(payment.order_id), "amount": str(refund.amount), "currency": refund.currency}
-        await event_service.append(session, EntityType.REFUND, refund.id, 1, "refund.created", now, facts)
-        await job_service.add(session, JobKind.PROCESS_REFUND, refund.id, f"{JobKind.PROCESS_REFUND}:{refund.id}")
-
-    async def _refund_ended(self, session: AsyncSession, event: WebhookEvent, refund: Refund) -> str:
-        gateway_refund_id = event.object.id if event.object is not None else ""
+    async def _refund_ended(
+        self, session: AsyncSession, event: WebhookEvent, reported: GatewayRefund, refund: Refund
+    ) -> str:
         job_key = f"{JobKind.PROCESS_REFUND}:{refund.id}"
-        is_recorded = refund.state == RefundState.SUCCEEDED and refund.gateway_refund_id == gateway_refund_id
+        is_recorded = refund.state == RefundState.SUCCEEDED and refund.gateway_refund_id == reported.id
         if event.type == "refund.succeeded":
-            if await money_ledger.settle(session, refund, gateway_refund_id, self._clock()):
+            if await money_ledger.settle(session, refund, reported.id, self._clock()):
                 await job_service.hasten(session, job_key)
                 return "REFUND_SETTLED"
             return "ALREADY_SETTLED" if is_recorded else "SECOND_REFUND"
@@ -182,18 +200,13 @@ class PaymentService:
             await job_service.finish(session, claim)
 
 
-def _moved(reported: GatewayPayment | GatewayRefund) -> Decimal:
-    """Return what moved: of a payment what was taken, not what was authorised."""
-    return reported.captured_amount if isinstance(reported, GatewayPayment) else reported.amount
-
-
 async def _alert(session: AsyncSession, event_id: str, reported: GatewayPayment | GatewayRefund) -> None:
     """Make it due that operations hear of an event, in the transaction that stores it: once an event."""
     kind = JobKind.NOTIFY_GATEWAY_EVENT
     facts = {
         "event_id": event_id,
         "gateway_id": reported.id,
-        "amount": str(_moved(reported)),
+        "amount": str(money_in.moved(reported)),
         "currency": reported.currency,
     }
     await job_service.add(session, kind, reported.reference, f"{kind}:{event_id}", facts)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Row
 
@@ -23,13 +24,16 @@ class DifferenceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One refund on which the books differ."""
+    """One refund on which the books differ; the order is None where the gateway's payment is none of ours."""
 
     kind: DifferenceKind
     reference: str
     our_amount: Decimal | None
     their_amount: Decimal | None
     gateway_refund_id: str | None
+    order_id: UUID | None = None
+    order_number: str | None = None
+    gateway_payment_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +80,13 @@ def compare(
     else:
         return None
     our_amount = ours.amount if ours is not None else None
-    return Difference(kind, reference, our_amount, their_amount, theirs[0].refund_id if theirs else None)
+    return Difference(
+        kind=kind,
+        reference=reference,
+        our_amount=our_amount,
+        their_amount=their_amount,
+        gateway_refund_id=theirs[0].refund_id if theirs else None,
+        order_id=ours.order_id if ours is not None else None,
+        order_number=ours.order_number if ours is not None else None,
+        gateway_payment_id=theirs[0].payment_id if theirs else ours.gateway_payment_id if ours is not None else None,
+    )

@@ -12,6 +12,7 @@ refund's own, the same at every try; only a definite decline, which the gateway 
 for ever, adds its number to it. A refund that the gateway has accepted and not decided stays PROCESSING.
 """
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -22,11 +23,14 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import error_tracking
+from app.core.actor import Actor
 from app.core.enums import RefundState
 from app.database import Database
-from app.models.payment import Refund
-from app.schemas.refund import RefundQuery
-from app.services import collection, job_service, money_ledger, pages
+from app.models.order import Order
+from app.models.payment import Payment, Refund
+from app.schemas.common import PageQuery
+from app.schemas.refund import OrderRefund, RefundQuery
+from app.services import collection, job_service, money_ledger, pages, permissions
 from app.services.job_service import Claim
 from app.services.payment_gateway import (
     GatewayDeclined,
@@ -36,9 +40,10 @@ from app.services.payment_gateway import (
     PaymentGateway,
     RefundRequest,
 )
-from app.services.reconciliation import DifferenceKind, Reconciliation, compare, refunds_at
+from app.services.permissions import Action
+from app.services.reconciliation import Difference, DifferenceKind, Reconciliation, compare, refunds_at
 from app.utils.clock import Clock, utc_now
-from app.utils.exceptions import NotFoundError
+from app.utils.exceptions import NotFoundError, OrderNotFoundError
 
 logger = structlog.get_logger(__name__)
 
@@ -63,6 +68,16 @@ class RefundPendingError(Exception):
         self.consumes_retry = now - refund.created >= PENDING_LIMIT
 
 
+class RefundHeldError(Exception):
+    """The payment is disputed: its refunds wait until a manager has decided. That is no failure."""
+
+    retry_after = _ASK_AGAIN_SECONDS
+    consumes_retry = False
+
+    def __init__(self, case_id: UUID) -> None:
+        super().__init__(f"held by case {case_id}, until a manager decides it")
+
+
 class RefundService:
     """Paying refunds back, showing them, and comparing them with the gateway's books."""
 
@@ -76,6 +91,7 @@ class RefundService:
         Raises:
             GatewayError: this try did not get there; its outcome is on the refund, the job is tried again.
             RefundPendingError: the gateway has not decided yet.
+            RefundHeldError: the payment is disputed; nothing was sent.
             LeaseLostError: another worker has the job by now.
         """
         refund_id = claim.entity_id
@@ -115,6 +131,7 @@ class RefundService:
                 logger.info("refund needs no work", refund_id=str(claim.entity_id))
                 await job_service.finish(session, claim)
                 return None, False
+            await _require_no_hold(session, refund.payment_id)
             await job_service.require_held(session, claim)
             perhaps_sent = refund.state in {RefundState.PROCESSING, RefundState.UNKNOWN}
             if refund.state != RefundState.PROCESSING:
@@ -190,6 +207,31 @@ class RefundService:
                 newest_first=True,
             )
 
+    async def of_order(self, order_id: UUID, query: PageQuery, actor: Actor) -> dict[str, Any]:
+        """Return a page of an order's refunds, newest first, without what only operations need.
+
+        Raises:
+            OrderNotFoundError: there is no such order that this actor may see.
+            InvalidInputError: a cursor that is not one.
+        """
+        permissions.require(actor, Action.READ_ORDER)
+        visible = select(Order.id).where(Order.id == order_id)
+        if actor.sees_only is not None:
+            visible = visible.where(Order.customer_id == actor.sees_only)
+        table = Refund.__table__.c
+        shown = [table[name] for name in OrderRefund.model_fields]
+        async with self._database.autocommit() as connection:
+            if (await connection.execute(visible)).first() is None:
+                raise OrderNotFoundError(order_id)
+            return await pages.fetch_page(
+                connection,
+                select(*shown).where(table.order_id == order_id),
+                (table.created_at, table.id),
+                query,
+                lambda row: {**row._asdict(), "amount": float(row.amount)},
+                newest_first=True,
+            )
+
     async def get(self, refund_id: UUID) -> dict[str, Any]:
         """Return a refund.
 
@@ -216,7 +258,7 @@ class RefundService:
         theirs = await refunds_at(gateway)
         ours = await self._all()
         differences = [
-            difference
+            await self._with_order(difference)
             for reference in sorted(ours.keys() | theirs.keys())
             if (
                 difference := compare(reference, ours.get(reference), theirs.get(reference, []), earlier.get(reference))
@@ -247,9 +289,38 @@ class RefundService:
             return False
 
     async def _all(self) -> dict[str, Row[*tuple[Any, ...]]]:
-        table = Refund.__table__.c
+        statement = (
+            select(*Refund.__table__.c, Order.order_number, Payment.gateway_payment_id)
+            .join(Order, Order.id == Refund.order_id)
+            .join(Payment, Payment.id == Refund.payment_id)
+        )
         async with self._database.autocommit() as connection:
-            return {str(row.id): row for row in await connection.execute(select(*table))}
+            return {str(row.id): row for row in await connection.execute(statement)}
+
+    async def _with_order(self, difference: Difference) -> Difference:
+        """Return a difference with the order whose payment it is about, though no refund of ours is meant."""
+        if difference.order_id is not None or difference.gateway_payment_id is None:
+            return difference
+        statement = (
+            select(Order.id, Order.order_number)
+            .join(Payment, Payment.order_id == Order.id)
+            .where(Payment.gateway_payment_id == difference.gateway_payment_id)
+        )
+        async with self._database.autocommit() as connection:
+            found = (await connection.execute(statement)).first()
+        return replace(difference, order_id=found.id, order_number=found.order_number) if found else difference
+
+
+async def _require_no_hold(session: AsyncSession, payment_id: UUID) -> None:
+    """Make sure that no dispute holds a payment's refunds; one that is being placed is waited for.
+
+    Raises:
+        RefundHeldError: one does.
+    """
+    held = select(Payment.refunds_held_by).where(Payment.id == payment_id).with_for_update(read=True)
+    case_id = (await session.execute(held)).scalar_one()
+    if case_id is not None:
+        raise RefundHeldError(case_id)
 
 
 async def _paid(gateway: PaymentGateway, request: RefundRequest, *, perhaps_sent: bool) -> GatewayRefund:

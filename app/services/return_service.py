@@ -25,7 +25,7 @@ from app.schemas.return_request import (
     ReturnReject,
     ReturnStateUpdate,
 )
-from app.services import audit_service, event_service, job_service, pages, permissions, transitions
+from app.services import audit_service, event_service, job_service, money_ledger, pages, permissions, transitions
 from app.services.due_time import due_time, hold_overdue
 from app.services.job_service import JobKind
 from app.services.permissions import Action
@@ -215,12 +215,14 @@ class ReturnService:
 
         Raises:
             ForbiddenError, ReturnNotFoundError, VersionConflictError, InvalidStateTransitionError: as `transition`.
-            InvalidInputError: the fee or the refund is more than the returned lines are worth.
+            InvalidInputError: the fee or the refund is more than the returned lines are worth, or than is left of the
+                payment, of which less may have come in than the order costs.
         """
         permissions.require_transition(actor, EntityType.RETURN, ReturnStatus.APPROVED)
         row = await self._row(return_id, actor)
         fee = data.restocking_fee if data.restocking_fee is not None else Decimal(0)
-        refund = data.refund_amount if data.refund_amount is not None else row.items_amount - fee
+        left = await self._left_to_refund(row.order_id)
+        refund = data.refund_amount if data.refund_amount is not None else min(row.items_amount - fee, left)
         # Amounts matter only where the step itself is legal; otherwise the refusal below is the answer.
         if row.status == ReturnStatus.REQUESTED:
             if fee > row.items_amount:
@@ -229,6 +231,8 @@ class ReturnService:
                 raise InvalidInputError(
                     ("refund_amount", f"must not exceed the returned lines less the fee: {row.items_amount - fee}")
                 )
+            if refund > left:
+                raise InvalidInputError(("refund_amount", f"must not exceed what is left of the payment: {left}"))
         changes = {
             "manager_notes": data.notes,
             "restocking_fee": fee,
@@ -237,6 +241,10 @@ class ReturnService:
         }
         metadata = {"notes": data.notes, "restocking_fee": str(fee), "refund_amount": str(refund)}
         return await self._move(return_id, ReturnStatus.APPROVED, actor, metadata, changes, expected)
+
+    async def _left_to_refund(self, order_id: UUID) -> Decimal:
+        async with self._database.autocommit() as connection:
+            return await money_ledger.left_to_refund(connection, order_id)
 
     async def reject(
         self, return_id: UUID, data: ReturnReject, actor: Actor, expected: Precondition | None = None

@@ -50,8 +50,9 @@ _RETURNS_WITHOUT_REFUND = text("""
     LIMIT :limit
 """)
 _CANCELLED_WITHOUT_REFUND = text("""
-    SELECT h.entity_id AS id, h.entity_id AS order_id, p.captured_amount AS amount FROM state_history h
-    JOIN payments p ON p.order_id = h.entity_id AND p.state = 'CAPTURED' AND p.captured_amount > 0
+    SELECT h.entity_id AS id, h.entity_id AS order_id, p.captured_amount - p.refunded_elsewhere_amount AS amount FROM state_history h
+    JOIN payments p ON p.order_id = h.entity_id AND p.state = 'CAPTURED'
+        AND p.captured_amount > p.refunded_elsewhere_amount
     WHERE h.new_state = 'CANCELLED' AND h.entity_type = 'ORDER' AND h.created_at > :since
         AND NOT EXISTS (SELECT FROM refunds f WHERE f.order_id = h.entity_id AND f.return_id IS NULL)
     LIMIT :limit

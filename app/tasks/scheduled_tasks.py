@@ -42,11 +42,11 @@ def _tick(name: str, work: Callable[[Workbench], Awaitable[int]]) -> None:
 
 @task("app.tasks.scheduled_tasks.cancel_unpaid_orders")
 def cancel_unpaid_orders() -> None:
-    """Cancel, as SYSTEM, the orders that were not paid in time (REQ-001)."""
+    """Cancel, as SYSTEM, the orders that were not paid in time, once the provider was asked (REQ-001)."""
 
     async def work(bench: Workbench) -> int:
         ttl = bench.settings.unpaid_order_ttl
-        return await in_batches(lambda limit: bench.orders.cancel_unpaid(ttl, limit))
+        return await in_batches(lambda limit: bench.unpaid_orders.cancel_overdue(ttl, limit))
 
     _tick("cancel_unpaid_orders", work)
 

@@ -21,6 +21,7 @@ from app.services.payment_service import PaymentService
 from app.services.refund_service import RefundService
 from app.services.return_service import ReturnService
 from app.services.sweep_service import SweepService
+from app.services.unpaid_orders import UnpaidOrders
 from app.tasks.runner import JOB_TIME_LIMIT, Handler, JobRunner, LastRites
 from app.utils.clock import Clock, utc_now
 from app.utils.email_sender import EmailSender, MailSender
@@ -110,6 +111,11 @@ class Workbench:
         return OrderService(self.database, self.clock, ShopTime.from_settings(self.settings))
 
     @cached_property
+    def unpaid_orders(self) -> UnpaidOrders:
+        """What the provider holds for unpaid orders."""
+        return UnpaidOrders(self.database, self.orders, self.gateway, self.clock)
+
+    @cached_property
     def returns(self) -> ReturnService:
         """Returns, for the sweeps."""
         return ReturnService(self.database, ReturnWindow.from_settings(self.settings), self.clock)
@@ -131,6 +137,7 @@ class Workbench:
         table[JobKind.ISSUE_INVOICE] = self._issue_invoice
         table[JobKind.ISSUE_CREDIT_NOTE] = self._issue_credit_note
         table[JobKind.CAPTURE_PAYMENT] = self._capture_payment
+        table[JobKind.RELEASE_PAYMENT] = self._release_payment
         table[JobKind.PROCESS_REFUND] = self._process_refund
         return table
 
@@ -173,6 +180,9 @@ class Workbench:
 
     async def _capture_payment(self, claim: Claim) -> None:
         await self.payments.capture(claim, self.gateway)
+
+    async def _release_payment(self, claim: Claim) -> None:
+        await self.unpaid_orders.release(claim)
 
     async def _process_refund(self, claim: Claim) -> None:
         await self.refunds.process(claim, self.gateway)

@@ -226,6 +226,7 @@ class JobFailed(TypedDict):
     """`job_failed`: a job has used its last retry and waits in the dead-letter list as `dead_letter_id`."""
 
     dead_letter_id: str
+    order_number: str | None
     kind: str
     entity_type: str
     entity_id: str
@@ -235,7 +236,7 @@ class JobFailed(TypedDict):
 
 
 class GatewayEventAlert(TypedDict):
-    """`gateway_event`: the gateway's books and ours tell different stories, as `outcome` says.
+    """`gateway_event`: the gateway reports what changes a payment or refund, and the system acts on it by itself.
 
     `order_number` is None where no order of ours is meant, the amounts where one side knows of none.
     """

@@ -173,6 +173,7 @@ _GOODS: Final[contexts.GoodsReceived] = {
     "items": _ITEMS[:1],
 }
 _FAILED: Final[contexts.JobFailed] = {
+    "order_number": _ORDER,
     "dead_letter_id": "01937c55-01d2-7b1f-8a63-3c9a7720e54d",
     "kind": "refund.process",
     "entity_type": "REFUND",
@@ -184,11 +185,11 @@ _FAILED: Final[contexts.JobFailed] = {
 _GATEWAY: Final[contexts.GatewayEventAlert] = {
     "event_id": "evt_01j8f2c7m4",
     "event_type": "payment.captured",
-    "outcome": "AMOUNT_MISMATCH",
+    "outcome": "PAID_AFTER_CANCEL",
     "order_number": _ORDER,
     "reference": "01937c54-2f6a-7c81-9d10-6b7e40c2a915",
     "gateway_id": "pay_5e90d17ab3",
-    "reported": Decimal("90.96"),
+    "reported": Decimal("909.60"),
     "reported_currency": "EUR",
     "expected": Decimal("909.60"),
     "expected_currency": "EUR",

@@ -65,12 +65,7 @@ _REJECTIONS: Final = {
     "OTHER": "See the note below",
 }
 _GATEWAY_OUTCOMES: Final = {
-    "UNKNOWN_REFERENCE": "The gateway reports money under a reference that no order or refund here has.",
-    "AMOUNT_MISMATCH": "The gateway moved another amount or currency than was agreed. Nothing was recorded here.",
-    "SECOND_PAYMENT": "A second payment has arrived for an order. Only the first one counts here.",
     "PAID_AFTER_CANCEL": "The order was cancelled before its payment arrived. A full refund has been started.",
-    "SECOND_REFUND": "The gateway reports a refund other than the one recorded: money may have gone back twice.",
-    "REFUND_REVERSED": "A refund that counted as paid has come back. The customer does not have the money.",
     "REFUND_DUE_AGAIN": "A refund whose job had given up has failed. The job tries again: do not pay it another way.",
 }
 

@@ -21,7 +21,7 @@ SHORT_TEXTS: Final[Mapping[str, Mapping[str, frozenset[str]]]] = {
         "refund_processed": frozenset({"order_number", "amount", "currency"}),
     },
     "CHAT": {
-        "job_failed": frozenset({"kind", "attempts", "entity_type", "entity_id", "dead_letter_id"}),
+        "job_failed": frozenset({"kind", "attempts", "order_number", "entity_type", "entity_id", "dead_letter_id"}),
         "gateway_event": frozenset({"outcome", "order_number", "reported", "reported_currency", "event_id"}),
         "case": frozenset({"kind", "order_number", "case_id"}),
         "return_review_overdue": frozenset({"return_number", "order_number", "hours_waiting", "expires_at"}),

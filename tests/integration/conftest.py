@@ -19,6 +19,7 @@ from tests import databases
 from tests.conftest import MovableClock
 from tests.databases import ROLE, TestServers
 from tests.factories import order_payload
+from tests.fakes import FakeGateway
 
 API_KEY = "dev-api-key"
 Steps = tuple[str, ...]
@@ -30,6 +31,7 @@ TO_DELIVERED: Steps = ("PAID", "PROCESSING_IN_WAREHOUSE", "SHIPPED", "DELIVERED"
 @pytest.fixture
 async def services(settings: Settings, database: Database, clock: MovableClock) -> AsyncIterator[Services]:
     services = Services(settings, database, clock)
+    services.gateway = FakeGateway()
     yield services
     await services.health.close()
 

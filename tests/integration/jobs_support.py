@@ -17,13 +17,21 @@ from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateU
 from app.services import job_service, money_ledger
 from app.services.job_service import Claim, JobKind
 from app.services.order_service import OrderService
+from app.services.payment_gateway import PaymentGateway
 from app.services.return_service import ReturnService
-from app.utils.clock import utc_now
+from app.services.unpaid_orders import UnpaidOrders
+from app.utils.clock import Clock, utc_now
 from app.utils.documents import DocumentView
 from app.utils.email_sender import OutgoingMail
 from tests.factories import order_create
+from tests.fakes import FakeGateway
 
 LEASE = timedelta(seconds=60)
+
+
+def unpaid_orders(database: Database, clock: Clock = utc_now, gateway: PaymentGateway | None = None) -> UnpaidOrders:
+    """Return the sweep of unpaid orders before a gateway, an empty one unless it is given."""
+    return UnpaidOrders(database, OrderService(database, clock), gateway or FakeGateway(), clock)
 
 
 class FakeMailSender:

@@ -18,7 +18,7 @@ from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateU
 from app.services.gateway_webhooks import WebhookEvent
 from app.services.job_service import JobKind
 from app.services.order_service import STATEMENT, OrderService
-from app.services.payment_gateway import GatewayPayment, GatewayRefund, PaymentGateway
+from app.services.payment_gateway import GatewayDispute, GatewayPayment, GatewayRefund, PaymentGateway
 from app.services.payment_service import PaymentService
 from app.services.refund_service import RefundService
 from app.services.return_service import ReturnService
@@ -39,7 +39,9 @@ def cents(amount: float) -> Decimal:
     return Decimal(str(amount)).quantize(Decimal("0.01"))
 
 
-def event(kind: str, subject: GatewayPayment | GatewayRefund | None, event_id: str | None = None) -> WebhookEvent:
+def event(
+    kind: str, subject: GatewayPayment | GatewayRefund | GatewayDispute | None, event_id: str | None = None
+) -> WebhookEvent:
     """Return a verified webhook about a payment or refund."""
     return WebhookEvent(id=event_id or f"evt_{uuid4().hex}", type=kind, created=CREATED, object=subject)
 
@@ -66,7 +68,9 @@ class Shop:
         self.payments = PaymentService(self.database, STATEMENT, self.clock)
         self.refunds = RefundService(self.database, self.clock)
 
-    async def tell(self, kind: str, subject: GatewayPayment | GatewayRefund | None, event_id: str | None = None) -> str:
+    async def tell(
+        self, kind: str, subject: GatewayPayment | GatewayRefund | GatewayDispute | None, event_id: str | None = None
+    ) -> str:
         """Deliver a webhook and return its outcome."""
         return await self.payments.receive_webhook(event(kind, subject, event_id), {})
 

@@ -13,8 +13,10 @@ import orjson
 import pytest
 
 from app.config import Settings
+from app.dependencies import Services
 from tests.conftest import MovableClock
 from tests.integration.conftest import error_of, new_order
+from tests.integration.jobs_support import rows
 
 pytestmark = pytest.mark.req("INT-001")
 
@@ -40,9 +42,11 @@ def captured(order: dict[str, Any], **changes: Any) -> bytes:
     return orjson.dumps(event)
 
 
-def signed(body: bytes, settings: Settings, clock: MovableClock, **age: float) -> dict[str, str]:
+def signed(
+    body: bytes, settings: Settings, clock: MovableClock, event_id: str | None = None, **age: float
+) -> dict[str, str]:
     """Return the headers with which the gateway sends a body."""
-    event_id = orjson.loads(body).get("id", "evt_1")
+    event_id = event_id or orjson.loads(body).get("id", "evt_1")
     timestamp = str(int((clock() - timedelta(**age)).timestamp()))
     key = settings.payment_webhook_secret.get_secret_value().removeprefix("whsec_").encode()
     digest = hmac.new(key, f"{event_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
@@ -131,13 +135,79 @@ async def test_what_is_not_proven_to_be_the_gateways_is_not_believed(
     assert (await api.get(f"/api/v1/orders/{order['id']}")).json()["status"] == "PENDING_PAYMENT"
 
 
-async def test_a_signed_event_that_cannot_be_read_is_an_invalid_request(
-    anonymous: httpx2.AsyncClient, settings: Settings, clock: MovableClock
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        (b'{"id": "evt_1"}', {"id": "evt_1"}),
+        (
+            b'{"id": "evt_1", "type": "payment.captured", "data": {"object": 5}}',
+            {"id": "evt_1", "type": "payment.captured", "data": {"object": 5}},
+        ),
+        (b"not JSON", {"text": "not JSON"}),
+        (b'{"id": "evt_1", "id": "evt_1"}', {"text": '{"id": "evt_1", "id": "evt_1"}'}),
+        (b'{"id": "evt_1", "type": "payment.captured", "data": {"x": NaN}}', None),
+        (b'{"id": "evt_1", "type": "refund.\\u0000", "data": {"object": {"id": "\\u0000\\ud800"}}}', None),
+        (b"\x00\xff", {"text": "\\x00\\xff"}),
+        (b"[" * 5000, None),
+        (b'{"id": "evt_2", "type": "payment.captured", "data": {}}', None),
+    ],
+)
+async def test_a_signed_event_that_cannot_be_read_is_kept_for_a_person(
+    anonymous: httpx2.AsyncClient,
+    api: httpx2.AsyncClient,
+    services: Services,
+    settings: Settings,
+    clock: MovableClock,
+    body: bytes,
+    kept: dict[str, Any] | None,
 ) -> None:
-    for body in (b'{"id": "evt_1"}', orjson.dumps({"id": "evt_2", "type": "payment.captured", "data": {"object": 5}})):
-        response = await anonymous.post(URL, content=body, headers=signed(body, settings, clock))
-        assert response.status_code == 422
-        assert error_of(response)["details"][0]["field"] == "body"
+    headers = signed(body, settings, clock, event_id="evt_1")
+    for outcome in ("UNREADABLE", "DUPLICATE"):
+        response = await anonymous.post(URL, content=body, headers=headers)
+        assert (response.status_code, response.json()) == (200, {"outcome": outcome})
+    [row] = await rows(services.database, "SELECT * FROM gateway_events")
+    assert (row.id, row.outcome) == ("evt_1", "UNREADABLE")
+    assert kept is None or row.body == kept
+    [case] = (await api.get("/api/v1/cases")).json()["data"]
+    assert (case["kind"], case["entity_type"], case["evidence"]["event_id"]) == (
+        "UNREADABLE_EVENT", "GATEWAY_EVENT", "evt_1",
+    )  # fmt: skip
+    assert case["evidence"]["problem"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "outcome", "cases"),
+    [
+        ("payment.expired", {"status": "expired"}, "IGNORED", []),
+        ("payment.failed", {"status": "failed"}, "IGNORED", []),
+        ("payment.chargeback", {}, "UNKNOWN_KIND", ["UNREADABLE_EVENT"]),
+        ("customer.updated", {"amount": None}, "IGNORED", []),
+        ("payment.captured", {"reference": "order 17"}, "UNKNOWN_REFERENCE", ["UNKNOWN_REFERENCE"]),
+        ("payment.captured", {"reference": str(uuid4())}, "UNKNOWN_REFERENCE", ["UNKNOWN_REFERENCE"]),
+        ("payment.captured", {"created": "2026-11-23t00:00:60z"}, "PAID", []),
+        ("payment.captured", {"amount_refunded": "full"}, "UNREADABLE", ["UNREADABLE_EVENT"]),
+        ("dispute.created", {"payment": "pay_of_nobody", "reference": None}, "DISPUTE", ["DISPUTE"]),
+    ],
+)
+async def test_every_signed_event_is_kept_and_money_opens_a_case(
+    anonymous: httpx2.AsyncClient,
+    api: httpx2.AsyncClient,
+    services: Services,
+    settings: Settings,
+    clock: MovableClock,
+    kind: str,
+    changes: dict[str, Any],
+    outcome: str,
+    cases: list[str],
+) -> None:
+    order = await new_order(api)
+    event = {**orjson.loads(captured(order, **changes)), "type": kind}
+    body = orjson.dumps(event)
+    response = await anonymous.post(URL, content=body, headers=signed(body, settings, clock))
+    assert (response.status_code, response.json()) == (200, {"outcome": outcome})
+    [row] = await rows(services.database, "SELECT * FROM gateway_events")
+    assert (row.id, row.type, row.outcome, row.body) == (event["id"], kind, outcome, event)
+    assert [case["kind"] for case in (await api.get("/api/v1/cases")).json()["data"]] == cases
 
 
 async def test_an_event_about_nothing_of_ours_is_acknowledged(

@@ -21,6 +21,7 @@ from app.services.case_kinds import MEANINGS
 from app.services.case_service import open_case
 from app.services.job_service import JobKind
 from app.utils.mail_templates import render_mail
+from app.utils.shop_time import UTC_CALENDAR
 from tests.conftest import MovableClock
 from tests.integration.conftest import LOGINS, Login, error_of, new_order
 from tests.integration.jobs_support import rows
@@ -154,9 +155,9 @@ async def test_operations_get_a_mail_that_says_what_to_decide(api: httpx2.AsyncC
     await opened(services.database, order_id=order["id"])
     [case] = (await api.get(URL)).json()["data"]
     async with services.database.transaction() as session:
-        found = await operations_facts.case(session, case["id"])
+        found = await operations_facts.case(session, case["id"], UTC_CALENDAR)
         assert found is not None
-        assert await operations_facts.case(session, uuid4()) is None
+        assert await operations_facts.case(session, uuid4(), UTC_CALENDAR) is None
     mail = render_mail("case", found[0])
     assert order["order_number"] in mail.subject
     for part in (mail.text, mail.html):
@@ -192,7 +193,7 @@ CLOSE = "UPDATE cases SET state = 'CLOSED', version = 2, closed_at = now(), clos
 ATTACKS = {
     "a case that begins closed": [INSERT.format(state="CLOSED", version=2, closed_at="now()", note="'so'")],
     "removed": ["DELETE FROM cases"],
-    "emptied": ["TRUNCATE cases"],
+    "emptied": ["TRUNCATE cases CASCADE"],
     "another question": ["UPDATE cases SET evidence = '{\"reported\": 1}'"],
     "another question as it is closed": [f"{CLOSE}, kind = 'TAMPERED_RECORD'"],
     "closed without a note": ["UPDATE cases SET state = 'CLOSED', version = 2, closed_at = now()"],

@@ -20,7 +20,7 @@ from app.services.sweep_service import SweepService
 from app.tasks.scheduled_tasks import BATCH, ROUNDS, in_batches
 from tests.conftest import MovableClock
 from tests.factories import TOTAL
-from tests.integration.jobs_support import completed_return, execute, order_in, refund_of, rows
+from tests.integration.jobs_support import completed_return, execute, order_in, refund_of, rows, unpaid_orders
 
 
 @pytest.fixture
@@ -194,15 +194,15 @@ async def test_one_case_that_is_refused_holds_up_no_other(
 
 @pytest.mark.req("REQ-001", "REQ-002")
 async def test_sweeps_take_batch_after_batch(
-    orders: OrderService, returns: ReturnService, admin: Actor, clock: MovableClock
+    database: Database, orders: OrderService, returns: ReturnService, admin: Actor, clock: MovableClock
 ) -> None:
     clock.advance(days=-9)
     unpaid = [await order_in(orders, admin, OrderStatus.PENDING_PAYMENT) for _ in range(3)]
     await requested(orders, returns, admin)
     clock.advance(days=8)
     ttl, expiry = timedelta(hours=24), timedelta(days=7)
-    assert await in_batches(lambda limit: orders.cancel_unpaid(ttl, limit)) == 3
-    assert await in_batches(lambda limit: orders.cancel_unpaid(ttl, limit)) == 0
+    assert await in_batches(lambda limit: unpaid_orders(database, clock).cancel_overdue(ttl, limit)) == 3
+    assert await in_batches(lambda limit: unpaid_orders(database, clock).cancel_overdue(ttl, limit)) == 0
     assert await in_batches(lambda limit: returns.expire_unreviewed(expiry, limit)) == 1
     assert (await orders.get(unpaid[0]["id"], admin))["status"] == "CANCELLED"
 

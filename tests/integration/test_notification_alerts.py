@@ -18,7 +18,7 @@ from app.services import job_service
 from app.services.job_service import JobKind
 from app.services.order_service import OrderService
 from app.services.payment_gateway import GatewayRefund
-from app.services.payment_service import NEEDS_A_PERSON
+from app.services.payment_service import TOLD_BY_MAIL
 from app.services.return_service import ReturnService
 from app.services.sweep_service import SweepService
 from app.utils.email_sender import MailUnavailable
@@ -122,12 +122,12 @@ async def test_a_payment_of_another_amount_is_told_to_operations_once(
         await post.deliver()
     [mail] = post.mails.sent
     assert mail.to == settings.operations_email
-    for fact in (order["order_number"], "evt_lie", "$10.00", "$341.10", lie.id, "Amount mismatch"):
+    for fact in (order["order_number"], "evt_lie", "10.00", "341.10", lie.id, "Amount mismatch"):
         assert fact in mail.text
         assert fact in mail.html
     [chat] = post.chat.sent
     assert order["order_number"] in chat.text
-    assert {(row.template, row.order_id) for row in await post.told()} == {("gateway_event", order["id"])}
+    assert {(row.template, row.order_id) for row in await post.told()} == {("case", order["id"])}
 
 
 @pytest.mark.req("INT-001")
@@ -138,6 +138,7 @@ async def test_every_outcome_that_needs_a_person_reaches_one(post: Post, shop: S
     assert await shop.tell("payment.captured", payment) == "PAID"
     assert await shop.tell("payment.captured", payment) == "ALREADY_CAPTURED"
     assert await alerts(database) == []
+    assert await asked(database) == []
     assert await shop.tell("payment.captured", replace(payment, id="pay_second")) == "SECOND_PAYMENT"
     assert await shop.tell("payment.captured", replace(payment, reference=uuid4())) == "UNKNOWN_REFERENCE"
     assert await shop.tell("payment.captured", replace(payment, currency="EUR")) == "AMOUNT_MISMATCH"
@@ -160,12 +161,20 @@ async def test_every_outcome_that_needs_a_person_reaches_one(post: Post, shop: S
     await shop.work(given_up.id, refund_retries=0)
     [lost] = [known for known in shop.gateway.refunds.values() if known.reference == given_up.id]
     assert await shop.tell("refund.failed", replace(lost, status="failed")) == "REFUND_DUE_AGAIN"
-    told = await alerts(database)
-    assert sorted(told) == sorted(NEEDS_A_PERSON)
+    assert sorted(await alerts(database)) == sorted(TOLD_BY_MAIL)
+    kinds = ["AMOUNT_MISMATCH", "REFUND_REVERSED", "SECOND_PAYMENT", "SECOND_REFUND", "UNKNOWN_REFERENCE"]
+    assert await asked(database) == kinds
     await post.deliver("notify.gateway_event")
+    await post.deliver("notify.case")
     await post.deliver("chat.")
-    assert len(post.mails.sent) == len(post.chat.sent) == len(NEEDS_A_PERSON)
-    assert len({mail.subject for mail in post.mails.sent}) == len(NEEDS_A_PERSON)
+    number = len(TOLD_BY_MAIL) + len(kinds)
+    assert len(post.mails.sent) == len(post.chat.sent) == number
+    assert len({mail.subject for mail in post.mails.sent}) == number
+
+
+async def asked(database: Database) -> list[str]:
+    """Return the kinds of the cases that are open."""
+    return [row.kind for row in await rows(database, "SELECT kind FROM cases WHERE state = 'OPEN' ORDER BY kind")]
 
 
 async def alerts(database: Database) -> list[str]:
@@ -186,7 +195,7 @@ async def test_an_event_that_is_not_stored_makes_no_alert(
     async def dies(*_: object) -> bool:
         raise RuntimeError
 
-    monkeypatch.setattr("app.services.payment_service.job_service.add", dies)
+    monkeypatch.setattr("app.services.case_service.job_service.add", dies)
     with pytest.raises(RuntimeError):
         await shop.tell("payment.captured", lie)
     assert await rows(database, "SELECT 1 FROM gateway_events") == []

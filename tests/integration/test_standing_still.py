@@ -23,7 +23,7 @@ from app.tasks.workbench import Workbench
 from app.utils.storage import storage_for
 from tests.conftest import MovableClock
 from tests.factories import order_create
-from tests.integration.jobs_support import FakeMailSender, FakeRenderer, job_of, order_in
+from tests.integration.jobs_support import FakeMailSender, FakeRenderer, job_of, order_in, unpaid_orders
 
 pytestmark = pytest.mark.req("REQ-004", "NFR-003")
 
@@ -126,7 +126,13 @@ async def test_an_order_that_somebody_holds_does_not_keep_the_others_from_being_
     clock.advance(days=-2)
     made = [await orders.create(order_create(), admin) for _ in range(3)]
     clock.advance(hours=25)
-    await passes_over(database, "orders", made[0]["id"], lambda: orders.cancel_unpaid(timedelta(hours=24), 2), 2)
+    await passes_over(
+        database,
+        "orders",
+        made[0]["id"],
+        lambda: unpaid_orders(database, clock).cancel_overdue(timedelta(hours=24), 2),
+        2,
+    )
 
 
 @pytest.mark.req("REQ-002.10")

@@ -21,6 +21,7 @@ from app.services.transitions import Outcome, TransitionRequest
 from app.utils.exceptions import InvalidStateTransitionError, OrderNotFoundError
 from tests.conftest import MovableClock
 from tests.factories import order_create
+from tests.integration.jobs_support import unpaid_orders
 
 PATHS: dict[OrderStatus, tuple[OrderStatus, ...]] = {
     OrderStatus.PENDING_PAYMENT: (),
@@ -155,23 +156,23 @@ async def test_expected_state_is_checked_under_the_lock(
 
 @pytest.mark.req("REQ-001.5")
 async def test_unpaid_orders_are_cancelled_and_paid_ones_left_alone(
-    orders: OrderService, admin: Actor, clock: MovableClock
+    orders: OrderService, database: Database, admin: Actor, clock: MovableClock
 ) -> None:
     clock.advance(days=-2)
     unpaid, paid = [(await orders.create(order_create(), admin))["id"] for _ in range(2)]
     await orders.transition(paid, OrderStateUpdate(new_state=OrderStatus.PAID), admin)
     clock.advance(hours=23)
     fresh = (await orders.create(order_create(), admin))["id"]
-    assert await orders.cancel_unpaid(timedelta(hours=24)) == 0
+    assert await unpaid_orders(database, clock).cancel_overdue(timedelta(hours=24)) == 0
     clock.advance(hours=2)
-    assert await orders.cancel_unpaid(timedelta(hours=24)) == 1
+    assert await unpaid_orders(database, clock).cancel_overdue(timedelta(hours=24)) == 1
     states = [(await orders.get(order_id, admin))["status"] for order_id in (unpaid, paid, fresh)]
     assert states == [OrderStatus.CANCELLED, OrderStatus.PAID, OrderStatus.PENDING_PAYMENT]
 
 
 @pytest.mark.req("REQ-001.5")
 async def test_payment_and_timeout_race_has_one_winner(
-    orders: OrderService, admin: Actor, clock: MovableClock, owner_connection: psycopg.Connection
+    orders: OrderService, database: Database, admin: Actor, clock: MovableClock, owner_connection: psycopg.Connection
 ) -> None:
     clock.advance(days=-2)
     order_id = (await orders.create(order_create(), admin))["id"]
@@ -179,7 +180,7 @@ async def test_payment_and_timeout_race_has_one_winner(
     pay = OrderStateUpdate(new_state=OrderStatus.PAID)
     answers = await asyncio.gather(
         *(orders.transition(order_id, pay, admin) for _ in range(5)),
-        *(orders.cancel_unpaid(timedelta(hours=24)) for _ in range(5)),
+        *(unpaid_orders(database, clock).cancel_overdue(timedelta(hours=24)) for _ in range(5)),
         return_exceptions=True,
     )
     unexpected = [

@@ -20,7 +20,7 @@ from app.utils.shop_time import ReturnWindow
 from app.utils.storage import storage_for
 from tests.conftest import MovableClock
 from tests.factories import order_create
-from tests.integration.jobs_support import order_in, rows
+from tests.integration.jobs_support import order_in, rows, unpaid_orders
 
 pytestmark = pytest.mark.req("REQ-001.5", "REQ-002.9", "REQ-002.10", "REQ-004.8", "INT-004")
 
@@ -43,7 +43,7 @@ async def test_a_worker_that_is_ahead_cancels_no_order_made_just_now(
     database: Database, orders: OrderService, admin: Actor, ahead: MovableClock
 ) -> None:
     order = await orders.create(order_create(), admin)
-    assert await OrderService(database, ahead).cancel_unpaid(timedelta(hours=24)) == 0
+    assert await unpaid_orders(database, ahead).cancel_overdue(timedelta(hours=24)) == 0
     assert (await orders.get(order["id"], admin))["status"] == OrderStatus.PENDING_PAYMENT
 
 
@@ -95,5 +95,5 @@ async def test_a_worker_that_is_behind_is_only_late(
 ) -> None:
     clock.advance(days=-2)
     await orders.create(order_create(), admin)
-    assert await orders.cancel_unpaid(timedelta(hours=24)) == 0
-    assert await OrderService(database).cancel_unpaid(timedelta(hours=24)) == 1
+    assert await unpaid_orders(database, clock).cancel_overdue(timedelta(hours=24)) == 0
+    assert await unpaid_orders(database).cancel_overdue(timedelta(hours=24)) == 1

@@ -252,6 +252,7 @@ DOCUMENTED = (
     Row("orders_read", OWN, order_read()),
     Row("orders_history", OWN, order_read("/history")),
     Row("orders_transitions", OWN, order_read("/transitions")),
+    Row("orders_refunds", OWN, order_read("/refunds")),
     Row("orders_invoice", OWN, order_invoice),
     Row("orders_cancel", CANCELLERS, order_cancel),
     Row("orders_change_state", CANCELLERS, order_state("PATCH", "CANCELLED", "PAID"), "CANCELLED"),

@@ -24,6 +24,7 @@ from app.services.audit_service import CANONICAL_VERSION
 from app.services.gateway_wire import WireFormatError, read_payment, read_refund
 from app.services.job_service import JobKind
 from app.services.payment_gateway import PaymentStatus, RefundStatus
+from app.services.payment_reconciliation import PaymentDifferenceKind
 from app.services.payment_service import NEEDS_A_PERSON
 from app.services.permissions import ACTIONS
 from app.services.reconciliation import DifferenceKind
@@ -215,13 +216,17 @@ def test_every_error_is_told_with_its_status() -> None:
 @pytest.mark.req("INT-001")
 def test_money_tells_every_outcome_state_and_difference() -> None:
     outcomes_told = section("explanation/money.md", "## What the gateway reports")
-    source = (ROOT / "app" / "services" / "payment_service.py").read_text(encoding="utf-8")
+    services = ROOT / "app" / "services"
+    sources = [services / f"{name}.py" for name in ("payment_service", "money_in", "disputes")]
+    source = "".join(file.read_text(encoding="utf-8") for file in sources)
     outcomes = set(re.findall(r'return "([A-Z_]+)"', source)) | set(NEEDS_A_PERSON) | {"DUPLICATE"}
     for outcome in outcomes:
-        marked = row_of(outcomes_told, f"`{outcome}`").endswith("| yes |")
+        marked = row_of(outcomes_told, f"`{outcome}`").endswith(("| yes |", "| case |"))
         assert marked == (outcome in NEEDS_A_PERSON), outcome
     for difference in DifferenceKind:
         assert row_of(section("explanation/money.md", "## Reconciliation"), f"`{difference}`")
+    for kind in PaymentDifferenceKind:
+        assert f"`{kind}`" in section("explanation/money.md", "## Payments beside the gateway's books")
     for state in RefundState:
         assert row_of(section("explanation/money.md", "## Money out"), f"{state} |")
 

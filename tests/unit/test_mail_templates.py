@@ -112,6 +112,7 @@ def test_a_sample_gives_a_subject_and_both_parts_with_every_fact(name: str) -> N
         "DAMAGE_NOT_COVERED",
         "REFUND",
         "AMOUNT_MISMATCH",
+        "PAID_AFTER_CANCEL",
         "ORDER",
     }:
         assert fact in page.text

@@ -117,6 +117,7 @@ EVENTS: Mapping[str, EventKind] = {
 _ALSO: Mapping[JobKind, str] = {
     JobKind.ISSUE_CREDIT_NOTE: "the gateway has paid a refund",
     JobKind.PROCESS_REFUND: "money that arrives for an order cancelled meanwhile",
+    JobKind.RELEASE_PAYMENT: "money is reserved for an order that was cancelled meanwhile",
     JobKind.NOTIFY_INVOICE: "an invoice is issued",
     JobKind.NOTIFY_CREDIT_NOTE: "a credit note is issued",
     JobKind.NOTIFY_RETURN_RECEIVED: "a return is requested",

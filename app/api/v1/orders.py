@@ -1,5 +1,7 @@
 """Orders (contract section 5)."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 from uuid import UUID
 
@@ -9,16 +11,54 @@ from app.api.conditional import IF_MATCH, if_match
 from app.api.deps import Context
 from app.api.responses import answer, refuses, resource
 from app.api.routes import ApiRoute
-from app.core.enums import EntityType
+from app.core.enums import EntityType, OrderStatus
+from app.dependencies import ACTOR, Services
 from app.schemas.common import PageQuery
 from app.schemas.operations import InvoiceRecord
 from app.schemas.order import OrderCancel, OrderCreate, OrderList, OrderQuery, OrderResponse, OrderStateUpdate
+from app.schemas.refund import OrderRefundList
 from app.schemas.state_history import HistoryList, TransitionOptions
+from app.utils.exceptions import InvalidInputError
 
 PREFIX = "/api/v1/orders"
-router = APIRouter(prefix=PREFIX, tags=["Orders"], route_class=ApiRoute)
 
-_MOVES = refuses("FORBIDDEN", "ORDER_NOT_FOUND", "INVALID_STATE_TRANSITION", "VERSION_CONFLICT")
+
+class OrderRoute(ApiRoute):
+    """Before an unpaid order is cancelled, the payment provider is asked: outside of any transaction."""
+
+    @asynccontextmanager
+    async def around(self, request: Request) -> AsyncIterator[None]:
+        """Settle what the provider holds for the order, if the request is to cancel it.
+
+        Raises:
+            ServiceUnavailableError: the provider cannot be asked.
+        """
+        if await _cancels(request):
+            services: Services = request.app.state.services
+            await services.unpaid_orders.before_cancel(_order_id(request), request.scope[ACTOR])
+        yield
+
+
+async def _cancels(request: Request) -> bool:
+    path = request.scope["path"]
+    if path.endswith("/cancel"):
+        return True
+    if not path.endswith("/state") or not await request.body():
+        return False
+    document = await request.json()
+    return isinstance(document, dict) and document.get("new_state") == OrderStatus.CANCELLED
+
+
+def _order_id(request: Request) -> UUID:
+    try:
+        return UUID(request.path_params["order_id"])
+    except ValueError:
+        raise InvalidInputError(("order_id", "must be a UUID")) from None
+
+
+router = APIRouter(prefix=PREFIX, tags=["Orders"], route_class=OrderRoute)
+
+_MOVES = refuses("FORBIDDEN", "ORDER_NOT_FOUND", "INVALID_STATE_TRANSITION", "VERSION_CONFLICT", "SERVICE_UNAVAILABLE")
 
 
 @router.patch(
@@ -76,7 +116,11 @@ async def list_orders(query: Annotated[OrderQuery, Query()], context: Context) -
 async def cancel(
     order_id: UUID, request: Request, context: Context, data: Annotated[OrderCancel | None, Body()] = None
 ) -> Response:
-    """Possible until the warehouse takes it up. What was paid is refunded in full. The body may be left out."""
+    """Possible until the warehouse takes it up. What was paid is refunded in full. The body may be left out.
+
+    For an unpaid order the payment provider is asked first: what it has captured is booked and refunded, what it has
+    reserved is released. When it cannot be reached the answer is 503, and nothing was changed.
+    """
     orders = context.services.orders
     return resource(await orders.cancel(order_id, data or OrderCancel(), context.actor, if_match(request)))
 
@@ -101,6 +145,17 @@ async def history(order_id: UUID, page: Annotated[PageQuery, Query()], context: 
 async def transitions(order_id: UUID, context: Context) -> Response:
     """Tell for each state whether this caller could bring the order there now, and if not, why."""
     return answer(await context.services.orders.transitions(order_id, context.actor))
+
+
+@router.get(
+    "/{order_id}/refunds",
+    response_model=OrderRefundList,
+    responses=refuses("ORDER_NOT_FOUND"),
+    summary="List an order's refunds",
+)
+async def refunds(order_id: UUID, page: Annotated[PageQuery, Query()], context: Context) -> Response:
+    """Newest first: how much, why, and how far each has come. Customers see those of their own orders."""
+    return answer(await context.services.refunds.of_order(order_id, page, context.actor))
 
 
 @router.get(

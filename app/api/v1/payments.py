@@ -1,18 +1,18 @@
 """What the payment gateway tells us (contract section 5, INT-001)."""
 
 from datetime import timedelta
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from app.api.deps import ProcessServices
 from app.api.incoming import WEBHOOKS
-from app.api.json_body import BODY, parse_object, read_body, require_json
+from app.api.json_body import parse_object, read_body, require_json
 from app.api.responses import answer, refuses
 from app.api.routes import OpenRoute
 from app.schemas.operations import WEBHOOK_BODY, WebhookReceipt
 from app.services.gateway_webhooks import (
     MAX_BODY_BYTES,
-    WebhookPayloadError,
     WebhookSignatureError,
     signature_of,
     verify_webhook,
@@ -35,7 +35,7 @@ _HEADERS = [
 @router.post(
     "/webhook",
     response_model=WebhookReceipt,
-    responses=refuses("UNAUTHENTICATED", "VALIDATION_ERROR", "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE"),
+    responses=refuses("UNAUTHENTICATED", "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE"),
     summary="Receive an event of the payment gateway",
     openapi_extra={
         "parameters": _HEADERS,
@@ -45,7 +45,8 @@ _HEADERS = [
 async def webhook(request: Request, services: ProcessServices) -> Response:
     """Signed by the gateway, which is its only credential. A captured payment brings its order to PAID.
 
-    Delivered at least once: an event seen before has no further effect and is answered 200 all the same.
+    Delivered at least once: an event seen before has no further effect and is answered 200 all the same. So is one
+    that cannot be read or matched: it is kept, and where money is concerned it opens a case.
     """
     settings = services.settings
     require_json(request)
@@ -61,6 +62,12 @@ async def webhook(request: Request, services: ProcessServices) -> Response:
         event = verify_webhook(request.headers, body, secret, now, tolerance)
     except WebhookSignatureError as fault:
         raise UnauthenticatedError(str(fault)) from None
-    except WebhookPayloadError as fault:
-        raise InvalidInputError((BODY, str(fault))) from None
-    return answer({"outcome": await services.payments.receive_webhook(event, parse_object(body))})
+    return answer({"outcome": await services.payments.receive_webhook(event, _kept(body))})
+
+
+def _kept(body: bytes) -> dict[str, Any]:
+    """Return a proven body as it is kept: the JSON object, or the text of what is none that the database can store."""
+    try:
+        return parse_object(body)
+    except InvalidInputError:
+        return {"text": body.decode("utf-8", "backslashreplace").replace("\x00", "\\x00")}

@@ -1,0 +1,125 @@
+"""Disputed payments: their refunds are held until a manager decides.
+
+A dispute that opens places a hold on the payment (`payments.refunds_held_by` names its case), in the transaction that
+keeps the event. The database refuses to send a refund of such a payment, and refuses to lift the hold while the case is
+open. A dispute that ends at the bank opens a case in place of the first one: the manager decides with the result at
+hand, and the hold goes on until then.
+"""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.core.actor import Actor
+from app.core.enums import CaseEntity, CaseKind, CaseState, JobState
+from app.models.case import Case
+from app.models.job import Job
+from app.models.payment import Payment, Refund
+from app.services import case_service, money_in
+from app.services.job_service import JobKind
+from app.services.payment_gateway import GatewayDispute
+
+_ENDED = frozenset({"dispute.closed", "dispute.won", "dispute.lost", "dispute.resolved"})
+
+
+async def order_of(session: AsyncSession, dispute: GatewayDispute) -> UUID | None:
+    """Return the order whose payment is disputed: by the provider's id of the payment, else by our reference."""
+    matches = [Payment.gateway_payment_id == dispute.payment_id] if dispute.payment_id is not None else []
+    matches += [Payment.order_id == dispute.reference] if dispute.reference is not None else []
+    if not matches:
+        return None
+    found = select(Payment.order_id).where(or_(*matches)).order_by(Payment.gateway_payment_id.is_(None)).limit(1)
+    return (await session.execute(found)).scalar_one_or_none()
+
+
+async def receive(
+    session: AsyncSession,
+    event_type: str,
+    event_id: str,
+    dispute: GatewayDispute,
+    payment: Payment | None,
+    actor: Actor,
+    at: datetime,
+) -> str:
+    """Act on an event about a dispute; return the outcome: DISPUTE, DISPUTE_CLOSED, or DISPUTE_KNOWN for no news.
+
+    Args:
+        payment: from `money_in.locked_payment`; None when it cannot be matched, which a person then has to do.
+    """
+    opening_key = money_in.case_key(CaseKind.DISPUTE, dispute.id)
+    key, outcome = opening_key, "DISPUTE"
+    if event_type in _ENDED:
+        key, outcome = money_in.case_key(CaseKind.DISPUTE, f"closed:{dispute.id}"), "DISPUTE_CLOSED"
+        if payment is not None and payment.refunds_held_by is None and await _is_known(session, opening_key):
+            # A manager has let the refunds go on; how the bank decides changes nothing for them.
+            return "DISPUTE_KNOWN"
+    elif await _is_known(session, money_in.case_key(CaseKind.DISPUTE, f"closed:{dispute.id}")):
+        return "DISPUTE_KNOWN"  # Told late: the end of this dispute came first.
+    evidence = {
+        "dispute_id": dispute.id,
+        "event_id": event_id,
+        "event_type": event_type,
+        "gateway_payment_id": dispute.payment_id,
+        "disputed_amount": dispute.amount,
+        "disputed_currency": dispute.currency,
+        "reason": dispute.reason,
+        "status": dispute.status,
+    }
+    case_id = await case_service.opened_case(
+        session,
+        CaseKind.DISPUTE,
+        entity_type=CaseEntity.PAYMENT if payment is not None else CaseEntity.GATEWAY_EVENT,
+        entity_id=payment.id if payment is not None else case_service.gateway_event_id(event_id),
+        order_id=payment.order_id if payment is not None else None,
+        evidence={name: value for name, value in evidence.items() if value is not None},
+        dedupe_key=key,
+        at=at,
+    )
+    if case_id is None:
+        return "DISPUTE_KNOWN"
+    if outcome == "DISPUTE_CLOSED":
+        note = f"The dispute has ended at the bank ({dispute.status or event_type}); another case takes over."
+        await case_service.supersede(session, opening_key, note, actor, at)
+    if payment is not None and await _may_move_hold(session, payment):
+        payment.refunds_held_by = case_id
+        await session.flush()
+    return outcome
+
+
+async def release(session: AsyncSession, case: Case, _: Actor, __: datetime) -> None:
+    """Carry out RELEASE: lift the hold of a closed case, unless another open dispute holds the order's refunds."""
+    if case.order_id is None:
+        return
+    payment = await money_in.locked_payment(session, case.order_id)
+    if payment is None or payment.refunds_held_by is None:
+        return
+    other = (
+        select(Case.id)
+        .where(Case.order_id == case.order_id, Case.kind == CaseKind.DISPUTE, Case.state == CaseState.OPEN)
+        .order_by(Case.created_at)
+        .limit(1)
+    )
+    payment.refunds_held_by = (await session.execute(other)).scalar_one_or_none()
+    await session.flush()
+    if payment.refunds_held_by is None:
+        # Their jobs wait for the hold to end; now they are due.
+        refunds = select(Refund.id).where(Refund.payment_id == payment.id)
+        await session.execute(
+            update(Job)
+            .where(Job.kind == JobKind.PROCESS_REFUND, Job.entity_id.in_(refunds), Job.state == JobState.PENDING)
+            .values(run_at=func.least(Job.run_at, func.now()))
+        )
+
+
+async def _is_known(session: AsyncSession, dedupe_key: str) -> bool:
+    return (await session.execute(select(Case.id).where(Case.dedupe_key == dedupe_key))).first() is not None
+
+
+async def _may_move_hold(session: AsyncSession, payment: Payment) -> bool:
+    """Return whether a new case may take the hold over: no open one has it."""
+    if payment.refunds_held_by is None:
+        return True
+    state = select(Case.state).where(Case.id == payment.refunds_held_by)
+    return (await session.execute(state)).scalar_one() != CaseState.OPEN

@@ -1,0 +1,206 @@
+"""Booking money that came in: the one place where a payment becomes captured because the provider says so.
+
+Webhooks, the question before a cancellation, reconciliation and the decision of a case all meet here. Each function
+works in the caller's transaction and can be called twice without harm. Locks: order, payment, then what follows.
+"""
+
+import hashlib
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.core.actor import Actor
+from app.core.enums import CaseEntity, CaseKind, EntityType, OrderStatus, PaymentState, RefundReason
+from app.models.order import Order
+from app.models.payment import Payment, Refund
+from app.services import event_service, job_service, transitions
+from app.services.case_service import open_case
+from app.services.job_service import JobKind
+from app.services.payment_gateway import GatewayPayment, GatewayRefund
+from app.services.transitions import Outcome, TransitionRequest
+from app.utils.clock import uuid7
+
+CASES: dict[str, CaseKind] = {
+    "AMOUNT_MISMATCH": CaseKind.AMOUNT_MISMATCH,
+    "SECOND_PAYMENT": CaseKind.SECOND_PAYMENT,
+    "SECOND_REFUND": CaseKind.SECOND_REFUND,
+    "REFUND_REVERSED": CaseKind.REFUND_REVERSED,
+    "REFUNDED_ELSEWHERE": CaseKind.REFUNDED_ELSEWHERE,
+    "UNKNOWN_REFERENCE": CaseKind.UNKNOWN_REFERENCE,
+}
+"""Outcomes that a person must decide → the kind of the case that they open."""
+
+
+async def locked_payment(session: AsyncSession, order_id: UUID) -> Payment | None:
+    """Return the payment of an order, with the order and then the payment locked, as a transition locks them."""
+    await session.execute(select(Order.id).where(Order.id == order_id).with_for_update(key_share=True))
+    # A worker that collects it takes no other lock than the payment's own.
+    payment = (
+        select(Payment)
+        .where(Payment.order_id == order_id)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    return (await session.execute(payment)).scalar_one_or_none()
+
+
+async def book(
+    session: AsyncSession,
+    order_statement: transitions.Statement,
+    payment: Payment | None,
+    reported: GatewayPayment,
+    actor: Actor,
+    at: datetime,
+) -> str:
+    """Book what the provider captured for an order, as far as it fits; return the outcome.
+
+    Outcomes: PAID, PAID_AFTER_CANCEL, ALREADY_CAPTURED; and, with nothing booked, AMOUNT_MISMATCH, SECOND_PAYMENT,
+    REFUNDED_ELSEWHERE, UNKNOWN_REFERENCE. What the provider has refunded in part is booked as refunded elsewhere.
+
+    Args:
+        payment: from `locked_payment`; None when no order has the reference.
+        reported: captured, under the order's id as its reference.
+    """
+    if payment is None:
+        return "UNKNOWN_REFERENCE"
+    if (difference := _difference(payment, reported)) is not None:
+        return difference
+    if payment.state == PaymentState.CAPTURED:
+        # Marked PAID by hand before the gateway reported it: now its id is known.
+        payment.gateway_payment_id = reported.id
+        return "ALREADY_CAPTURED"
+    if reported.refunded_amount >= reported.captured_amount:
+        return "REFUNDED_ELSEWHERE"
+    if await mark_paid(session, order_statement, payment, reported.id, actor, at):
+        payment.refunded_elsewhere_amount = reported.refunded_amount
+        await session.flush()
+        return "PAID"
+    await give_back(session, payment, reported.id, reported.captured_amount, at, elsewhere=reported.refunded_amount)
+    return "PAID_AFTER_CANCEL"
+
+
+def _difference(payment: Payment, reported: GatewayPayment) -> str | None:
+    if payment.gateway_payment_id not in (None, reported.id):
+        return "SECOND_PAYMENT"
+    if (reported.captured_amount, reported.currency) != (expected_amount(payment), payment.currency):
+        return "AMOUNT_MISMATCH"
+    return None
+
+
+def expected_amount(payment: Payment) -> Decimal:
+    """Return what must come in: the order's total, or what a person accepted in its place."""
+    return payment.amount if payment.accepted_amount is None else payment.accepted_amount
+
+
+async def mark_paid(
+    session: AsyncSession,
+    order_statement: transitions.Statement,
+    payment: Payment,
+    gateway_payment_id: str | None,
+    actor: Actor,
+    at: datetime,
+    **metadata: str,
+) -> bool:
+    """Bring the order of a locked payment to PAID, with its money booked; return False when it was cancelled.
+
+    Args:
+        gateway_payment_id: the provider's; None when there is nothing to pay.
+        metadata: more facts for the audit row.
+    """
+    known = {"gateway_payment_id": gateway_payment_id} if gateway_payment_id else {"reason": "nothing to pay"}
+    request = TransitionRequest(
+        entity_id=payment.order_id,
+        new_state=OrderStatus.PAID,
+        actor=actor,
+        at=at,
+        metadata={**known, **metadata},
+        changes={"payment_transaction_id": gateway_payment_id} if gateway_payment_id else {},
+        expected_state=OrderStatus.PENDING_PAYMENT,
+    )
+    [result] = await transitions.apply(session, order_statement, [request])
+    await session.refresh(payment)
+    return result.outcome is Outcome.MOVED
+
+
+async def give_back(
+    session: AsyncSession,
+    payment: Payment,
+    gateway_payment_id: str,
+    captured: Decimal,
+    at: datetime,
+    *,
+    elsewhere: Decimal = Decimal(0),
+) -> None:
+    """Book money that came for a cancelled order, and make a refund due over all of it that has not gone back."""
+    amount = captured - elsewhere
+    payment.state = PaymentState.CAPTURED
+    payment.captured_at = at
+    payment.captured_amount = captured
+    payment.refunded_elsewhere_amount = elsewhere
+    payment.refund_reserved_amount = amount
+    payment.gateway_payment_id = gateway_payment_id
+    refund = Refund(
+        id=uuid7(at),
+        payment_id=payment.id,
+        order_id=payment.order_id,
+        reason=RefundReason.PAID_AFTER_CANCEL,
+        amount=amount,
+        currency=payment.currency,
+        created_at=at,
+        updated_at=at,
+    )
+    session.add(refund)
+    await session.flush()
+    facts = {"order_id": str(payment.order_id), "amount": str(amount), "currency": refund.currency}
+    await event_service.append(session, EntityType.REFUND, refund.id, 1, "refund.created", at, facts)
+    await job_service.add(session, JobKind.PROCESS_REFUND, refund.id, f"{JobKind.PROCESS_REFUND}:{refund.id}")
+
+
+async def ask_a_person(
+    session: AsyncSession,
+    outcome: str,
+    reported: GatewayPayment | GatewayRefund,
+    subject: Payment | Refund | None,
+    at: datetime,
+    **evidence: Any,
+) -> bool:
+    """Open the case of an outcome, once for each payment or refund of the provider; return whether it is new."""
+    kind = CASES[outcome]
+    facts: dict[str, Any] = {
+        "gateway_id": reported.id,
+        "reference": str(reported.reference),
+        "reported_amount": str(moved(reported)),
+        "reported_currency": reported.currency,
+        **evidence,
+    }
+    if isinstance(reported, GatewayPayment) and reported.refunded_amount:
+        facts["refunded_amount"] = str(reported.refunded_amount)
+    if subject is not None:
+        agreed = expected_amount(subject) if isinstance(subject, Payment) else subject.amount
+        facts |= {"expected_amount": str(agreed), "expected_currency": subject.currency}
+    entity = CaseEntity.REFUND if isinstance(reported, GatewayRefund) else CaseEntity.ORDER
+    return await open_case(
+        session,
+        kind,
+        entity_type=entity,
+        entity_id=reported.reference,
+        order_id=subject.order_id if subject is not None else None,
+        evidence=facts,
+        dedupe_key=case_key(kind, reported.id),
+        at=at,
+    )
+
+
+def case_key(kind: CaseKind, foreign_id: str) -> str:
+    """Return the dedupe key of a case about something of the provider's, whose ids may be longer than a key."""
+    known = foreign_id if len(foreign_id) <= 128 else hashlib.sha256(foreign_id.encode()).hexdigest()
+    return f"{kind.lower()}:{known}"
+
+
+def moved(reported: GatewayPayment | GatewayRefund) -> Decimal:
+    """Return what moved: of a payment what was taken, not what was authorised."""
+    return reported.captured_amount if isinstance(reported, GatewayPayment) else reported.amount
