@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from app import cli_cases, cli_keys, cli_notifications, cli_operations, cli_payments
+from app import cli_backup, cli_cases, cli_keys, cli_notifications, cli_operations, cli_payments
 
 cli = typer.Typer(
     name="articurated",
@@ -295,6 +295,7 @@ def seed(
 
 cli_keys.register(cli)
 cli_operations.register(cli)
+cli_backup.register(cli)
 cli_notifications.register(cli)
 cli_cases.register(cli)
 cli_payments.register(cli)
@@ -331,6 +332,7 @@ def _exit_code(fault: Exception) -> int | None:
         ("app.config", "SettingsError", 2),
         ("app.mock_gateway.settings", "GatewaySettingsError", 2),
         ("app.embedded.process", "EmbeddedError", 1),
+        ("app.backup.errors", "BackupError", 1),
         ("app.services.schema_check", "SchemaMismatchError", 1),
         ("app.utils.exceptions", "AppError", 1),
         ("app.services.payment_gateway", "GatewayError", 1),

@@ -132,6 +132,14 @@ class Settings(BaseSettings):
     file_link_delivery: Literal["redirect", "stream"] = "redirect"
     public_url: str | None = Field(None, description="Where callers reach this API, for links in answers.")
 
+    backup_path: Path | None = Field(None, description="Folder of the backups; on another disk than the data.")
+    backup_database_url: str | None = Field(
+        None, repr=False, description="Login that may replicate; DATABASE_ADMIN_URL when absent."
+    )
+    backup_encryption_key: SecretStr = Field(SecretStr(""), description="Encrypts backups; none are when empty.")
+    backup_every_hours: float = Field(6, gt=0, le=168)
+    backup_keep_days: int = Field(14, ge=1, le=3660)
+
     payment_gateway_url: str = "http://127.0.0.1:8002"
     payment_gateway_api_key: SecretStr = SecretStr(DEVELOPMENT_GATEWAY_KEY)
     payment_webhook_secret: SecretStr = SecretStr(DEVELOPMENT_WEBHOOK_SECRET)
@@ -185,7 +193,7 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "console"] = "json"
 
-    @field_validator("database_url", "database_admin_url", "database_replica_url")
+    @field_validator("database_url", "database_admin_url", "database_replica_url", "backup_database_url")
     @classmethod
     def _postgres_only(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("postgresql://", "postgres://")):
@@ -203,6 +211,13 @@ class Settings(BaseSettings):
         hosts = address["hosts"] + ",".join(parameters.get("host", []))
         if "," in hosts and parameters.get("target_session_attrs") not in (["read-write"], ["primary"]):
             raise ValueError("names several hosts, so it needs ?target_session_attrs=read-write")
+        return value
+
+    @field_validator("backup_encryption_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        if 0 < len(value.get_secret_value()) < MINIMUM_SECRET_LENGTH:
+            raise ValueError(f"must be empty or at least {MINIMUM_SECRET_LENGTH} characters")
         return value
 
     @field_validator("cors_allowed_origins")
@@ -231,7 +246,10 @@ class Settings(BaseSettings):
             raise ValueError("must be an http:// or https:// address, perhaps with a path: no login, query or fragment")
         return value.rstrip("/")
 
-    @field_validator("database_replica_url", "jwks_url", "jwks_file", "orders_priced_by", mode="before")
+    @field_validator(
+        *("database_replica_url", "jwks_url", "jwks_file", "orders_priced_by", "backup_path", "backup_database_url"),
+        mode="before",
+    )
     @classmethod
     def _empty_is_absent(cls, value: object) -> object:
         return value or None

@@ -41,7 +41,7 @@ class Standby(EmbeddedPostgres):
         unfinished.mkdir(mode=0o700)
         if self._identity:
             shutil.chown(unfinished, self._identity.uid, self._identity.gid)
-        process = self._run(
+        process = self.run_program(
             "pg_basebackup",
             *("--pgdata", unfinished, "--dbname", self._primary.superuser_url),
             *("--wal-method", "stream", "--checkpoint", "fast", "--write-recovery-conf", "--no-sync"),

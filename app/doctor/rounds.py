@@ -24,6 +24,7 @@ LOOKS: tuple[tuple[str, Look, str], ...] = (
     ("mail", services.mail, "look at SMTP_HOST, SMTP_PORT, SMTP_TLS and the login"),
     ("storage", services.storage, "look at STORAGE_TYPE and what belongs to it: folder, bucket, credentials"),
     ("disk", services.disk, "look at STORAGE_PATH"),
+    ("backup", services.backup, "look at BACKUP_PATH"),
     ("renderer", services.renderer, "look at INVOICE_RENDERER and templates/invoices"),
 )
 

@@ -13,6 +13,7 @@ from app.config import Settings
 from app.config_rules import refused_in_production
 from app.core.enums import WORKER_QUEUES
 from app.doctor.findings import Finding, broken, doubtful, fine
+from app.services.backup_watch import BackupLogTooOldError, BackupTooOldError, repository_of, require_current
 from app.services.health_service import signs_of_life
 from app.services.payment_gateway import MOCK_HEADER
 from app.utils.clock import utc_now
@@ -135,6 +136,21 @@ async def disk(settings: Settings) -> list[Finding]:
     if free < FULL_DISK_BYTES:
         return [broken("disk", says, "make room: invoices cannot be stored")]
     return [doubtful("disk", says, "make room soon") if free < LOW_DISK_BYTES else fine("disk", says)]
+
+
+async def backup(settings: Settings) -> list[Finding]:
+    """Whether backups go on, where any are known of."""
+    folder = repository_of(settings)
+    if folder is None:
+        return []
+    try:
+        await asyncio.to_thread(require_current, folder, settings)
+    except BackupTooOldError:
+        return [broken("backup", "a base backup is overdue", "run `articurated backup`, and see why none was made")]
+    except BackupLogTooOldError:
+        advice = "start `articurated backup run`, or see why it does not get on"
+        return [broken("backup", "the log of the database was not backed up for 5 minutes", advice)]
+    return [fine("backup", f"base backup and log in {folder} are current")]
 
 
 def _existing(folder: Path) -> Path:

@@ -23,6 +23,7 @@ TITLES = {
     "relay": "relay",
     "worker": "worker",
     "beat": "beat",
+    "backup": "backups",
 }
 
 

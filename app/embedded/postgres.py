@@ -45,7 +45,8 @@ APP_ROLE = "articurated_app"
 DATABASE = "articurated_orders"
 START_SECONDS = 90.0
 STOP_SECONDS = 30.0
-DURABLE: dict[str, str] = {}
+DURABLE = {"max_slot_wal_keep_size": "1GB"}
+"""The log that is kept for backups does not fill the disk while none are made; another base backup bridges the gap."""
 RESERVED_SEGMENTS = 5
 """As many segments of the write-ahead log, 16 MB each, as min_wal_size, 80 MB by default, lets PostgreSQL keep."""
 ROOM_FOR_RESERVE_BYTES = 2**30
@@ -122,11 +123,7 @@ class EmbeddedPostgres:
 
     def prepare(self) -> None:
         """Make the folders, the passwords and the cluster, as far as they are missing."""
-        make_data_dir(self.home.parent)
-        make_data_dir(self.home)
-        if os.geteuid() == 0:
-            self.home.chmod(0o711)
-        self._identity = self._owner_of_cluster() or unprivileged_identity()
+        self.prepare_home()
         state_file = self.home / "secrets.json"
         self._secrets = read_state(state_file)
         if not self.durable and self.cluster.exists():
@@ -138,6 +135,21 @@ class EmbeddedPostgres:
             write_state(state_file, self._secrets)
         if not self.cluster.exists():
             self._initdb()
+
+    def prepare_home(self) -> Identity | None:
+        """Make the folder of the cluster; return the user that servers run as, None when it is our own."""
+        make_data_dir(self.home.parent)
+        make_data_dir(self.home)
+        if os.geteuid() == 0:
+            self.home.chmod(0o711)
+        self._identity = self._owner_of_cluster() or unprivileged_identity()
+        return self._identity
+
+    def known_login(self, role: str) -> str | None:
+        """Return the connection of a role to the application's database as it was at the last start, if there was one."""
+        self._secrets = read_state(self.home / "secrets.json")
+        self.port = self.port or read_state(self.home / "port.json").get("port", 0)
+        return self._url(role, DATABASE) if self._secrets and self.port else None
 
     def launch(self) -> Process:
         """Start the server without waiting; `prepare` has run once."""
@@ -159,7 +171,7 @@ class EmbeddedPostgres:
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         self._roles_made = False
-        self.process = self._run("postgres", "-D", self.cluster, *options)
+        self.process = self.run_program("postgres", "-D", self.cluster, *options)
         return self.process
 
     def ready(self) -> bool:
@@ -191,10 +203,14 @@ class EmbeddedPostgres:
         owner = pwd.getpwuid(self.cluster.stat().st_uid)
         return Identity(owner.pw_uid, owner.pw_gid, owner.pw_name) if owner.pw_uid else None
 
-    def _run(self, program: str, *arguments: str | Path) -> Process:
-        """Start one of the wheel's programs as the server's user, its paths below `home` made reachable."""
+    def run_program(self, program: str, *arguments: str | Path, install: Path | None = None) -> Process:
+        """Start a program of PostgreSQL as the server's user, its paths below `home` made reachable.
+
+        Args:
+            install: installation to take it from; the wheel's when absent.
+        """
         identity = self._identity
-        binary = install_for(identity) / "bin" / program
+        binary = (install or install_for(identity)) / "bin" / program
         environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
         with contextlib.ExitStack() as cleanup:
             handles: list[int] = []
@@ -222,7 +238,7 @@ class EmbeddedPostgres:
         if self._identity:
             for path in (unfinished, password):
                 os.chown(path, self._identity.uid, self._identity.gid)
-        process = self._run(
+        process = self.run_program(
             "initdb",
             *("--pgdata", unfinished, "--username", SUPERUSER, "--pwfile", password),
             *("--auth", "scram-sha-256", "--encoding", "UTF8"),

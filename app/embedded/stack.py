@@ -21,7 +21,9 @@ from app.embedded.postgres import EmbeddedPostgres
 from app.embedded.process import LOOPBACK, Process, accepts, port_is_free, session_pids, spawn
 
 DEFAULT_API_PORT = 8000
-STOP_ORDER = ("beat", "relay", "worker", "api", "gateway", "mail", "redis", "postgres")
+FIRST_BACKUP_SECONDS = 600
+"""A system that is only tried out makes no backup."""
+STOP_ORDER = ("backup", "beat", "relay", "worker", "api", "gateway", "mail", "redis", "postgres")
 COUNTING = ("api", "relay", "worker", "beat")
 """These share a folder for what they count, so that `/api/v1/metrics` shows all of it."""
 PUBLISHED = ("api", "worker", "relay", "beat", "gateway", "postgres", "redis")
@@ -176,6 +178,9 @@ class Stack:
         words = ["worker", "--concurrency", self.options.workers]
         children.append(self._part("worker", words, grace_seconds=30))
         children.append(self._part("beat", ["beat"]))
+        if self.postgres:
+            words = ["backup", "run", "--repository", self._backups, "--first-after", FIRST_BACKUP_SECONDS]
+            children.append(self._part("backup", words, grace_seconds=60))
         return children
 
     def _api(self) -> ApiProcesses:
@@ -242,6 +247,10 @@ class Stack:
         if name in COUNTING:
             found["PROMETHEUS_MULTIPROC_DIR"] = str(self._counts)
         return found
+
+    @property
+    def _backups(self) -> Path:
+        return self._settings.backup_path or self.data_dir / "backups"
 
     @cached_property
     def _counts(self) -> Path:

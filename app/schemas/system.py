@@ -26,7 +26,7 @@ class HealthCheck(Answer):
 
 
 class HealthChecks(Answer):
-    """Every part that is looked at; `replica` where there is one."""
+    """Every part that is looked at; `replica` and `backup` where there are any."""
 
     database: HealthCheck
     redis: HealthCheck
@@ -39,6 +39,7 @@ class HealthChecks(Answer):
     storage: HealthCheck
     gateway: HealthCheck
     replica: HealthCheck | None = None
+    backup: HealthCheck | None = None
 
 
 class HealthResponse(Answer):

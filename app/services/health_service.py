@@ -21,6 +21,7 @@ from app import __version__
 from app.config import Settings
 from app.core.enums import WORKER_QUEUES
 from app.database import Database
+from app.services.backup_watch import BackupLogTooOldError, BackupTooOldError, repository_of, require_current
 from app.services.health_probes import SharedLook, StandInError, gateway_look, smtp_look, storage_look
 from app.services.job_figures import PICKUP_SECONDS, JobFigures, job_figures
 from app.services.replica_watch import ReplicaBehindError, ReplicaWatch
@@ -61,6 +62,10 @@ HINTS = {
     "relay": "No relay is alive: start `articurated relay`. Due jobs wait meanwhile.",
     "beat": "No beat is alive: start `articurated beat`. Reminders and expiries wait and are caught up with.",
     "jobs": "The oldest job has been due for {seconds:.0f} s: are workers enough, and not stuck? See the worker's log.",
+    "backup": "The last base backup is overdue: see backup.log, or the timer that runs `articurated backup`.",
+    "backup-log": "The database's log was last backed up more than 5 min ago, so as much may be lost with the server: see"
+    " backup.log, or start `articurated backup run`.",
+    "backup-away": "The folder of the backups cannot be read ({fault}): is its disk away?",
     "smtp": "The mail server does not answer ({fault}). Mails wait and are tried again; then `articurated jobs list`.",
     "storage": "The document storage does not work ({fault}): disk full, rights, credentials? Documents wait.",
     "gateway": "The payment gateway does not answer ({fault}). Captures and refunds wait and are tried again.",
@@ -91,6 +96,7 @@ class HealthService:
         self._redis: Redis | None = None
         self._folders = _folders(settings)
         self._rooms: list[Room] = []
+        self._has_backups = False
         looks = {
             "disk": self._measure_disks,
             "smtp": smtp_look(settings),
@@ -99,6 +105,7 @@ class HealthService:
         }
         if database.replica is not None:
             looks["replica"] = ReplicaWatch(database).look
+        looks["backup"] = self._look_at_backups
         self._looks = {part: SharedLook(look, limit_seconds=min(check_seconds, 1.3)) for part, look in looks.items()}
 
     async def check(self) -> dict[str, Any]:
@@ -112,6 +119,9 @@ class HealthService:
         for part, fault in zip(self._looks, faults, strict=True):
             if part == "replica":
                 checks[part] = _replica(fault, figures)
+            elif part == "backup":
+                if self._has_backups:
+                    checks[part] = _backup(fault)
             else:
                 checks[part] = self._disk(fault) if part == "disk" else _used_part(part, fault, figures)
         if checks["database"]["status"] == "down":
@@ -119,6 +129,15 @@ class HealthService:
         else:
             status = "ok" if all(check["status"] == "ok" for check in checks.values()) else "degraded"
         return {"status": status, "version": __version__, "checks": checks}
+
+    async def _look_at_backups(self) -> None:
+        def look() -> None:
+            folder = repository_of(self._settings)
+            self._has_backups = folder is not None
+            if folder is not None:
+                require_current(folder, self._settings)
+
+        await asyncio.to_thread(look)
 
     async def _measure_disks(self) -> None:
         self._rooms = await asyncio.to_thread(lambda: [room_of(folder) for folder in self._folders])
@@ -265,6 +284,17 @@ def _replica(fault: str | None, figures: JobFigures | None) -> Check:
     if figures is None:
         return _not_well("database", "degraded")
     return _not_well("behind" if fault == ReplicaBehindError.__name__ else "replica", "degraded", fault=fault)
+
+
+def _backup(fault: str | None) -> Check:
+    """Judge the backups; requests are served without them, so they are never down."""
+    if fault is None:
+        return {"status": "ok"}
+    if fault == BackupTooOldError.__name__:
+        return _not_well("backup", "degraded")
+    if fault == BackupLogTooOldError.__name__:
+        return _not_well("backup-log", "degraded")
+    return _not_well("backup-away", "degraded", fault=fault)
 
 
 def _used_part(part: str, fault: str | None, figures: JobFigures | None) -> Check:

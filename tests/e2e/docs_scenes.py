@@ -152,8 +152,18 @@ def replaced(text: str, instead: Mapping[str, str]) -> str:
     return text
 
 
+@contextmanager
+def own_backups(place: Place) -> Iterator[Scene]:
+    """Give folders for backups and for what is restored; the embedded database is the one that is backed up."""
+    folder = place.folder / f"backups-{uuid4().hex[:8]}"
+    folder.mkdir()
+    names = {"/srv/backups/articurated": str(folder / "repository"), "/srv/restored": str(folder / "restored")}
+    yield Scene(instead=names)
+
+
 SCENES: Mapping[str, Callable[[Place], AbstractContextManager[Scene]]] = {
     "how-to/migrate-and-upgrade.md": empty_database,
+    "how-to/back-up-and-restore.md": own_backups,
     "how-to/deploy-on-servers.md": own_servers,
     "how-to/replicate-the-database.md": own_replica,
     "how-to/connect-storage.md": own_bucket,

@@ -1,8 +1,10 @@
 """`GET /health` tells which part is degraded and what to do, in two seconds whatever hangs (NFR-003)."""
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +179,22 @@ async def test_a_write_that_postgresql_has_no_room_for_shows(
     assert (check["status"], "PostgreSQL's disk is full" in check["hint"]) == ("degraded", True)
     now[0] += health_service.DATABASE_FULL_SECONDS
     assert (await report(api))["status"] == "ok"
+
+
+async def test_backups_that_do_not_go_on_show(
+    anonymous: httpx2.AsyncClient, services: Services, well: Settings, tmp_path: Path
+) -> None:
+    status = {"last_backup_at": utc_now().isoformat()}
+    services.health = HealthService(services.database, well.model_copy(update={"backup_path": tmp_path}))
+    (tmp_path / "status.json").write_text(json.dumps(status))
+    assert (await report(anonymous))["checks"]["backup"] == {"status": "ok"}
+    await services.health.close()
+    status["last_backup_at"] = (utc_now() - timedelta(hours=8)).isoformat()
+    (tmp_path / "status.json").write_text(json.dumps(status))
+    services.health = HealthService(services.database, well.model_copy(update={"backup_path": tmp_path}))
+    found = await report(anonymous)
+    assert found["status"] == found["checks"]["backup"]["status"] == "degraded"
+    await services.health.close()
 
 
 async def test_a_redis_that_takes_no_writes_shows(

@@ -41,6 +41,8 @@ ONE_SHOT = {"migrate", "s3-bucket"}
 # What containers do not get: the owner's login (migrate alone has it), what the image does not have or decides by
 # itself, and what belongs to Flower alone.
 NOT_PASSED = {"DATABASE_ADMIN_URL", "INVOICE_RENDERER", "FLOWER_BASIC_AUTH"}
+# Backups are made where PostgreSQL's programs are: not in this image.
+NOT_PASSED |= {name.upper() for name in Settings.model_fields if name.startswith("backup_")}
 # What they get, and not from .env.
 FIXED = {"DATABASE_URL", "REDIS_URL", "STORAGE_PATH", "PROMETHEUS_PORT", "PROMETHEUS_HOST", "PUBLISHED_ADDRESS"}
 

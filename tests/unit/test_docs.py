@@ -68,6 +68,8 @@ def commands(command: Any = None, path: str = "articurated") -> Iterator[tuple[s
     command = command or typer.main.get_command(cli)
     for name, inner in command.commands.items():
         if hasattr(inner, "commands"):
+            if inner.invoke_without_command:
+                yield f"{path} {name}", inner
             yield from commands(inner, f"{path} {name}")
         else:
             yield f"{path} {name}", inner
@@ -82,7 +84,10 @@ def short(address: str) -> str:
 
 def row_of(text: str, first_cell: str) -> str:
     """Return the table row that begins with a cell."""
-    [row] = [line for line in text.splitlines() if line.startswith(f"| {first_cell}")]
+    lines = text.splitlines()
+    # A group that is a command too begins like each of its own.
+    exact = [line for line in lines if line.startswith(f"| {first_cell}`")]
+    [row] = exact or [line for line in lines if line.startswith(f"| {first_cell}")]
     return row
 
 

@@ -35,7 +35,18 @@ def names(stack: Stack) -> list[str]:
 def test_by_default_everything_is_started_servers_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stack = stack_for(tmp_path, monkeypatch)
     api = ["api", "api-2", "api-spare"]
-    assert names(stack) == ["postgres", "redis", "migrate", "mail", "gateway", *api, "relay", "worker", "beat"]
+    assert names(stack) == [
+        "postgres",
+        "redis",
+        "migrate",
+        "mail",
+        "gateway",
+        *api,
+        "relay",
+        "worker",
+        "beat",
+        "backup",
+    ]
     stages = {child.name: child.stage for child in stack.children}
     assert stages["postgres"] < stages["migrate"] < stages["api"] == stages["worker"]
     assert set(stack_module.STOP_ORDER) == {child.part for child in stack.children} - {"migrate"}

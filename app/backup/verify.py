@@ -1,0 +1,77 @@
+"""Whether the backups in a repository are whole, and whether the log has a gap (NFR-003)."""
+
+import hashlib
+from collections.abc import Iterator
+
+from app.backup.create import Progress
+from app.backup.errors import BackupError
+from app.backup.repository import SEGMENT_BYTES, Manifest, Repository, parse_lsn, read_lines, segment_name
+from app.backup.sealed import sha256_of
+
+
+def verify(repository: Repository, progress: Progress = lambda _line: None, *, deep: bool = True) -> list[str]:
+    """Compare every file with its SHA-256 and look for gaps in the log.
+
+    Args:
+        deep: also decrypt and decompress every file, and compare documents with the hash of their content.
+
+    Returns:
+        What is wrong, one sentence each; empty when all is whole.
+
+    Raises:
+        BackupError: there is no repository.
+    """
+    repository.require()
+    backups = repository.backups()
+    faults = [] if backups else ["there is no base backup"]
+    for backup in backups:
+        progress(f"backup {backup.id}")
+        for file in backup.files:
+            faults += _file(repository, file.path, file.size, file.sha256)
+            if deep and not faults:
+                faults += _content(repository, file.path, None)
+        faults += _gap(repository, backup)
+    for index, title in (("wal.jsonl", "log"), ("documents.jsonl", "documents")):
+        progress(title)
+        for entry in read_lines(repository.root / index):
+            found = _file(repository, entry["path"], entry["size"], entry["sha256"])
+            content = entry.get("plain_sha256") or entry.get("content_sha256")
+            faults += found or (_content(repository, entry["path"], content) if deep else [])
+    return faults
+
+
+def _file(repository: Repository, path: str, size: int, sha256: str) -> Iterator[str] | list[str]:
+    file = repository.root / path
+    if not file.is_file():
+        return [f"{path} is missing"]
+    if file.stat().st_size != size or sha256_of(file) != sha256:
+        return [f"{path} is not what was written"]
+    return []
+
+
+def _content(repository: Repository, path: str, sha256: str | None) -> list[str]:
+    digest = hashlib.sha256()
+    try:
+        for data in repository.read(path.removesuffix(".aes")):
+            digest.update(data)
+    except BackupError as fault:
+        return [str(fault)]
+    if sha256 is not None and digest.hexdigest() != sha256:
+        return [f"{path} holds something else than what was kept"]
+    return []
+
+
+def _gap(repository: Repository, backup: Manifest) -> list[str]:
+    """Look for the first missing segment from a backup on, on its own timeline."""
+    prefix = f"{backup.timeline:08X}"
+    kept = {name for name in repository.segments() if "." not in name and name.startswith(prefix)}
+    if not kept:
+        return []
+    position, last = parse_lsn(backup.start_lsn), max(kept)
+    while (name := segment_name(backup.timeline, position)) <= last:
+        if name not in kept:
+            return [
+                f"backup {backup.id}: {name} of the log is missing, so nothing later than that can be restored from it"
+            ]
+        position += SEGMENT_BYTES
+    return []
