@@ -6,7 +6,7 @@ from uuid import UUID
 import typer
 
 from app import cli_operations
-from app.cli_operations import Json
+from app.cli_operations import By, Json
 
 cases = typer.Typer(help="Cases: what a person must decide.", no_args_is_help=True)
 
@@ -54,6 +54,7 @@ def cases_close(
     case_id: UUID,
     note: Annotated[str, typer.Option(help="What was decided, for the record.")],
     action: Annotated[str | None, typer.Option(help="The way out that is taken, as `show` lists them.")] = None,
+    by: By = None,
 ) -> None:
     """Close a case with a note, and carry out the way out that is named."""
     from pydantic import ValidationError
@@ -70,8 +71,9 @@ def cases_close(
     def service(database: Any) -> CaseService:
         return CaseService(database, decisions=payment_decisions.decisions(order_service.STATEMENT))
 
+    actor = cli_operations.operator(by)
     case = cli_operations.with_database(
-        lambda database: service(database).close(case_id, cli_operations.operator(), decision.note, decision.action)
+        lambda database: service(database).close(case_id, actor, decision.note, decision.action)
     )
     typer.echo(f"closed: {case['kind']} of {case['order_number'] or case['entity_id']}")
 

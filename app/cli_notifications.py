@@ -7,7 +7,7 @@ from uuid import UUID
 import typer
 
 from app import cli_operations
-from app.cli_operations import Json
+from app.cli_operations import By, Json
 
 mail = typer.Typer(help="The mails that the system sends.", no_args_is_help=True)
 notifications = typer.Typer(help="Messages and their delivery.", no_args_is_help=True)
@@ -27,7 +27,7 @@ def mail_preview(
 @notifications.command("list")
 def notifications_list(
     order: Annotated[UUID | None, typer.Option(help="Those about this order.")] = None,
-    state: Annotated[str | None, typer.Option(help="PENDING, SENT, REJECTED or FAILED.")] = None,
+    state: Annotated[str | None, typer.Option(help="PENDING, SENT, REJECTED, FAILED or SUPPRESSED.")] = None,
     channel: Annotated[str | None, typer.Option(help="EMAIL, SMS or CHAT.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 50,
     json: Json = False,
@@ -50,8 +50,37 @@ def notifications_list(
     if json:
         cli_operations.print_json(page["data"])
     else:
-        columns = ["created_at", "channel", "template", "recipient", "state", "attempts", "order_id", "last_error"]
+        columns = [
+            "id",
+            "created_at",
+            "channel",
+            "template",
+            "recipient",
+            "state",
+            "attempts",
+            "order_id",
+            "last_error",
+        ]
         cli_operations.print_table(page["data"], columns)
+
+
+@notifications.command("resend")
+def notifications_resend(
+    notification_id: Annotated[
+        UUID, typer.Argument(metavar="ID", help="The message, as `notifications list` shows it.")
+    ],
+    to: Annotated[str | None, typer.Option(help="A corrected address or number; the first one without it.")] = None,
+    by: By = None,
+) -> None:
+    """Send a message again, to the same recipient or to a corrected one."""
+    from app.config import get_settings
+    from app.services.message_resend import MessageResend
+
+    actor = cli_operations.operator(by)
+    again = cli_operations.with_database(
+        lambda database: MessageResend(database, get_settings()).resend(notification_id, to, actor)
+    )
+    typer.echo(f"due: {again['template']} to {again['recipient']} as {again['id']}")
 
 
 def register(cli: typer.Typer) -> None:

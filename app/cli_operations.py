@@ -21,6 +21,8 @@ audit = typer.Typer(help="The audit trail: proof and export.", no_args_is_help=T
 jobs = typer.Typer(help="Background jobs and their dead letters.", no_args_is_help=True)
 refunds = typer.Typer(help="Money out, and the gateway's books.", no_args_is_help=True)
 
+_LONGEST_NAME = 100
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 
 
@@ -83,12 +85,38 @@ def with_database(work: Callable[[Any], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
-def operator() -> Any:
-    """Who acts here: someone with the server's own credentials, so the system, through the CLI."""
+By = Annotated[
+    str | None,
+    typer.Option("--by", help="Who decides, for the record; the name of the system account without it."),
+]
+
+
+def operator(by: str | None = None) -> Any:
+    """Who acts here: someone with the server's own credentials, so the system, through the CLI, and who says so.
+
+    Args:
+        by: a name that was given; else that of the account that runs this process.
+
+    Raises:
+        BadParameter: the name is empty, too long or not printable.
+    """
     from app.core.actor import Actor
     from app.core.enums import ActorType, Trigger
 
-    return Actor(id=None, type=ActorType.SYSTEM, trigger=Trigger.CLI)
+    name = _account() if by is None else by.strip()
+    if not name or len(name) > _LONGEST_NAME or not name.isprintable():
+        raise typer.BadParameter(f"a name of 1 to {_LONGEST_NAME} printable characters", param_hint="--by")
+    return Actor(id=None, type=ActorType.SYSTEM, trigger=Trigger.CLI, operator=name)
+
+
+def _account() -> str:
+    """Return the name of the account; a number where it has none, as in many containers."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def print_json(value: Any) -> None:
@@ -180,7 +208,7 @@ def jobs_list(
 
 
 @jobs.command("show")
-def jobs_show(job_id: UUID) -> None:
+def jobs_show(job_id: Annotated[UUID, typer.Argument(help="The job, or its dead letter.")]) -> None:
     """Show everything about one job, as JSON."""
     from app.services import job_queries
 
@@ -191,29 +219,32 @@ def jobs_show(job_id: UUID) -> None:
 def jobs_retry(
     job_id: Annotated[UUID, typer.Argument(help="The job, or its dead letter.")],
     note: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
+    by: By = None,
 ) -> None:
     """Make a dead job due again, with all its retries."""
-    _resolve("retry", job_id, note)
+    _resolve("retry", job_id, note, by)
 
 
 @jobs.command("dismiss")
 def jobs_dismiss(
     job_id: Annotated[UUID, typer.Argument(help="The job, or its dead letter.")],
     note: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
+    by: By = None,
 ) -> None:
     """Give a dead job up for good."""
-    _resolve("dismiss", job_id, note)
+    _resolve("dismiss", job_id, note, by)
 
 
-def _resolve(verb: str, job_id: UUID, note: str | None) -> None:
+def _resolve(verb: str, job_id: UUID, note: str | None, by: str | None) -> None:
     from app.services.dead_letter_service import DeadLetterService
 
     async def resolve(database: Any) -> dict[str, Any]:
         service = DeadLetterService(database)
         letter_id = await service.open_letter(job_id)
-        resolved: dict[str, Any] = await getattr(service, verb)(letter_id, operator(), note)
+        resolved: dict[str, Any] = await getattr(service, verb)(letter_id, actor, note)
         return resolved
 
+    actor = operator(by)
     letter = with_database(resolve)
     typer.echo(f"{letter['resolution'].lower()}: {letter['kind']} of {letter['order_number'] or letter['entity_id']}")
 

@@ -110,6 +110,16 @@ class Settings(BaseSettings):
     managers_email: Email = "managers@articurated.example"
     operations_email: Email = "operations@articurated.example"
 
+    messages_per_recipient_per_hour: int = Field(
+        100,
+        ge=1,
+        le=100_000,
+        description="To one address or number of a customer; invoices and refunds are not limited.",
+    )
+    messages_per_customer_per_hour: int = Field(
+        60, ge=1, le=100_000, description="About orders that one customer placed with their own credentials."
+    )
+
     chat_adapter: Literal["off", "log", "webhook"] = "off"
     chat_webhook_url: SecretStr = SecretStr("")
     sms_adapter: Literal["off", "log", "webhook"] = "off"
@@ -129,6 +139,9 @@ class Settings(BaseSettings):
     attachment_max_bytes: int = Field(10_485_760, ge=1024, le=104_857_600)
     attachments_per_return: int = Field(10, ge=1, le=100)
     file_link_ttl_seconds: int = Field(900, ge=10, le=604_800)
+    mail_link_ttl_days: int = Field(
+        30, ge=1, le=90, description="Of a link that stands in a mail for an attachment that was too large."
+    )
     file_link_delivery: Literal["redirect", "stream"] = "redirect"
     public_url: str | None = Field(None, description="Where callers reach this API, for links in answers.")
 

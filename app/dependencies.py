@@ -31,6 +31,7 @@ from app.services.file_links import FileLinks
 from app.services.health_service import HealthService
 from app.services.idempotency_service import IdempotencyService
 from app.services.key_service import KeyService
+from app.services.message_resend import MessageResend
 from app.services.notification_log import NotificationLog
 from app.services.order_service import OrderService
 from app.services.payment_service import PaymentService
@@ -120,6 +121,11 @@ class Services:
     def notifications(self) -> NotificationLog:
         """What was told to whom."""
         return NotificationLog(self.database)
+
+    @cached_property
+    def message_resend(self) -> MessageResend:
+        """Messages to be sent again."""
+        return MessageResend(self.database, self.settings, self.clock)
 
     @cached_property
     def invoices(self) -> "InvoiceService":

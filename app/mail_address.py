@@ -67,3 +67,9 @@ def ascii_domain(domain: str) -> str:
     if len(written) > _LONGEST_DOMAIN or not _DOMAIN.fullmatch(written):
         raise ValueError("not a mail domain")
     return written
+
+
+def masked(recipient: str) -> str:
+    """Return a mail address or telephone number for records that many read: `a…@shop.example`, `+3…78`."""
+    local, at, domain = recipient.rpartition("@")
+    return f"{local[:1]}…@{domain}" if at else f"{recipient[:2]}…{recipient[-2:]}"

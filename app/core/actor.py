@@ -16,6 +16,7 @@ class Actor:
         customer_id: the customer a caller of role `customer` speaks for.
         trigger: API_CALL, WEBHOOK, BACKGROUND_JOB or CLI.
         ip_address: of a user's action (REQ-003).
+        operator: who used the command line: a name, since no credentials are checked there.
     """
 
     id: UUID | None
@@ -24,6 +25,7 @@ class Actor:
     role: Role | None = None
     customer_id: UUID | None = None
     ip_address: str | None = None
+    operator: str | None = None
 
     @property
     def sees_only(self) -> UUID | None:

@@ -188,9 +188,14 @@ class Channel(StrEnum):
 
 
 class NotificationState(StrEnum):
-    """Delivery of a notification: handed over, refused for good by the receiver, or given up after the last retry."""
+    """Delivery of a notification.
+
+    SENT: handed over. REJECTED: refused for good by the receiver. FAILED: given up after the last retry. SUPPRESSED: not
+    handed over, because a limit was reached.
+    """
 
     PENDING = "PENDING"
     SENT = "SENT"
     REJECTED = "REJECTED"
     FAILED = "FAILED"
+    SUPPRESSED = "SUPPRESSED"

@@ -64,6 +64,7 @@ class DeadLetter(Base):
     resolved_at: Mapped[datetime | None]
     resolved_by: Mapped[UUID | None]
     resolution_note: Mapped[str | None] = mapped_column(String(500))
+    resolved_operator: Mapped[str | None] = mapped_column(String(100))
 
     __table_args__ = (
         CheckConstraint("resolution IS NULL OR resolution IN ('RETRIED', 'DISMISSED')", name="resolution"),

@@ -11,7 +11,12 @@ from app.models.base import Base, CreatedAt, PrimaryKey, one_of
 
 
 class Notification(Base):
-    """A message and its delivery. `source_key` names the event it tells of, the same on every channel."""
+    """A message and its delivery.
+
+    `source_key` names the event it tells of, the same on every channel. `customer_id` is set where the message is for a
+    customer who placed the order with their own credentials: such messages are limited per customer. A message that
+    was sent again names the one before in `resend_of`, and who asked for it.
+    """
 
     __tablename__ = "notifications"
 
@@ -22,6 +27,10 @@ class Notification(Base):
     channel: Mapped[str] = mapped_column(String(10), server_default=text(f"'{Channel.EMAIL}'"))
     entity_id: Mapped[UUID]
     order_id: Mapped[UUID | None] = mapped_column(ForeignKey("orders.id"))
+    customer_id: Mapped[UUID | None]
+    resend_of: Mapped[UUID | None] = mapped_column(ForeignKey("notifications.id"))
+    requested_by: Mapped[UUID | None]
+    requested_operator: Mapped[str | None] = mapped_column(String(100))
     state: Mapped[str] = mapped_column(String(10), server_default=text(f"'{NotificationState.PENDING}'"))
     message_id: Mapped[str] = mapped_column(String(300))
     subject: Mapped[str]
@@ -38,4 +47,9 @@ class Notification(Base):
         Index(None, "order_id"),
         Index(None, "created_at", "id"),
         Index(None, "state", "created_at", "id"),
+        Index(None, "resend_of"),
+        Index("ix_notifications_recipient", text("lower(recipient)"), "channel", "created_at"),
+        Index(
+            "ix_notifications_customer", "customer_id", "created_at", postgresql_where=text("customer_id IS NOT NULL")
+        ),
     )

@@ -40,6 +40,7 @@ class DeadLetterResponse(Answer):
     resolution: Annotated[str, Field(pattern="^(RETRIED|DISMISSED)$")] | None
     resolved_at: Timestamp | None
     resolved_by: UUID | None
+    resolved_operator: str | None
     resolution_note: str | None
 
 

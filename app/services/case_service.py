@@ -132,6 +132,7 @@ async def _close(session: AsyncSession, case: Case, actor: Actor, note: str, act
     facts = {
         "actor_id": str(actor.id) if actor.id else None,
         "trigger": str(actor.trigger),
+        **({"operator": actor.operator} if actor.operator else {}),
         "action": action,
         "note": note,
     }

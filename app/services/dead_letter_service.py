@@ -99,7 +99,7 @@ class DeadLetterService:
                 if refund.state not in _SURE:
                     raise InvalidStateTransitionError(refund.state, resolution, ["RETRIED"])
                 await money_ledger.release(session, refund)
-            await job_resolution.resolve(session, letter, resolution, self._clock(), actor.id, note)
+            await job_resolution.resolve(session, letter, resolution, self._clock(), actor, note)
             statement = select(*_COLUMNS).join(Job, Job.id == DeadLetter.job_id).where(DeadLetter.id == letter.id)
             return _view((await session.execute(statement)).one())
 
@@ -130,5 +130,6 @@ def _view(row: Row[Any]) -> dict[str, Any]:
         "resolution": columns["resolution"],
         "resolved_at": columns["resolved_at"],
         "resolved_by": columns["resolved_by"],
+        "resolved_operator": columns["resolved_operator"],
         "resolution_note": columns["resolution_note"],
     }

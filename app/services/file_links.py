@@ -48,21 +48,29 @@ class FileLinks:
         self._clock = clock
 
     @classmethod
-    def from_settings(cls, settings: Settings, clock: Clock = utc_now) -> "FileLinks":
-        """Return the links of a process; those made under the previous SECRET_KEY work while it is accepted."""
+    def from_settings(
+        cls, settings: Settings, clock: Clock = utc_now, lifetime: timedelta | None = None
+    ) -> "FileLinks":
+        """Return the links of a process; those made under the previous SECRET_KEY work while it is accepted.
+
+        Args:
+            lifetime: how long a link works; FILE_LINK_TTL_SECONDS when absent.
+        """
         secrets = [settings.secret_key.get_secret_value(), settings.secret_key_previous.get_secret_value()]
-        lifetime = timedelta(seconds=settings.file_link_ttl_seconds)
+        lifetime = lifetime or timedelta(seconds=settings.file_link_ttl_seconds)
         return cls([secret for secret in secrets if secret], lifetime, settings.public_url, clock)
 
     def to(self, kind: FileKind, file_id: UUID) -> dict[str, str | datetime]:
         """Return `link`, absolute when there is a public address, and `link_expires_at`."""
+        link, expires_at = self.signed(kind, file_id)
+        return {"link": link, "link_expires_at": expires_at}
+
+    def signed(self, kind: FileKind, file_id: UUID) -> tuple[str, datetime]:
+        """Return a link, absolute when there is a public address, and when it ends."""
         expires_at = (self._clock().astimezone(UTC) + self._lifetime).replace(microsecond=0)
         expires = str(int(expires_at.timestamp()))
         signature = base64.urlsafe_b64encode(_signature(self._keys[0], kind, file_id, expires)).decode().rstrip("=")
-        return {
-            "link": f"{self._base}/{kind}/{file_id}?expires={expires}&signature={signature}",
-            "link_expires_at": expires_at,
-        }
+        return f"{self._base}/{kind}/{file_id}?expires={expires}&signature={signature}", expires_at
 
     def check(self, kind: FileKind, file_id: UUID, expires: str, signature: str) -> None:
         """Let a link pass that is ours and still works.

@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.core.actor import SYSTEM_JOB, Actor
 from app.core.enums import EntityType, JobState
 from app.models.event import Event
 from app.models.job import DeadLetter, Job
@@ -27,13 +28,13 @@ async def resolve(
     letter: DeadLetter,
     resolution: Resolution,
     at: datetime,
-    actor_id: UUID | None,
+    actor: Actor,
     note: str | None,
 ) -> None:
     """Decide a dead letter whose row the caller has locked.
 
     Args:
-        actor_id: who decided; None when it was not a person.
+        actor: who decided: a caller, someone at the command line, or the system because there is news.
         note: why.
 
     Raises:
@@ -43,10 +44,16 @@ async def resolve(
         raise InvalidStateTransitionError(letter.resolution, resolution, [])
     letter.resolution = resolution
     letter.resolved_at = at
-    letter.resolved_by = actor_id
+    letter.resolved_by = actor.id
+    letter.resolved_operator = actor.operator
     letter.resolution_note = note
     await _move_job(session, letter.job_id, _STATES[resolution])
-    facts = {"dead_letter_id": str(letter.id), "actor_id": str(actor_id) if actor_id else None, "note": note}
+    facts = {
+        "dead_letter_id": str(letter.id),
+        "actor_id": str(actor.id) if actor.id else None,
+        "operator": actor.operator,
+        "note": note,
+    }
     seq = await _next_seq(session, letter.job_id)
     await event_service.append(session, EntityType.JOB, letter.job_id, seq, f"job.{resolution.lower()}", at, facts)
     await session.flush()
@@ -63,7 +70,7 @@ async def revive(session: AsyncSession, dedupe_key: str, at: datetime, note: str
     letter = (await session.execute(statement)).scalar_one_or_none()
     if letter is None:
         return False
-    await resolve(session, letter, "RETRIED", at, None, note)
+    await resolve(session, letter, "RETRIED", at, SYSTEM_JOB, note)
     return True
 
 

@@ -126,8 +126,10 @@ def _document_facts(document: Invoice, order: Order, numbers: Mapping[str, str |
         "issued_on": document.issued_on,
         "currency": document.view["currency"],
         "total": document.view["total"],
+        "link": None,
+        "link_until": None,
     }
-    attached = DocumentFile(document.number, document.storage_key, document.sha256 or b"")
+    attached = DocumentFile(document.id, document.number, document.storage_key, document.sha256 or b"")
     return to_customer(order, context, attached)
 
 

@@ -17,13 +17,14 @@ from app.utils.clock import Clock
 from app.utils.shop_time import ShopTime
 from app.utils.unlinked import is_link_like
 
-_E164: Final = re.compile(r"\+[1-9][0-9]{6,14}", re.ASCII)
+E164: Final = re.compile(r"\+[1-9][0-9]{6,14}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentFile:
-    """An issued document that goes with a mail."""
+    """An issued document that goes with a mail; `id` is what a link to it names."""
 
+    id: UUID
     number: str
     storage_key: str
     sha256: bytes
@@ -97,7 +98,7 @@ def to_customer(order: Order, told: Mapping[str, Any], document: DocumentFile | 
 def phone_of(order: Order) -> str | None:
     """Return the customer's number: `phone` in the order's metadata, when it is one in E.164 (`+33612345678`)."""
     phone = order.details.get("phone")
-    return phone if isinstance(phone, str) and _E164.fullmatch(phone) else None
+    return phone if isinstance(phone, str) and E164.fullmatch(phone) else None
 
 
 def pick_lines(order: Order) -> list[dict[str, Any]]:

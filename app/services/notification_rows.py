@@ -11,13 +11,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.core.enums import Channel, NotificationState
 from app.models.notification import Notification
 
-SETTLED = frozenset({NotificationState.SENT, NotificationState.REJECTED})
+SETTLED = frozenset({NotificationState.SENT, NotificationState.REJECTED, NotificationState.SUPPRESSED})
 """Nothing is done about a message in one of these any more, whoever asks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewRow:
-    """A message about to be sent; `source_key` is the event's, the same on every channel."""
+    """A message about to be sent; `source_key` is the event's, the same on every channel.
+
+    Attributes:
+        customer_id: who placed the order with their own credentials, for their limit.
+        resend_of: the message that this one repeats; who asked for it is in `requested_by` or `requested_operator`.
+    """
 
     id: UUID
     source_key: str
@@ -29,6 +34,10 @@ class NewRow:
     message_id: str
     subject: str
     created_at: datetime
+    customer_id: UUID | None = None
+    resend_of: UUID | None = None
+    requested_by: UUID | None = None
+    requested_operator: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +51,38 @@ class Row:
     is_new: bool
 
 
-async def opened(session: AsyncSession, new: NewRow) -> Row:
-    """Return the row of a message, made now or by an earlier try; one that was given up is PENDING again."""
+async def opened(session: AsyncSession, new: NewRow, suppressed: str | None = None) -> Row:
+    """Return the row of a message, made now or by an earlier try.
+
+    Args:
+        suppressed: why the message must not be sent, if it must not.
+    """
     values = {name: getattr(new, name) for name in NewRow.__slots__}
+    state = NotificationState.PENDING if suppressed is None else NotificationState.SUPPRESSED
     inserted = await session.execute(
-        pg_insert(Notification).values(**values).on_conflict_do_nothing().returning(Notification.id)
+        pg_insert(Notification)
+        .values(**values, state=state, last_error=suppressed)
+        .on_conflict_do_nothing()
+        .returning(Notification.id)
     )
     if inserted.first() is not None:
-        return Row(new.id, new.message_id, new.created_at, NotificationState.PENDING, is_new=True)
+        return Row(new.id, new.message_id, new.created_at, state, is_new=True)
+    if (known := await found(session, new)) is None:
+        raise LookupError(f"message {new.source_key} {new.template} is neither new nor known")
+    return known
+
+
+async def found(session: AsyncSession, new: NewRow) -> Row | None:
+    """Return the row that an earlier try made for a message; one that was given up is PENDING again."""
     known = select(Notification.id, Notification.message_id, Notification.created_at, Notification.state).where(
         Notification.source_key == new.source_key,
         Notification.template == new.template,
         Notification.recipient == new.recipient,
         Notification.channel == new.channel,
     )
-    row = (await session.execute(known)).one()
+    row = (await session.execute(known)).one_or_none()
+    if row is None:
+        return None
     if row.state == NotificationState.FAILED:
         # A person had the dead job tried again.
         await session.execute(

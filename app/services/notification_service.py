@@ -15,25 +15,40 @@ there on the two know nothing of each other: each has its retries, its dead lett
 """
 
 from collections.abc import Mapping
-from uuid import UUID
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.core import monitoring
-from app.core.enums import Channel, NotificationState
+from app.core.enums import CaseEntity, CaseKind, Channel, NotificationState
 from app.database import Database
-from app.services import document_store, job_service, mail_facts, notification_rows
+from app.mail_address import masked
+from app.services import document_store, job_service, mail_facts, message_limits, notification_rows
+from app.services.case_service import open_case
+from app.services.file_links import FileKind, FileLinks
 from app.services.job_service import Claim, JobKind
 from app.services.mail_scene import MailFacts, NothingToTell, Scene
+from app.services.message_resend import RESENT
 from app.services.notification_rows import SETTLED, NewRow, Row
 from app.utils.channels import channels_for
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.email_sender import MailSender, message_id_for
 from app.utils.mail_templates import RenderedMail, render_mail, shop_of
-from app.utils.messages import Attachment, Message, MessageDelayed, MessageRefused, NotificationChannel
+from app.utils.messages import (
+    Attachment,
+    Message,
+    MessageDelayed,
+    MessageRefused,
+    MessageTooLarge,
+    NotificationChannel,
+)
 from app.utils.outbound import DestinationRefusedError
+from app.utils.shop_time import ShopTime
 from app.utils.short_texts import render_short
 from app.utils.storage import Storage
 
@@ -90,12 +105,16 @@ class NotificationService:
         self._storage = storage
         self._settings = settings
         self._clock = clock
+        self._shop_time = ShopTime.from_settings(settings)
+        lifetime = timedelta(days=settings.mail_link_ttl_days)
+        self._links = FileLinks.from_settings(settings, clock, lifetime) if settings.public_url else None
 
     async def send(self, claim: Claim) -> None:
         """Job `notify.…`, `sms.…` or `chat.…`: send its message and finish the job.
 
-        A message that the receiver refuses for good is REJECTED and the job is done: asking again gives the same
-        answer.
+        A message that the receiver refuses for good is REJECTED, the job is done and a person gets a case: asking again
+        gives the same answer. A mail whose attachment is too large goes out with a link instead. A message beyond a
+        limit is SUPPRESSED (`message_limits`).
 
         Raises:
             MessageDelayed: not this time.
@@ -109,11 +128,11 @@ class NotificationService:
         if isinstance(facts, NothingToTell):
             await self._give_up(claim, facts.reason)
             return
-        recipient = _recipient(channel, facts)
+        recipient = _resent(claim).get("recipient") or _recipient(channel, facts)
         if recipient is None or channel not in self._channels:
             await self._give_up(claim, "the channel is off" if recipient else "no number is known")
             return
-        told = self._told(channel, template, facts)
+        told = self._told(channel, template, facts.context)
         row = await self._row(claim, facts, recipient, told.subject)
         if row is None:
             return
@@ -129,12 +148,18 @@ class NotificationService:
             message_id=row.message_id,
             attachments=await self._attachments(facts) if channel is Channel.EMAIL else (),
         )
-        await self._hand_over(claim, message)
+        await self._hand_over(claim, message, facts)
 
-    async def _hand_over(self, claim: Claim, message: Message) -> None:
+    async def _hand_over(self, claim: Claim, message: Message, facts: MailFacts) -> None:
         log = logger.bind(channel=message.channel, template=message.template, notification_id=str(message.id))
         try:
-            await self._channels[message.channel].send(message)
+            try:
+                await self._channels[message.channel].send(message)
+            except MessageTooLarge:
+                if (smaller := self._linked(message, facts)) is None:
+                    raise
+                log.warning("attachment.replaced", reason="the mail server takes no mail of this size")
+                await self._channels[message.channel].send(smaller)
         except (MessageDelayed, DestinationRefusedError) as fault:
             async with self._database.transaction() as session:
                 await notification_rows.note_attempt(session, message.id, _error(fault, message.channel))
@@ -142,13 +167,51 @@ class NotificationService:
             raise
         except (MessageRefused, ValueError) as fault:
             monitoring.notification_tried(message.channel.lower(), "rejected")
-            error = _error(fault, message.channel)
-            await self._conclude(claim, message.id, NotificationState.REJECTED, error)
-            log.warning("message rejected", error=type(fault).__name__)
+            await self._reject(claim, message, facts, _error(fault, message.channel))
+            log.warning("message rejected", error=type(fault).__name__, code=getattr(fault, "code", None))
             return
         monitoring.notification_tried(message.channel.lower(), "sent")
-        await self._conclude(claim, message.id, NotificationState.SENT, None)
+        async with self._database.transaction() as session:
+            await self._settle(session, claim, message.id, NotificationState.SENT, None)
         log.info("message sent")
+
+    def _linked(self, message: Message, facts: MailFacts) -> Message | None:
+        """Return a mail with a link in place of its attachment; None where it has none, or no address to link to."""
+        if facts.document is None or not message.attachments or self._links is None:
+            return None
+        link, expires_at = self._links.signed(FileKind.INVOICES, facts.document.id)
+        # The last day on which it works to the end.
+        until = self._shop_time.day(expires_at) - timedelta(days=1)
+        context = {**facts.context, "link": link, "link_until": until}
+        told = self._told(Channel.EMAIL, message.template, context)
+        return replace(message, text=told.text, html=told.html, attachments=())
+
+    async def _reject(self, claim: Claim, message: Message, facts: MailFacts, error: str) -> None:
+        """Record that the receiver refused a message for good, with a case for a person."""
+        async with self._database.transaction() as session:
+            await self._settle(session, claim, message.id, NotificationState.REJECTED, error)
+            # A case alerts operations, by mail and by chat: what does not reach them there must not raise the next one.
+            if message.channel != Channel.CHAT and message.recipient != self._settings.operations_email:
+                await self._open_case(session, f"undeliverable:{message.id}", message.id, facts.order_id, {
+                    "template": message.template,
+                    "channel": message.channel,
+                    "recipient": masked(message.recipient),
+                    "error": error,
+                })  # fmt: skip
+
+    async def _open_case(
+        self, session: AsyncSession, key: str, notification_id: UUID, order_id: UUID | None, evidence: Mapping[str, Any]
+    ) -> None:
+        await open_case(
+            session,
+            CaseKind.UNDELIVERABLE_MESSAGE,
+            entity_type=CaseEntity.NOTIFICATION,
+            entity_id=notification_id,
+            order_id=order_id,
+            evidence={"notification_id": str(notification_id), **evidence},
+            dedupe_key=key,
+            at=self._clock(),
+        )
 
     async def on_dead(self, session: AsyncSession, claim: Claim) -> None:
         """Record, in the transaction that buries a message's job, that the message was given up."""
@@ -157,14 +220,18 @@ class NotificationService:
 
     async def _give_up(self, claim: Claim, reason: str) -> None:
         async with self._database.transaction() as session:
-            await job_service.finish(session, claim)
+            if again := _resent(claim):
+                notification_id = UUID(again["notification_id"])
+                await self._settle(session, claim, notification_id, NotificationState.REJECTED, reason)
+            else:
+                await job_service.finish(session, claim)
         logger.warning("nothing to send", reason=reason)
 
-    def _told(self, channel: Channel, template: str, facts: MailFacts) -> RenderedMail:
+    def _told(self, channel: Channel, template: str, context: Mapping[str, Any]) -> RenderedMail:
         shop = shop_of(self._settings)
         if channel is Channel.EMAIL:
-            return render_mail(template, facts.context, shop)
-        line = render_short(channel, template, facts.context, shop)
+            return render_mail(template, context, shop)
+        line = render_short(channel, template, context, shop)
         return RenderedMail(subject=line, text=line, html="")
 
     async def _row(self, claim: Claim, facts: MailFacts, recipient: str, subject: str) -> Row | None:
@@ -188,7 +255,7 @@ class NotificationService:
             created_at=now,
         )
         async with self._database.transaction() as session:
-            row = await notification_rows.opened(session, new)
+            row = await notification_rows.found(session, new) or await self._opened(session, new)
             if row.is_new and channel is Channel.EMAIL:
                 await self._tell_elsewhere(session, claim, facts)
             if row.state in SETTLED:
@@ -196,6 +263,21 @@ class NotificationService:
                 logger.info("message settled before", notification_id=str(row.id), state=row.state)
                 return None
             return row
+
+    async def _opened(self, session: AsyncSession, new: NewRow) -> Row:
+        """Record a new message; beyond a limit as SUPPRESSED, with a case for each recipient or customer and day."""
+        if message_limits.is_to_customer(new.channel, new.template):
+            new = replace(new, customer_id=await message_limits.account_of(session, new.order_id))
+        suppressed = await message_limits.exceeded(session, new, self._settings)
+        row = await notification_rows.opened(session, new, suppressed)
+        if suppressed is not None and row.is_new:
+            monitoring.notification_tried(new.channel.lower(), "suppressed")
+            logger.warning("message.suppressed", notification_id=str(row.id), template=new.template, reason=suppressed)
+            whose = uuid5(NAMESPACE_URL, f"mailto:{new.recipient.lower()}")
+            key = f"suppressed:{whose}:{self._shop_time.day(new.created_at)}"
+            evidence = {"template": new.template, "channel": new.channel, "recipient": masked(new.recipient)}
+            await self._open_case(session, key, row.id, new.order_id, {**evidence, "error": suppressed})
+        return row
 
     async def _tell_elsewhere(self, session: AsyncSession, claim: Claim, facts: MailFacts) -> None:
         """Make the SMS or chat message of the same event due, where there is one."""
@@ -205,7 +287,7 @@ class NotificationService:
         channel, _ = route_of(kind)
         # Chat that is out of order cannot be told so by chat, which would never end; the mail tells it.
         chat_is_dead = kind is JobKind.CHAT_JOB_FAILED and str(facts.context["kind"]).startswith("chat.")
-        if channel not in self._channels or _recipient(channel, facts) is None or chat_is_dead:
+        if channel not in self._channels or _recipient(channel, facts) is None or chat_is_dead or _resent(claim):
             return
         payload = {**claim.payload, _EVENT: claim.dedupe_key}
         await job_service.add(session, kind, claim.entity_id, f"{channel.lower()}:{claim.dedupe_key}", payload)
@@ -218,11 +300,18 @@ class NotificationService:
         )
         return (Attachment(f"{document.number}.pdf", "application/pdf", content),)
 
-    async def _conclude(self, claim: Claim, notification_id: UUID, state: NotificationState, error: str | None) -> None:
+    async def _settle(
+        self, session: AsyncSession, claim: Claim, notification_id: UUID, state: NotificationState, error: str | None
+    ) -> None:
         """Record how the message ended, together with the end of the job and under its fence."""
-        async with self._database.transaction() as session:
-            await notification_rows.settle(session, notification_id, state, error, self._clock())
-            await job_service.finish(session, claim)
+        await notification_rows.settle(session, notification_id, state, error, self._clock())
+        await job_service.finish(session, claim)
+
+
+def _resent(claim: Claim) -> Mapping[str, str]:
+    """Return what a job that sends a message again was given; nothing for a first sending."""
+    given: Mapping[str, str] = claim.payload.get(RESENT, {})
+    return given
 
 
 def _event_of(claim: Claim) -> str:
@@ -237,6 +326,9 @@ def _recipient(channel: Channel, facts: MailFacts) -> str | None:
 
 
 def _error(fault: Exception, channel: str) -> str:
-    """Return an error for the record; what a mail server says quotes addresses, so of that only the kind is kept."""
+    """Return an error for the record; of what a mail server says only its code is kept, for it quotes addresses."""
     name = type(fault).__name__
-    return name if channel == Channel.EMAIL or not str(fault) else f"{name}: {fault}"[:300]
+    if channel == Channel.EMAIL:
+        code = getattr(fault, "code", None)
+        return name if code is None else f"{name} {code}"
+    return f"{name}: {fault}"[:300] if str(fault) else name

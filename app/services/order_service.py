@@ -159,9 +159,8 @@ class OrderService:
                     created_at=now,
                 )
             )
-            await event_service.append(
-                session, EntityType.ORDER, order.id, 1, "order.created", now, {"customer_id": str(order.customer_id)}
-            )
+            facts = {"customer_id": str(order.customer_id), "placed_by": str(actor.role or actor.type).lower()}
+            await event_service.append(session, EntityType.ORDER, order.id, 1, "order.created", now, facts)
             await session.flush()
             if order.total_amount == 0:
                 return await self._pay_nothing(session, order.id, now)

@@ -31,6 +31,7 @@ class Action(StrEnum):
     READ_REFUNDS = "refund.read"
     READ_JOBS = "job.read"
     READ_NOTIFICATIONS = "notification.read"
+    RESEND_MESSAGES = "notification.resend"
     READ_STATS = "stats.read"
     READ_CASES = "case.read"
     CLOSE_CASES = "case.close"
@@ -49,6 +50,7 @@ ACTIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
         Action.READ_REFUNDS: _MANAGERS,
         Action.READ_JOBS: _MANAGERS,
         Action.READ_NOTIFICATIONS: _MANAGERS,
+        Action.RESEND_MESSAGES: _MANAGERS,
         Action.READ_STATS: _MANAGERS,
         Action.READ_CASES: _MANAGERS,
         Action.CLOSE_CASES: _MANAGERS,

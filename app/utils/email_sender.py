@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol
 from app.config import Settings
 from app.config_rules import is_mail_catcher
 from app.mail_address import ascii_domain
-from app.utils.messages import Attachment, MessageDelayed, MessageRefused
+from app.utils.messages import Attachment, MessageDelayed, MessageRefused, MessageTooLarge
 from app.utils.redaction import redact_foreign_text
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "EmailSender",
     "MailRejected",
     "MailSender",
+    "MailTooLarge",
     "MailUnavailable",
     "OutgoingMail",
     "checked_address",
@@ -46,12 +47,17 @@ _UNFIT: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Control characters, line ends of any kind and lone surrogates."""
 _MIME_TYPE: Final = re.compile(r"[a-z0-9.+-]+/[a-z0-9.+-]+")
 _PERMANENT: Final = 500
+_TOO_LARGE: Final = 552
 _OUR_LOGIN: Final = frozenset({530, 534, 535, 538})
 """Answers that say our login is wrong, not the mail: an operator will mend it, and the mail goes then."""
 
 
 class MailRejected(MessageRefused):
     """The server refused this mail for good; sending it again gives the same answer."""
+
+
+class MailTooLarge(MailRejected, MessageTooLarge):
+    """The server takes no mail of this size (552), or has no room for it in the mailbox."""
 
 
 class MailUnavailable(MessageDelayed):
@@ -102,7 +108,7 @@ class MailSender(Protocol):
         """Hand the mail to a server that takes the responsibility for it.
 
         Raises:
-            MailRejected: it will never be taken.
+            MailRejected: it will never be taken; MailTooLarge: not at this size.
             MailUnavailable: it could not be handed over now.
             ValueError: a header value or an address is not acceptable; that, too, is for good.
         """
@@ -167,8 +173,11 @@ class EmailSender:
         except smtplib.SMTPNotSupportedError as fault:
             raise MailRejected(f"the mail server cannot take this address: {fault}") from fault
         except (smtplib.SMTPException, OSError) as fault:
-            kind = MailRejected if _is_final(fault) else MailUnavailable
-            raise kind(f"the mail was not taken: {self._reason(fault)}") from fault
+            reason = f"the mail was not taken: {self._reason(fault)}"
+            if not _is_final(fault):
+                raise MailUnavailable(reason) from fault
+            code = _code_of(fault)
+            raise (MailTooLarge if code == _TOO_LARGE else MailRejected)(reason, code) from fault
         finally:
             # The server has answered by now; a lost farewell changes nothing.
             with suppress(smtplib.SMTPException, OSError):
@@ -272,15 +281,17 @@ def _checked_message_id(message_id: str) -> str:
     return message_id
 
 
-def _is_final(fault: Exception) -> bool:
-    """Return whether the server will never take this mail; of several refusals the mildest counts."""
+def _code_of(fault: Exception) -> int | None:
+    """Return what the server answered; of several refusals the mildest."""
     if isinstance(fault, smtplib.SMTPRecipientsRefused):
-        code = min(code for code, _ in fault.recipients.values())
-    elif isinstance(fault, smtplib.SMTPResponseException):
-        code = fault.smtp_code
-    else:
-        return False
-    return code >= _PERMANENT and code not in _OUR_LOGIN
+        return min(code for code, _ in fault.recipients.values())
+    return fault.smtp_code if isinstance(fault, smtplib.SMTPResponseException) else None
+
+
+def _is_final(fault: Exception) -> bool:
+    """Return whether the server will never take this mail."""
+    code = _code_of(fault)
+    return code is not None and code >= _PERMANENT and code not in _OUR_LOGIN
 
 
 def _words_of(fault: Exception) -> str:

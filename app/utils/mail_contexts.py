@@ -99,8 +99,15 @@ class OrderCancelled(_ToCustomer):
     refund_amount: Amount | None
 
 
-class InvoiceIssued(_ToCustomer):
-    """`invoice`: the PDF is attached."""
+class _WithDocument(_ToCustomer):
+    """The PDF is attached; where it was too large for the mail server, `link` leads to it until the end of a day."""
+
+    link: str | None
+    link_until: Day | None
+
+
+class InvoiceIssued(_WithDocument):
+    """`invoice`: the order's invoice is issued."""
 
     invoice_number: str
     issued_on: Day
@@ -108,8 +115,8 @@ class InvoiceIssued(_ToCustomer):
     total: Amount
 
 
-class CreditNoteIssued(_ToCustomer):
-    """`credit_note`: the PDF is attached; `return_number` when it is for a return."""
+class CreditNoteIssued(_WithDocument):
+    """`credit_note`: a credit note is issued; `return_number` when it is for a return."""
 
     credit_note_number: str
     invoice_number: str

@@ -73,11 +73,20 @@ def _many(context: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _linked(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a context whose document is behind a link."""
+    link = "https://api.articurated.example/api/v1/files/invoices/01937c54-9a10-7e02-b1c4-d85e1f6a0b92"
+    query = "?expires=1798761600&signature=Yx3vE0mPq7JtWb2uK9sLrC4nHd8fZaG1oTiUe6RkMhQ"
+    given = {"link": f"{link}{query}", "link_until": "2026-12-31"}
+    return {**context, **{name: value for name, value in given.items() if name in context}}
+
+
 _CHANGES: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
     "long": lambda context: _replaced(context, _LONG),
     "right-to-left": lambda context: _replaced(context, _RIGHT_TO_LEFT),
     "bare": lambda context: _replaced(context, {**_ZERO, **dict.fromkeys(_ABSENT)}),
     "many": _many,
+    "linked": _linked,
 }
 
 

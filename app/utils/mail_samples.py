@@ -73,6 +73,8 @@ _INVOICED: Final[contexts.InvoiceIssued] = {
     "issued_on": "2026-11-22",
     "currency": "EUR",
     "total": Decimal("909.60"),
+    "link": None,
+    "link_until": None,
 }
 _CREDITED: Final[contexts.CreditNoteIssued] = {
     "customer_name": _GREETED,
@@ -83,6 +85,8 @@ _CREDITED: Final[contexts.CreditNoteIssued] = {
     "issued_on": "2026-12-03",
     "currency": "EUR",
     "total": Decimal("153.20"),
+    "link": None,
+    "link_until": None,
 }
 _RECEIVED: Final[contexts.ReturnReceived] = {
     "customer_name": _GREETED,

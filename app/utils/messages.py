@@ -11,9 +11,20 @@ from uuid import UUID
 
 
 class MessageRefused(Exception):  # noqa: N818 - named for the fact
-    """The receiver refused this message for good; handing it over again gives the same answer."""
+    """The receiver refused this message for good; handing it over again gives the same answer.
+
+    `code` is the receiver's answer, such as 550 of SMTP.
+    """
 
     retryable = False
+
+    def __init__(self, reason: str = "", code: int | None = None) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class MessageTooLarge(MessageRefused):
+    """The receiver takes no message of this size; a smaller one may pass."""
 
 
 class MessageDelayed(Exception):  # noqa: N818 - named for the fact
@@ -71,7 +82,8 @@ class NotificationChannel(Protocol):
         """Hand the message to someone who takes the responsibility for it.
 
         Raises:
-            MessageRefused: it will never be taken.
+            MessageRefused: it will never be taken; `code` is what the receiver answered, if it did.
+            MessageTooLarge: likewise, and a smaller one may be.
             MessageDelayed: it could not be handed over now.
             ValueError: an address or a header value is not acceptable; that, too, is for good.
         """

@@ -3,6 +3,8 @@
 import asyncio
 import io
 import json
+import os
+import pwd
 import re
 import sys
 from collections.abc import Iterator
@@ -184,8 +186,19 @@ def test_dead_jobs_are_listed_retried_and_dismissed(owner_connection: psycopg.Co
     listed = json.loads(run("jobs", "list", "--json").stdout)
     assert {row["id"] for row in listed} == {str(job_id) for job_id in job_ids}
     assert "no route" in run("jobs", "list").stdout
-    assert "retried" in run("jobs", "retry", job_ids[0], "--note", "route is back").stdout
+    letters: dict[Any, Any] = dict(owner_connection.execute("SELECT job_id, id FROM dead_letters").fetchall())
+    by_letter = json.loads(run("jobs", "show", letters[job_ids[0]]).stdout)
+    assert by_letter["id"] == str(job_ids[0])
+    assert "retried" in run("jobs", "retry", job_ids[0], "--note", "route is back", "--by", "Grace Hopper").stdout
     assert "dismissed" in run("jobs", "dismiss", job_ids[1]).stdout
+    account = pwd.getpwuid(os.getuid()).pw_name
+    resolved = owner_connection.execute("SELECT job_id, resolved_by, resolved_operator FROM dead_letters").fetchall()
+    assert sorted(resolved, key=str) == sorted(
+        [(job_ids[0], None, "Grace Hopper"), (job_ids[1], None, account)], key=str
+    )
+    recorded = owner_connection.execute("SELECT type, data ->> 'operator' FROM events ORDER BY type").fetchall()
+    assert recorded == [("job.dismissed", account), ("job.retried", "Grace Hopper")]
+    run("jobs", "retry", job_ids[0], "--by", " ", expect=2)
     states: dict[Any, Any] = dict(owner_connection.execute("SELECT id, state FROM jobs").fetchall())
     assert [states[job_id] for job_id in job_ids] == ["PENDING", "DISMISSED"]
     shown = json.loads(run("jobs", "show", job_ids[0]).stdout)

@@ -199,7 +199,8 @@ async def test_a_message_refused_for_good_is_done(
     await only(database, JobKind.NOTIFY_ORDER_SHIPPED)
     post.sms.faults = [MessageRefused("the receiver answered 422")]
     await post.deliver()
-    assert [(row.channel, row.state) for row in await post.told()] == [("EMAIL", "SENT"), ("SMS", "REJECTED")]
+    told = await post.told(template="order_shipped")
+    assert [(row.channel, row.state) for row in told] == [("EMAIL", "SENT"), ("SMS", "REJECTED")]
     assert await rows(database, "SELECT 1 FROM jobs WHERE state NOT IN ('SUCCEEDED', 'DISMISSED')") == []
 
 

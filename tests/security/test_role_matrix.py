@@ -13,9 +13,11 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from sqlalchemy import insert
 
 from app.core.enums import CaseEntity, CaseKind, Role
 from app.dependencies import Services
+from app.models.notification import Notification
 from app.services.case_service import open_case
 from tests.conftest import MovableClock
 from tests.factories import order_payload
@@ -215,6 +217,25 @@ async def case_close(scene: Scene) -> Ask:
     return Ask("POST", f"/api/v1/cases/{await opened_case(scene)}/close", {"json": {"note": "so"}})
 
 
+async def notification_resend(scene: Scene) -> Ask:
+    """Send a message again that was refused."""
+    async with scene.services.database.transaction() as session:
+        made = await session.execute(
+            insert(Notification)
+            .values(
+                source_key=str(uuid4()),
+                template="order_shipped",
+                recipient="ada@example.com",
+                entity_id=uuid4(),
+                state="REJECTED",
+                message_id="<1@a.example>",
+                subject="Your order",
+            )
+            .returning(Notification.id)
+        )
+        return Ask("POST", f"/api/v1/notifications/{made.scalar_one()}/resend")
+
+
 def plain(path: str, method: str = "GET") -> Prepare:
     async def ask(_: Scene) -> Ask:
         return Ask(method, path)
@@ -288,6 +309,7 @@ DOCUMENTED = (
     Row("cases_read", MANAGERS, case_read),
     Row("cases_close", MANAGERS, case_close),
     Row("notifications_list_notifications", MANAGERS, plain("/api/v1/notifications")),
+    Row("notifications_resend", "403 403 403 201 201 403 401", notification_resend),
     Row("stats_stats", MANAGERS, plain("/api/v1/stats")),
     Row("health_health", OPEN, plain("/api/v1/health")),
     Row("health_live", OPEN, plain("/api/v1/health/live")),

@@ -16,7 +16,7 @@ import trustme
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from app.config import Settings
-from app.utils.email_sender import Attachment, EmailSender, MailRejected, MailUnavailable, OutgoingMail
+from app.utils.email_sender import Attachment, EmailSender, MailRejected, MailTooLarge, MailUnavailable, OutgoingMail
 from tests.unit.smtp_support import Mailbox, serving
 
 pytestmark = pytest.mark.req("REQ-006", "INT-002")
@@ -112,7 +112,8 @@ async def test_many_at_once_do_not_mix() -> None:
     ("answer", "kind"),
     [
         ("550 No such user", MailRejected),
-        ("552 Too big", MailRejected),
+        ("552 Too big", MailTooLarge),
+        ("554 Spam", MailRejected),
         ("450 Try later", MailUnavailable),
         ("452 Disk full", MailUnavailable),
         ("421 Going down", MailUnavailable),
@@ -126,6 +127,9 @@ async def test_a_refusal_is_told_apart_by_its_code(step: str, answer: str, kind:
             await EmailSender(settings).send(MAIL)
 
     assert caught.value.retryable is (kind is MailUnavailable)  # type: ignore[attr-defined]
+    if kind is not MailUnavailable:
+        assert type(caught.value) is kind
+        assert caught.value.code == int(answer[:3])  # type: ignore[attr-defined]
     assert mailbox.envelopes == []
 
 

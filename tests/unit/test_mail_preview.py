@@ -55,7 +55,7 @@ def test_the_index_leads_to_files_that_exist_and_shows_the_lines(folder: Path) -
 
 
 def test_difficult_values_are_those_of_real_trouble() -> None:
-    assert {label for _, label in ODD} == {"long", "right-to-left", "bare", "many"}
+    assert {label for _, label in ODD} == {"long", "right-to-left", "bare", "many", "linked"}
     assert {template for template, _ in ODD} == set(SAMPLES)
 
 
