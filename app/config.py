@@ -160,6 +160,7 @@ class Settings(BaseSettings):
     payment_webhook_tolerance_seconds: int = Field(300, ge=1)
 
     invoice_renderer: Literal["typst", "weasyprint"] = "typst"
+    invoice_font_paths: str = Field("", description="Folders with more fonts for documents, divided by colons.")
     seller_name: str = "ArtiCurated Marketplace"
     seller_street: str = "12 Rue des Artisans"
     seller_postal_code: str = "75003"
@@ -321,6 +322,11 @@ class Settings(BaseSettings):
     def proxies(self) -> list[str]:
         """Addresses and networks whose `X-Forwarded-For` is believed (NFR-004); none by default."""
         return [proxy.strip() for proxy in self.trusted_proxies.split(",") if proxy.strip()]
+
+    @property
+    def font_folders(self) -> tuple[Path, ...]:
+        """Folders of fonts beside those that are shipped (REQ-004); none by default."""
+        return tuple(Path(folder) for folder in self.invoice_font_paths.split(":") if folder)
 
     @property
     def outbound_hosts(self) -> frozenset[str]:

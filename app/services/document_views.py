@@ -16,6 +16,7 @@ from app.models.order import Order, OrderLineItem
 from app.models.payment import Refund
 from app.models.return_request import ReturnRequest
 from app.utils.documents import DocumentLine, DocumentView, Party, seller_party
+from app.utils.postal_address import postal_lines
 from app.utils.shop_time import ShopTime
 
 CENT = Decimal("0.01")
@@ -127,13 +128,6 @@ def party(address: Mapping[str, Any], order: Order) -> Party:
     return Party(
         name=address.get("name") or order.customer_name or order.customer_email, lines=tuple(postal_lines(address))
     )
-
-
-def postal_lines(address: Mapping[str, Any]) -> list[str]:
-    """Return an address as printed, without the name."""
-    town = f"{address['postal_code']} {address['city']}"
-    parts = (address["street"], address.get("street2"), town, address.get("state"), address["country"])
-    return [part for part in parts if part]
 
 
 def _whole_line(line: OrderLineItem) -> DocumentLine:

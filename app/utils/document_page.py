@@ -24,7 +24,8 @@ def page_of(view: DocumentView, clean: Clean = printable) -> dict[str, Any]:
 
     Args:
         view: the document.
-        clean: applied to every text that came from outside; replaces what the fonts cannot draw.
+        clean: applied to every text that came from outside; replaces what the fonts cannot draw. A document that needs
+            it is not issued; a preview may.
     """
     clean = _shortening(clean)
     credit = view.kind == "CREDIT_NOTE"
@@ -51,6 +52,14 @@ def page_of(view: DocumentView, clean: Clean = printable) -> dict[str, Any]:
         "notes": _free_lines(view.notes, clean),
         "imprint": _imprint(view.seller, clean),
     }
+
+
+def texts_of(page: Any) -> str:
+    """Return all texts of a page in one, for choosing fonts."""
+    if isinstance(page, str):
+        return page
+    parts = page.values() if isinstance(page, dict) else page if isinstance(page, list) else ()
+    return "".join(map(texts_of, parts))
 
 
 def _free_lines(text: str | None, clean: Clean) -> list[str]:
@@ -135,6 +144,6 @@ def _delivery(view: DocumentView, clean: Clean) -> list[Row]:
     return [[label, clean(value)] for label, value in rows if value]
 
 
-def _imprint(seller: Party, clean: Clean) -> str:
+def _imprint(seller: Party, clean: Clean) -> list[str]:
     parts = [seller.name, *seller.lines, f"Tax ID {seller.tax_id}" if seller.tax_id else "", seller.email or ""]
-    return "  \N{MIDDLE DOT}  ".join(part for part in map(clean, parts) if part)
+    return [part for part in map(clean, parts) if part]

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter
 
 from app.config import Settings
+from app.utils.postal_address import postal_lines
 
 DocumentKind = Literal["INVOICE", "CREDIT_NOTE"]
 
@@ -198,14 +199,21 @@ class DocumentView:
 _ADAPTER = TypeAdapter(DocumentView)
 
 
+def seller_address(settings: Settings) -> dict[str, str]:
+    """Return the shop's postal address as the configuration names it."""
+    return {
+        "street": settings.seller_street,
+        "postal_code": settings.seller_postal_code,
+        "city": settings.seller_city,
+        "country": settings.seller_country,
+    }
+
+
 def seller_party(settings: Settings) -> Party:
     """Return the shop as the configuration names it."""
     return Party(
         name=settings.seller_name,
-        lines=(
-            settings.seller_street,
-            f"{settings.seller_postal_code} {settings.seller_city}, {settings.seller_country}",
-        ),
+        lines=tuple(postal_lines(seller_address(settings))),
         tax_id=settings.seller_tax_id,
         email=settings.seller_email,
     )

@@ -1,15 +1,15 @@
-"""Which characters the shipped fonts can draw.
+"""Which characters the fonts of the documents can draw.
 
-An archival PDF may not hold a missing glyph, so Typst refuses the whole invoice when a customer's name has one.
-Characters without a glyph are therefore replaced beforehand, and for that the fonts' own character maps are read:
-the OpenType `cmap` table, formats 4 and 12 (https://learn.microsoft.com/typography/opentype/spec/cmap).
-A font file added to the folder counts from the next start on.
+An archival PDF may not hold a missing glyph, so what no font has must be known before a document gets its number. The
+fonts' own character maps are read: the OpenType `cmap` table, formats 4 and 12
+(https://learn.microsoft.com/typography/opentype/spec/cmap), of each font of a collection.
 """
 
 import struct
 from collections.abc import Iterable
 from pathlib import Path
 
+FONT_SUFFIXES = frozenset((".otf", ".ttf", ".otc", ".ttc"))
 _FORMAT_SEGMENTS = 4
 _FORMAT_GROUPS = 12
 _UNICODE_SUBTABLES = {(0, 3): 1, (0, 4): 2, (0, 6): 2, (3, 1): 1, (3, 10): 2}
@@ -20,7 +20,7 @@ class FontCoverage:
     """The union of the characters of some fonts.
 
     Args:
-        fonts: OpenType or TrueType files.
+        fonts: OpenType or TrueType files and collections, the preferred ones first.
 
     Raises:
         ValueError: a file is no such font or has no Unicode map.
@@ -28,11 +28,11 @@ class FontCoverage:
 
     def __init__(self, fonts: Iterable[Path]) -> None:
         self._code_points: set[int] = set()
+        self._files: list[tuple[Path, set[int]]] = []
         for path in fonts:
-            try:
-                self._code_points |= _code_points(path.read_bytes())
-            except (struct.error, ValueError) as fault:
-                raise ValueError(f"{path.name} is not a usable font: {fault}") from fault
+            held = code_points_of(path)
+            self._files.append((path, held))
+            self._code_points |= held
 
     def __contains__(self, character: str) -> bool:
         """Return whether one of the fonts has a glyph for the character."""
@@ -42,9 +42,43 @@ class FontCoverage:
         """Return how many characters can be drawn."""
         return len(self._code_points)
 
+    def files_for(self, text: str) -> list[Path]:
+        """Return the files that it takes to draw a text, in the order of the fonts."""
+        wanted = set(map(ord, text))
+        chosen = []
+        for path, held in self._files:
+            if found := wanted & held:
+                chosen.append(path)
+                wanted -= found
+        return chosen
 
-def _code_points(data: bytes) -> set[int]:
-    start = _cmap_offset(data)
+
+def code_points_of(path: Path) -> set[int]:
+    """Return the characters of a font file, of a collection those of all its fonts.
+
+    Raises:
+        ValueError: the file is no such font or has no Unicode map.
+    """
+    data = path.read_bytes()
+    try:
+        found: set[int] = set()
+        for start in _fonts_in(data):
+            found |= _code_points(data, start)
+    except (struct.error, ValueError) as fault:
+        raise ValueError(f"{path.name} is not a usable font: {fault}") from fault
+    return found
+
+
+def _fonts_in(data: bytes) -> tuple[int, ...]:
+    """Return where each font of the file begins."""
+    if data[:4] != b"ttcf":
+        return (0,)
+    (count,) = struct.unpack_from(">I", data, 8)
+    return struct.unpack_from(f">{count}I", data, 12)
+
+
+def _code_points(data: bytes, font: int) -> set[int]:
+    start = _cmap_offset(data, font)
     (count,) = struct.unpack_from(">H", data, start + 2)
     ranked = []
     for index in range(count):
@@ -63,10 +97,10 @@ def _code_points(data: bytes) -> set[int]:
     raise ValueError(f"character map of format {form}")
 
 
-def _cmap_offset(data: bytes) -> int:
-    (tables,) = struct.unpack_from(">H", data, 4)
+def _cmap_offset(data: bytes, font: int) -> int:
+    (tables,) = struct.unpack_from(">H", data, font + 4)
     for index in range(tables):
-        tag, _, offset, _ = struct.unpack_from(">4sIII", data, 12 + 16 * index)
+        tag, _, offset, _ = struct.unpack_from(">4sIII", data, font + 12 + 16 * index)
         if tag == b"cmap":
             return int(offset)
     raise ValueError("no cmap table")

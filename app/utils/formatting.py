@@ -129,6 +129,41 @@ def printable(text: str, supports: Callable[[str], bool] | None = None, *, keep_
     return "\n".join(" ".join(part for part in line.split(" ") if part) for line in lines).strip()
 
 
+def unsupported(text: str, supports: Callable[[str], bool]) -> str:
+    """Return the characters of a text that `printable` would replace or leave out though they are meant to be seen.
+
+    Args:
+        text: anything.
+        supports: says whether a character has a glyph.
+    """
+    missing: dict[str, None] = {}
+    for character in unicodedata.normalize("NFC", text):
+        category = unicodedata.category(character)
+        if category in ("Cc", "Cf", "Zl", "Zp", "Zs") or _is_variation_selector(character):
+            continue
+        # What a font draws for a private character is its own affair.
+        if category in ("Cs", "Co", "Cn") or not supports(character):
+            missing[character] = None
+    return "".join(missing)
+
+
+def is_right_to_left(text: str) -> bool:
+    """Return whether a text begins, its first letter decides, in a script that is written from right to left.
+
+    The rule of the Unicode Bidirectional Algorithm for a paragraph (UAX 9, P2 and P3).
+    """
+    for character in text:
+        kind = unicodedata.bidirectional(character)
+        if kind in ("L", "R", "AL"):
+            return kind != "L"
+    return False
+
+
+def _is_variation_selector(character: str) -> bool:
+    """Say so of what only chooses among the forms of the character before it: without it, that is drawn all the same."""
+    return "VARIATION SELECTOR" in unicodedata.name(character, "") or character == "\N{COMBINING GRAPHEME JOINER}"
+
+
 def _as_money(amount: Decimal | str) -> Decimal:
     try:
         # A float that got here has lost its cents already.

@@ -21,10 +21,10 @@ import jinja2
 import typst
 
 from app.config import ROOT, Settings
-from app.utils.document_page import Clean, page_of
+from app.utils.document_fonts import DESIGN, DocumentFonts, Unprintable
+from app.utils.document_page import page_of, texts_of
 from app.utils.documents import DocumentView
-from app.utils.font_coverage import FontCoverage
-from app.utils.formatting import printable
+from app.utils.formatting import is_right_to_left
 
 TEMPLATES = ROOT / "templates" / "invoices"
 
@@ -45,6 +45,9 @@ class DocumentRenderer(Protocol):
             RenderingError: it cannot be drawn.
         """
 
+    def unprintable(self, view: DocumentView) -> tuple[Unprintable, ...]:
+        """Return what the document says and no font of this renderer can show; it must not be issued with gaps."""
+
 
 class TypstRenderer:
     """Draws with Typst: tagged PDF, PDF/A-3a and PDF/UA-1.
@@ -53,20 +56,21 @@ class TypstRenderer:
     one thread at a time; more processes, not more threads, make more documents.
 
     Args:
-        templates: folder with `invoice.typ` and `fonts/`; nothing outside it is read.
+        templates: folder with `invoice.typ` and `fonts/`; of other files only the fonts of `added_fonts` are read.
+        added_fonts: folders with further fonts.
 
     Raises:
-        ValueError: a font in it cannot be used.
+        ValueError: a font in it cannot be used, or a folder of fonts is none.
     """
 
-    def __init__(self, templates: Path = TEMPLATES) -> None:
-        fonts = templates / "fonts"
-        self._clean = _cleaner(fonts)
+    def __init__(self, templates: Path = TEMPLATES, added_fonts: tuple[Path, ...] = ()) -> None:
+        self._fonts = DocumentFonts(templates / "fonts", added_fonts)
+        self._families = _families(self._fonts.folders)
         self._lock = threading.Lock()
         self._compiler = typst.Compiler(
             templates / "invoice.typ",
             root=templates,
-            font_paths=[fonts],
+            font_paths=list(self._fonts.folders),
             ignore_system_fonts=True,
             package_path=templates / "packages",
             package_cache_path=templates / "packages",
@@ -74,7 +78,7 @@ class TypstRenderer:
 
     def render(self, view: DocumentView) -> bytes:
         """Draw the view (see `DocumentRenderer`)."""
-        inputs = {"page": json.dumps(page_of(view, self._clean))}
+        inputs = {"page": json.dumps({**page_of(view, self._fonts.clean), "families": self._families})}
         issued = datetime.combine(view.issued_on, datetime.min.time(), UTC)
         with self._lock:
             try:
@@ -88,18 +92,24 @@ class TypstRenderer:
                 raise RenderingError(f"{view.number}: {fault.message}") from fault
         return cast("bytes", drawn)  # as for every PDF that is not written to a file
 
+    def unprintable(self, view: DocumentView) -> tuple[Unprintable, ...]:
+        """Return what no font can show (see `DocumentRenderer`)."""
+        return self._fonts.unprintable(view)
+
 
 class WeasyPrintRenderer:
     """Draws the HTML template with WeasyPrint (extra `weasyprint`): tagged PDF, PDF/UA-1.
 
     Args:
         templates: folder with `invoice_template.html` and `fonts/`.
+        added_fonts: folders with further fonts.
 
     Raises:
         RenderingError: WeasyPrint or its system libraries are not installed.
+        ValueError: as for `TypstRenderer`.
     """
 
-    def __init__(self, templates: Path = TEMPLATES) -> None:
+    def __init__(self, templates: Path = TEMPLATES, added_fonts: tuple[Path, ...] = ()) -> None:
         try:
             import weasyprint  # noqa: PLC0415 - an optional extra, absent in the default installation
             from fontTools.ttLib import TTFont  # noqa: PLC0415 - likewise
@@ -114,22 +124,28 @@ class WeasyPrintRenderer:
         fonts.TTFont = partial(TTFont, recalcTimestamp=False)
         self._html = weasyprint.HTML
         self._font_config = FontConfiguration()
-        self._clean = _cleaner(templates / "fonts")
-        self._fetcher = _shipped_fonts_only(templates / "fonts")
+        self._fonts = DocumentFonts(templates / "fonts", added_fonts)
+        self._fetcher = _our_fonts_only(self._fonts.files)
         self._lock = threading.Lock()
-        self._template = jinja2.Environment(
+        environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(templates),
             autoescape=True,
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
-        ).get_template("invoice_template.html")
+        )
+        environment.filters["direction"] = lambda text: "rtl" if is_right_to_left(text) else "ltr"
+        self._template = environment.get_template("invoice_template.html")
 
     def render(self, view: DocumentView) -> bytes:
         """Draw the view (see `DocumentRenderer`)."""
         from weasyprint.urls import FatalURLFetchingError  # noqa: PLC0415 - an optional extra
 
-        source = self._template.render(page=page_of(view, self._clean))
+        page = page_of(view, self._fonts.clean)
+        # Each font that a page names is loaded for it, so it names those that it needs.
+        needed = self._fonts.coverage.files_for(texts_of(page))
+        families = [(f"Fallback {path.stem}", f"font:{path.name}") for path in needed if path.stem not in DESIGN]
+        source = self._template.render(page=page, fallbacks=families)
         identifier = hashlib.sha256(source.encode()).digest()[:16]
         with self._lock:
             try:
@@ -140,41 +156,51 @@ class WeasyPrintRenderer:
                 raise RenderingError(f"{view.number}: {fault}") from fault
         return drawn
 
+    def unprintable(self, view: DocumentView) -> tuple[Unprintable, ...]:
+        """Return what no font can show (see `DocumentRenderer`)."""
+        return self._fonts.unprintable(view)
+
 
 def renderer_for(settings: Settings) -> DocumentRenderer:
     """Return the renderer that `INVOICE_RENDERER` names; keep it, as it warms up.
 
     Raises:
         RenderingError: it cannot work here.
+        ValueError: a folder of `INVOICE_FONT_PATHS` is none.
     """
     if settings.invoice_renderer == "weasyprint":
-        return WeasyPrintRenderer()
-    return TypstRenderer()
+        return WeasyPrintRenderer(added_fonts=settings.font_folders)
+    return TypstRenderer(added_fonts=settings.font_folders)
 
 
-def _font_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix in (".otf", ".ttf"))
+def _families(folders: tuple[Path, ...]) -> list[str]:
+    """Return the names by which Typst knows the fonts that stand in for what the design's do not have, in order.
+
+    Naming them leaves nothing to the order in which a file system lists them.
+    """
+    named: list[str] = []
+    for folder in folders:
+        fonts = typst.Fonts(include_system_fonts=False, include_embedded_fonts=False, font_paths=[folder])
+        known = sorted(fonts.families(), key=lambda family: (family.startswith("Droid"), family))
+        named += [family for family in known if family not in named]
+    return named
 
 
-def _cleaner(folder: Path) -> Clean:
-    return partial(printable, supports=FontCoverage(_font_files(folder)).__contains__)
-
-
-def _shipped_fonts_only(folder: Path) -> Any:
-    """Return a WeasyPrint fetcher that answers `font:<file>` for the fonts in the folder and nothing else.
+def _our_fonts_only(files: list[Path]) -> Any:
+    """Return a WeasyPrint fetcher that answers `font:<file>` for these fonts and nothing else.
 
     WeasyPrint would otherwise open whatever address or file a document names. A refusal stops the rendering: an
     invoice with a hole in it is worse than none.
     """
     from weasyprint.urls import URLFetcher, URLFetcherResponse  # noqa: PLC0415 - an optional extra
 
-    fonts = {f"font:{path.name}": path for path in _font_files(folder)}
+    fonts = {f"font:{path.name}": path for path in files}
 
-    class ShippedFontsOnly(URLFetcher):  # type: ignore[misc]
+    class OurFontsOnly(URLFetcher):  # type: ignore[misc]
         def fetch(self, url: str, _headers: Mapping[str, str] | None = None) -> Any:
             """Return a font of ours, or refuse."""
             if url not in fonts:
                 raise ValueError(f"refused to fetch {url!r}: documents load nothing but their own fonts")
             return URLFetcherResponse(url, fonts[url].read_bytes(), {"Content-Type": "font/otf"})
 
-    return ShippedFontsOnly(fail_on_errors=True)
+    return OurFontsOnly(fail_on_errors=True)

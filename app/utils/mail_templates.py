@@ -18,8 +18,10 @@ import jinja2
 
 from app.config import ROOT, Settings
 from app.utils import mail_contexts
+from app.utils.documents import seller_address
 from app.utils.formatting import date_text, money_text, payment_text, printable
 from app.utils.mail_samples import SAMPLES
+from app.utils.postal_address import postal_lines
 from app.utils.unlinked import greeting_name, unlinked
 
 __all__ = ["CUSTOMER", "INTERNAL", "SAMPLES", "TEMPLATES", "RenderedMail", "Shop", "render_mail", "shop_of"]
@@ -92,9 +94,7 @@ def shop_of(settings: Settings) -> Shop:
     """Return the shop as the configuration names it."""
     return Shop(
         name=settings.seller_name,
-        address=(
-            f"{settings.seller_street}, {settings.seller_postal_code} {settings.seller_city}, {settings.seller_country}"
-        ),
+        address=", ".join(postal_lines(seller_address(settings))),
         email=settings.seller_email,
     )
 

@@ -23,6 +23,28 @@ HOSTILE = (
 )
 UNPRINTABLE = "A\x00B\x1b[31mC\r\nD\u202eE\u2028F\ud800G\ue000H\U0010ffffI\u200bJ\ufeffK"
 
+NAMES_BY_SCRIPT = {
+    "Thai": "สมชาย ใจดี",
+    "Devanagari": "प्रिया शर्मा",
+    "Tamil": "தமிழ்ச்செல்வி",
+    "Bengali": "অনিন্দিতা চট্টোপাধ্যায়",
+    "Georgian": "ნინო ბერიძე",
+    "Armenian": "Արամ Խաչատրյան",
+    "Ethiopic": "አበበ ቢቂላ",
+    "Khmer": "សុខ ភក្តី",
+    "Lao": "ສົມພອນ ແກ້ວ",
+    "Burmese": "အောင်ဆန်းစုကြည်",
+    "CJK extension B": "𠮷野 𠮟",
+    "Gurmukhi": "ਗੁਰਪ੍ਰੀਤ ਸਿੰਘ",
+    "Gujarati": "નરેન્દ્ર પટેલ",
+    "Telugu": "తెలుగు పేరు",
+    "Kannada": "ಕನ್ನಡ ಹೆಸರು",
+    "Malayalam": "മലയാളം പേര്",
+    "Sinhala": "සිංහල නම",
+    "Tibetan": "བོད་ཡིག",
+    "Emoji": "🎁 👩‍🎨",
+}
+
 
 def line(number: int = 0, *, description: str | None = None, **changes: Any) -> DocumentLine:
     """Return a line that multiplies out; its figures depend on its number."""

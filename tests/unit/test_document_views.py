@@ -138,4 +138,4 @@ def test_who_has_no_name_is_named_by_address() -> None:
     order = order_of([(1, Decimal(100), Decimal(0))], Decimal(0))
     view = invoice_view(order, "INV-2026-000001", date(2026, 11, 20), SETTINGS)
     assert view.bill_to.name == "ada@example.com"
-    assert view.bill_to.lines == ("4 Quai", "75001 Paris", "FR")
+    assert view.bill_to.lines == ("4 Quai", "75001 Paris", "France")

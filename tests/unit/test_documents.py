@@ -190,7 +190,7 @@ def test_the_page_of_an_invoice_says_what_a_customer_needs() -> None:
     assert page["payment"] == [["Paid by", "Credit card"], ["Reference", "pay_9f2c41d07a"]]
     assert ["Tracking", "JD014600006281230704"] in page["delivery"]
     assert page["notes"] == ["First line", "Second line"]
-    assert "FR 40 303 265 045" in page["imprint"]
+    assert "Tax ID FR 40 303 265 045" in page["imprint"]
 
 
 def test_the_page_of_a_credit_note_refers_to_its_invoice() -> None:

@@ -12,9 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.utils.font_coverage import FontCoverage
-from app.utils.formatting import REPLACEMENT, date_text, money_text, payment_text, printable, rate_text
+from app.utils.formatting import (
+    REPLACEMENT,
+    date_text,
+    is_right_to_left,
+    money_text,
+    payment_text,
+    printable,
+    rate_text,
+    unsupported,
+)
 from app.utils.invoice_generator import TEMPLATES
-from tests.unit.documents_support import UNPRINTABLE
+from tests.unit.documents_support import NAMES_BY_SCRIPT, UNPRINTABLE
 
 FONTS = TEMPLATES / "fonts"
 SHIPPED = FontCoverage(FONTS.glob("*.*tf"))
@@ -91,11 +100,66 @@ def test_what_no_font_has_is_replaced_together_with_what_hangs_on_it() -> None:
 def test_names_in_the_scripts_of_our_customers_are_covered() -> None:
     coverage = SHIPPED
 
-    for name in ("Łukasz Żółć", "Nguyễn Thị Ánh", "Ελένη", "Юлия Ґалаґан", "田中花子", "김민수", "שלום", "محمد علي"):
+    names = ("Łukasz Żółć", "Nguyễn Thị Ánh", "Ελένη", "Юлия Ґалаґан", "田中花子", "김민수", "שלום", "محمد علي")
+    for name in (*names, *NAMES_BY_SCRIPT.values()):
         assert printable(name, coverage.__contains__) == unicodedata.normalize("NFC", name)
+        assert unsupported(name, coverage.__contains__) == ""
     assert REPLACEMENT in coverage
-    assert "🎁" not in coverage
-    assert len(coverage) > 30_000
+    assert "𠀂" not in coverage
+    assert len(coverage) > 50_000
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("Ana", ""),
+        ("a\ue000b\ue000c\U0010ffff", "\ue000\U0010ffff"),
+        ("\u202eA\u200b\t\x00", ""),  # invisible: nothing is lost with them
+        ("葛\U000e0100\ufe0f\u034f", ""),  # chooses a form of the character before it
+        ("ก\u0e34", ""),
+        ("x\U00011f3e", "\U00011f3e"),  # a vowel sign that no font has: the word would be another one
+    ],
+)
+def test_what_no_font_can_show_is_named_once_each(text: str, missing: str) -> None:
+    assert unsupported(text, SHIPPED.__contains__) == missing
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("שלום Ltd", True), ("(محمد)", True), ("12 ܫܠܡܐ", True), ("Cohen שלום", False), ("12", False), ("", False)],
+)
+def test_the_first_letter_decides_the_direction(*, text: str, expected: bool) -> None:
+    assert is_right_to_left(text) is expected
+
+
+def test_the_fonts_that_a_text_takes_are_chosen_in_order(tmp_path: Path) -> None:
+    for name, first, last in (("a", 0x41, 0x43), ("b", 0x42, 0x50), ("c", 0x60, 0x70)):
+        groups = struct.pack(">3I", first, last, 5)
+        (tmp_path / f"{name}.ttf").write_bytes(_font(struct.pack(">HHIII", 12, 0, 28, 0, 1) + groups, 3, 10))
+    coverage = FontCoverage(tmp_path / f"{name}.ttf" for name in "abc")
+
+    assert [path.stem for path in coverage.files_for("BCB")] == ["a"]
+    assert [path.stem for path in coverage.files_for("BPz")] == ["a", "b"]
+
+
+def test_each_font_of_a_collection_counts(tmp_path: Path) -> None:
+    fonts = []
+    for code in (0x41, 0x61):
+        groups = struct.pack(">3I", code, code, 5)
+        fonts.append(_font(struct.pack(">HHIII", 12, 0, 28, 0, 1) + groups, 3, 10))
+    head = struct.pack(">4sHHI2I", b"ttcf", 1, 0, 2, 20, 20 + len(fonts[0]))
+    moved = [_at(font, offset) for font, offset in zip(fonts, (20, 20 + len(fonts[0])), strict=True)]
+    (tmp_path / "both.ttc").write_bytes(head + b"".join(moved))
+
+    coverage = FontCoverage([tmp_path / "both.ttc"])
+
+    assert [character for character in "ABab" if character in coverage] == ["A", "a"]
+
+
+def _at(font: bytes, offset: int) -> bytes:
+    """Return a font of `_font` as it is in a collection: its tables are found from the file's beginning."""
+    tag, checksum, place, length = struct.unpack_from(">4sIII", font, 12)
+    return font[:12] + struct.pack(">4sIII", tag, checksum, place + offset, length) + font[28:]
 
 
 def _font(subtable: bytes, platform: int = 3, encoding: int = 1) -> bytes:

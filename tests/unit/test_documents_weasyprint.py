@@ -14,7 +14,10 @@ from app.config import Settings
 from app.utils.invoice_generator import TEMPLATES, RenderingError, WeasyPrintRenderer, renderer_for
 from tests.unit.documents_support import (
     HOSTILE,
+    NAMES,
+    NAMES_BY_SCRIPT,
     UNPRINTABLE,
+    addressed_to,
     credit_note,
     hostile_view,
     line,
@@ -95,6 +98,36 @@ def test_sixty_lines_flow_over_pages(renderer: WeasyPrintRenderer) -> None:
 
     assert len(held) > 2
     assert all(f"Page {number} of {len(held)}" in page for number, page in enumerate(held, start=1))
+
+
+@pytest.mark.parametrize("script", NAMES_BY_SCRIPT)
+def test_a_name_in_its_script_is_drawn_with_the_font_that_has_it(renderer: WeasyPrintRenderer, script: str) -> None:
+    document = addressed_to(NAMES_BY_SCRIPT[script])
+    reader = pypdf.PdfReader(io.BytesIO(renderer.render(document)))
+    fonts = [
+        str(entry.get_object()["/BaseFont"])
+        for page in reader.pages
+        for entry in page["/Resources"]["/Font"].values()  # type: ignore[index]
+    ]
+    expected = {"Burmese": "Myanmar", "CJK extension B": "CJK", "Emoji": "Emoji"}.get(script, script)
+
+    assert renderer.unprintable(document) == ()
+    assert any(expected in font for font in fonts), fonts
+
+
+def test_the_sums_carry_a_position_along(renderer: WeasyPrintRenderer) -> None:
+    for count in (1, 10, 13, 15, 31):
+        held = pages(renderer.render(view(*(line(number) for number in range(count)))))
+        [last] = [page for page in held if "All amounts in" in page]
+        assert f"ART-{1000 + count - 1}" in last
+        assert all(sum(map(page.count, NAMES)) == page.count("ART-") for page in held)
+
+
+def test_the_text_of_the_pdf_is_the_value(renderer: WeasyPrintRenderer) -> None:
+    given = "pi_3MtwBwLkdIwHu7ix28a3tqPa"
+    text = text_of(renderer.render(view(line(0, description=given, sku=given), notes=given)))
+
+    assert text.count(given) == 3
 
 
 @pytest.fixture(params=["as installed", "fontTools"])

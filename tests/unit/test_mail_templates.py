@@ -298,7 +298,7 @@ def test_the_foot_names_the_shop_to_customers_only() -> None:
     shop = shop_of(Settings(_env_file=None))
 
     assert "billing@articurated.example" in render_mail("invoice", SAMPLES["invoice"], shop).text
-    assert "12 Rue des Artisans, 75003 Paris, FR" in render_mail("invoice", SAMPLES["invoice"], shop).html
+    assert "12 Rue des Artisans, 75003 Paris, France" in render_mail("invoice", SAMPLES["invoice"], shop).html
     assert "billing@" not in render_mail("job_failed", SAMPLES["job_failed"], shop).text
 
 
