@@ -2,7 +2,9 @@
 
 A document is made in steps, for drawing and storing it in one transaction would hold the number series all the while:
 
+    ask      the fonts whether they can show all of it, the storage which numbers it knows to be used
     number   the next number and the document's row, with all that it will say, commit together
+    mark     the number, in the storage, which a restored database does not set back (`document_series`)
     draw     from that row alone; the drawing's hash is committed, under the fence, before a byte of it is sent
     store    under a key that is written once
     issue    hash, event, mail and the end of the job commit together, under the fence
@@ -10,7 +12,7 @@ A document is made in steps, for drawing and storing it in one transaction would
 What is left behind when the process dies, and what the next try makes of it:
 
     before `number` commits   nothing; the number was not taken
-    after it                  the row: it is reused, with its number, its date and its key
+    after it                  the row: it is reused, with its number, its date and its key; the mark is put if missing
     after drawing             a hash, of bytes that may never be stored: the next is noted beside it
     while storing             nothing, for a key gets its bytes at once or not at all
     after storing             the bytes: they are issued as they are if their hash was noted, even where another
@@ -20,8 +22,8 @@ What is left behind when the process dies, and what the next try makes of it:
 
 import asyncio
 import hashlib
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -32,17 +34,19 @@ from sqlalchemy.orm import selectinload
 
 from app.config import Settings
 from app.core.actor import Actor
-from app.core.enums import DocumentKind, DocumentState, EntityType, OrderStatus, RefundState
+from app.core.enums import CaseEntity, CaseKind, DocumentKind, DocumentState, EntityType, OrderStatus, RefundState
 from app.database import Database
 from app.models.invoice import Invoice
 from app.models.order import Order
 from app.models.payment import Refund
 from app.models.return_request import ReturnRequest
 from app.services import document_series, document_store, document_views, event_service, job_service, permissions
+from app.services.case_service import open_case
 from app.services.file_links import FileKind, FileLinks
 from app.services.job_service import Claim, JobKind
 from app.services.permissions import Action
 from app.utils.clock import Clock, utc_now, uuid7
+from app.utils.document_fonts import Unprintable
 from app.utils.documents import DocumentView
 from app.utils.exceptions import NotFoundError, OrderNotFoundError
 from app.utils.invoice_generator import DocumentRenderer
@@ -68,8 +72,32 @@ class DocumentKeyTakenError(Exception):
     retryable = False
 
 
+class UnprintableDocumentError(Exception):
+    """No font can show what a document says: a case for a person, who corrects the text or adds a font.
+
+    Attributes:
+        faults: the fields and their characters.
+    """
+
+    retryable = False
+
+    def __init__(self, faults: Sequence[Unprintable], entity: CaseEntity, entity_id: UUID, order_id: UUID) -> None:
+        super().__init__(
+            f"no font can show {'; '.join(map(str, faults))}."
+            " Correct the text, or add a font (INVOICE_FONT_PATHS), then retry."
+        )
+        self.faults = faults
+        self.entity = entity
+        self.entity_id = entity_id
+        self.order_id = order_id
+
+
 class _NumberedMeanwhileError(Exception):
     """Another job gave this document its number while we waited for the series; ours goes back."""
+
+
+_Number = Callable[[AsyncSession, Claim, date, int], Awaitable[Invoice | None]]
+"""Numbers a document in the caller's transaction: the job, the date of issue, the highest number in use."""
 
 
 class InvoiceService:
@@ -90,48 +118,87 @@ class InvoiceService:
         self._clock = clock
         self._shop_time = ShopTime.from_settings(settings)
         self._links = FileLinks.from_settings(settings, clock)
+        self._used_numbers = document_series.UsedNumbers(database, storage)
 
     async def issue(self, claim: Claim) -> None:
         """Job `invoice.issue`, about an order: issue its invoice and finish the job.
 
         Raises:
+            UnprintableDocumentError: no font can show it; a case is open.
+            DocumentNumberTakenError, DocumentKeyTakenError: a person has to look.
             RenderingError, StorageError: not this time.
             LeaseLostError: another worker has the job by now.
         """
-        async with self._database.transaction() as session:
-            # A zombie takes no number, and of two workers with the same job one waits here for the other.
-            await job_service.require_held(session, claim)
-            document = await _find(session, Invoice.order_id == claim.entity_id, Invoice.kind == DocumentKind.INVOICE)
-            if document is None:
-                document = await self._number_invoice(session, claim)
-        if document is not None:
-            await self._complete(claim, document)
+        same = (Invoice.order_id == claim.entity_id) & (Invoice.kind == DocumentKind.INVOICE)
+        await self._issue(claim, DocumentKind.INVOICE, same, self._number_invoice)
 
     async def issue_credit_note(self, claim: Claim) -> None:
         """Job `credit_note.issue`, about a refund: issue its credit note and finish the job.
 
         Raises:
             InvoiceNotIssuedError: the order was shipped and its invoice is not issued yet.
-            RenderingError, StorageError: not this time.
-            LeaseLostError: another worker has the job by now.
+            UnprintableDocumentError, DocumentNumberTakenError, DocumentKeyTakenError, RenderingError, StorageError,
+            LeaseLostError: as `issue`.
         """
+        same = Invoice.refund_id == claim.entity_id
+        await self._issue(claim, DocumentKind.CREDIT_NOTE, same, self._number_credit_note)
+
+    async def _issue(self, claim: Claim, kind: DocumentKind, same: ColumnElement[bool], number: _Number) -> None:
+        try:
+            document = await self._numbered(claim, kind, same, number)
+            if document is not None:
+                await self._complete(claim, document)
+        except UnprintableDocumentError as refusal:
+            await self._open_case(kind, refusal)
+            raise
+
+    async def _numbered(
+        self, claim: Claim, kind: DocumentKind, same: ColumnElement[bool], number: _Number
+    ) -> Invoice | None:
+        """Return the document with its number, or None where there is none to issue; the job is finished then."""
+        async with self._database.transaction() as session:
+            # A zombie takes no number, and of two workers with the same job one waits here for the other.
+            await job_service.require_held(session, claim)
+            document = await _find(session, same)
+        if document is not None:
+            return document
+        issued_on = self._shop_time.day(self._clock())
+        in_use = await self._used_numbers.highest(kind, issued_on.year)
         async with self._database.transaction() as session:
             await job_service.require_held(session, claim)
-            document = await _find(session, Invoice.refund_id == claim.entity_id)
-            if document is None:
-                document = await self._number_credit_note(session, claim)
-        if document is not None:
-            await self._complete(claim, document)
+            return await _find(session, same) or await number(session, claim, issued_on, in_use)
 
-    async def _number_invoice(self, session: AsyncSession, claim: Claim) -> Invoice | None:
+    async def _open_case(self, kind: DocumentKind, refusal: UnprintableDocumentError) -> None:
+        """Ask a person to decide, once for the same document and characters."""
+        named = "; ".join(map(str, refusal.faults))
+        digest = hashlib.sha256(named.encode()).hexdigest()[:16]
+        async with self._database.transaction() as session:
+            await open_case(
+                session,
+                CaseKind.UNPRINTABLE_DOCUMENT,
+                entity_type=refusal.entity,
+                entity_id=refusal.entity_id,
+                order_id=refusal.order_id,
+                evidence={
+                    "document": kind,
+                    "fields": [{"field": fault.field, "characters": fault.characters} for fault in refusal.faults],
+                    "summary": named,
+                },
+                dedupe_key=f"unprintable_document:{refusal.entity_id}:{digest}",
+                at=self._clock(),
+            )
+
+    async def _number_invoice(
+        self, session: AsyncSession, claim: Claim, issued_on: date, in_use: int
+    ) -> Invoice | None:
         order = await _order(session, claim.entity_id)
         if order is None or order.status not in _SHIPPED:
             logger.warning("no invoice to issue", status=order.status if order else None)
             await job_service.finish(session, claim)
             return None
-        issued_on = self._shop_time.day(self._clock())
         return await self._take_number(
             session,
+            in_use,
             Invoice(
                 kind=DocumentKind.INVOICE,
                 order_id=order.id,
@@ -141,7 +208,9 @@ class InvoiceService:
             lambda number: document_views.invoice_view(order, number, issued_on, self._settings),
         )
 
-    async def _number_credit_note(self, session: AsyncSession, claim: Claim) -> Invoice | None:
+    async def _number_credit_note(
+        self, session: AsyncSession, claim: Claim, issued_on: date, in_use: int
+    ) -> Invoice | None:
         refund = await session.get(Refund, claim.entity_id)
         if refund is None or refund.state != RefundState.SUCCEEDED:
             logger.warning("no credit note to issue", state=refund.state if refund else None)
@@ -154,11 +223,11 @@ class InvoiceService:
         invoice = await _find(session, Invoice.order_id == order.id, Invoice.kind == DocumentKind.INVOICE)
         if order.status in _SHIPPED and (invoice is None or invoice.state != DocumentState.ISSUED):
             raise InvoiceNotIssuedError(f"order {order.id} has no issued invoice yet")
-        issued_on = self._shop_time.day(self._clock())
         # An order that was cancelled before shipment never got an invoice: its own number stands for it.
         refers_to = invoice.number if invoice is not None else order.order_number
         return await self._take_number(
             session,
+            in_use,
             Invoice(
                 kind=DocumentKind.CREDIT_NOTE,
                 order_id=order.id,
@@ -181,15 +250,25 @@ class InvoiceService:
     async def _take_number(
         self,
         session: AsyncSession,
+        in_use: int,
         document: Invoice,
         key_of: Callable[[str], str],
         view_of: Callable[[str], DocumentView],
     ) -> Invoice:
         """Give the document the next number of its series and insert it; both commit together or not at all.
 
-        The series' row stays locked until then, so no number is ever skipped, and none given twice.
+        The series' row stays locked until then, so no number is ever skipped, and none given twice. What no font can
+        show gets no number.
         """
         now = self._clock()
+        if faults := self._renderer.unprintable(view_of("0")):
+            of_refund = document.refund_id is not None
+            raise UnprintableDocumentError(
+                faults,
+                CaseEntity.REFUND if of_refund else CaseEntity.ORDER,
+                document.refund_id or document.order_id,
+                document.order_id,
+            )
         same = (
             Invoice.refund_id == document.refund_id
             if document.refund_id is not None
@@ -198,7 +277,7 @@ class InvoiceService:
         try:
             async with session.begin_nested():
                 kind, year = DocumentKind(document.kind), document.issued_on.year
-                taken, number = await document_series.take(session, kind, year)
+                taken, number = await document_series.take(session, kind, year, in_use)
                 await _require_none(session, same)
                 document.id, document.created_at = uuid7(now), now
                 document.state, document.version = DocumentState.NUMBERED, 1
@@ -221,6 +300,9 @@ class InvoiceService:
         content = b""
         if document.state != DocumentState.ISSUED:
             view = DocumentView.from_json(document.view)
+            if faults := self._renderer.unprintable(view):
+                raise UnprintableDocumentError(faults, CaseEntity.INVOICE, document.id, document.order_id)
+            await self._used_numbers.mark(document)
             drawing = await asyncio.to_thread(self._renderer.render, view)
             await self._note_drawing(claim, document.id, drawing)
             content = await self._store(document, drawing)

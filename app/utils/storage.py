@@ -154,6 +154,21 @@ class Storage:
             return False
         return True
 
+    @observed_storage("list", _OUTCOMES)
+    async def list_all(self, prefix: str) -> list[str]:
+        """Return all keys below `prefix`; none where there is no such prefix.
+
+        Raises:
+            StorageError: the storage cannot be asked now.
+            ValueError: the prefix is not acceptable.
+        """
+        checked_key(prefix)
+        keys: list[str] = []
+        with _translated(prefix):
+            async for batch in obstore.list(self._store, prefix):
+                keys += [entry["path"] for entry in batch]
+        return keys
+
     @observed_storage("delete", _OUTCOMES)
     async def delete(self, key: str) -> None:
         """Remove what is under a key; a free key is fine.

@@ -21,8 +21,10 @@ from app.services.payment_gateway import PaymentGateway
 from app.services.return_service import ReturnService
 from app.services.unpaid_orders import UnpaidOrders
 from app.utils.clock import Clock, utc_now
+from app.utils.document_fonts import DocumentFonts, Unprintable
 from app.utils.documents import DocumentView
 from app.utils.email_sender import OutgoingMail
+from app.utils.invoice_generator import TEMPLATES
 from tests.factories import order_create
 from tests.fakes import FakeGateway
 
@@ -53,6 +55,8 @@ class FakeMailSender:
 class FakeRenderer:
     """Draws text instead of a PDF, the same for the same view; `drawn` tells how often."""
 
+    fonts = DocumentFonts(TEMPLATES / "fonts")
+
     def __init__(self, *faults: Exception) -> None:
         self.drawn: list[DocumentView] = []
         self.faults = list(faults)
@@ -63,6 +67,10 @@ class FakeRenderer:
             raise self.faults.pop(0)
         self.drawn.append(view)
         return f"drawing of {view.number}".encode()
+
+    def unprintable(self, view: DocumentView) -> tuple[Unprintable, ...]:
+        """Return what the fonts of the real one cannot show."""
+        return self.fonts.unprintable(view)
 
 
 async def rows(database: Database, statement: str, **values: Any) -> list[Row[*tuple[Any, ...]]]:

@@ -16,6 +16,7 @@ from app.schemas.operations import InvoiceRecord
 from app.services import job_service
 from app.services.invoice_service import InvoiceService
 from app.services.job_service import JobKind
+from app.utils.document_fonts import Unprintable
 from app.utils.documents import DocumentView
 from app.utils.storage import storage_for
 from tests.integration.conftest import error_of, new_order
@@ -29,6 +30,11 @@ class PlainRenderer:
     def render(self, view: DocumentView) -> bytes:
         """Return the document."""
         return f"%PDF-1.7 {view}".encode()
+
+    def unprintable(self, view: DocumentView) -> tuple[Unprintable, ...]:
+        """Find nothing."""
+        del view
+        return ()
 
 
 @pytest.fixture
