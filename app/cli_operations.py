@@ -136,15 +136,39 @@ def print_table(rows: list[dict[str, Any]], columns: list[str]) -> None:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def _progress() -> Callable[[int], None] | None:
+    """Return what shows the number of rows on a terminal, in place; None elsewhere."""
+    if not sys.stderr.isatty():
+        return None
+    shown = 0
+
+    def show(rows: int) -> None:
+        nonlocal shown
+        if rows - shown >= 10_000:
+            shown = rows
+            typer.echo(f"\r{rows:,} rows", nl=False, err=True)
+
+    return show
+
+
 # --- audit -----------------------------------------------------------------------------------------------------
 
 
 @audit.command("verify")
-def audit_verify(json: Json = False) -> None:
+def audit_verify(
+    json: Json = False,
+    record: Annotated[UUID | None, typer.Option(hidden=True, help="Verify as this run of the API's.")] = None,
+) -> None:
     """Walk every chain and replay every transition; exit 1 at the first row that does not hold."""
+    from app.services import verification_service
     from app.services.audit_service import AuditService
 
-    report = with_database(lambda database: AuditService(database).verify())
+    if record is not None:
+        # The API started it and serves requests on the same cores.
+        os.nice(10)
+        report = with_database(lambda database: verification_service.record(database, record))
+    else:
+        report = with_database(lambda database: AuditService(database).verify(_progress()))
     if json:
         print_json(report)
     elif report["ok"]:

@@ -41,6 +41,7 @@ from app.services.refund_service import RefundService
 from app.services.return_service import ReturnService
 from app.services.stats_service import StatsService
 from app.services.unpaid_orders import UnpaidOrders
+from app.services.verification_service import VerificationService
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import RateLimitedError, ServiceUnavailableError, UnauthenticatedError
 from app.utils.shop_time import ReturnWindow, ShopTime
@@ -83,6 +84,11 @@ class Services:
     def audit(self) -> AuditService:
         """Search and verification of the audit trail."""
         return AuditService(self.database, self.clock)
+
+    @cached_property
+    def verifications(self) -> VerificationService:
+        """Runs of the verification of the audit trail."""
+        return VerificationService(self.database, self.settings)
 
     @cached_property
     def payments(self) -> PaymentService:
@@ -180,6 +186,8 @@ class Services:
                 await part.close()
         if self._own_gateway is not None:
             await self._own_gateway.aclose()
+        if "verifications" in vars(self):
+            await self.verifications.close()
         await self.health.close()
         await self.database.close()
 

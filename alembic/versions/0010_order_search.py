@@ -70,7 +70,9 @@ def upgrade() -> None:
         sa.Column("order_id", sa.Uuid(), nullable=False),
         sa.Column("source", sa.String(100), nullable=False),
         sa.Column("terms", postgresql.TSVECTOR(), nullable=False),
-        sa.ForeignKeyConstraint(["order_id"], ["orders.id"], name=op.f("fk_order_search_order_id_orders")),
+        sa.ForeignKeyConstraint(
+            ["order_id"], ["orders.id"], name=op.f("fk_order_search_order_id_orders"), ondelete="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("order_id", "source", name=op.f("pk_order_search")),
     )
     _add_orders()

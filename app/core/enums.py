@@ -165,6 +165,14 @@ class CaseState(StrEnum):
     CLOSED = "CLOSED"
 
 
+class VerificationState(StrEnum):
+    """States of a verification of the audit trail (REQ-003)."""
+
+    RUNNING = "RUNNING"
+    DONE = "DONE"
+    FAILED = "FAILED"
+
+
 class DocumentKind(StrEnum):
     """Documents with a number of their own (contract section 11)."""
 

@@ -2,6 +2,7 @@
 
 from app.models.api_key import ApiKey
 from app.models.attachment import Attachment
+from app.models.audit_verification import AuditVerification
 from app.models.base import Base
 from app.models.case import Case
 from app.models.event import Event
@@ -18,6 +19,7 @@ from app.models.state_history import StateHistory, StateTransition, TransitionRe
 __all__ = [
     "ApiKey",
     "Attachment",
+    "AuditVerification",
     "Base",
     "Case",
     "DeadLetter",

@@ -23,7 +23,7 @@ class OrderSearch(Base):
 
     __tablename__ = "order_search"
 
-    order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id"), primary_key=True)
+    order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id", ondelete="CASCADE"), primary_key=True)
     source: Mapped[str] = mapped_column(String(100), primary_key=True)
     terms: Mapped[str] = mapped_column(TSVECTOR)
 

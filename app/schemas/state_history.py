@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
+from app.core.enums import VerificationState
 from app.schemas.common import Answer, Flag, Moment, PageQuery, Pagination, Timestamp
 
 
@@ -94,6 +95,15 @@ class AuditVerification(Answer):
     rows: int
     fault: AuditFault | None
     verified_at: datetime
+
+
+class AuditProgress(Answer):
+    """A verification that is still at work; `rows_expected` is an estimate, null where there is none."""
+
+    state: VerificationState
+    rows_checked: int
+    rows_expected: int | None
+    started_at: Timestamp
 
 
 class TransitionOption(Answer):

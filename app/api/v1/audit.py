@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Response
 from app.api.deps import Context
 from app.api.responses import answer, refuses
 from app.api.routes import ApiRoute
-from app.schemas.state_history import AuditList, AuditQuery, AuditVerification
+from app.schemas.state_history import AuditList, AuditProgress, AuditQuery, AuditVerification
 from app.services import permissions
 from app.services.permissions import Action
 
@@ -22,9 +22,19 @@ async def search(query: Annotated[AuditQuery, Query()], context: Context) -> Res
 
 
 @router.get(
-    "/verify", response_model=AuditVerification, responses=refuses("FORBIDDEN"), summary="Verify the audit trail"
+    "/verify",
+    response_model=AuditVerification,
+    responses={
+        202: {"model": AuditProgress, "description": "Still at work: ask again for the result"},
+        **refuses("FORBIDDEN", "SERVICE_UNAVAILABLE"),
+    },
+    summary="Verify the audit trail",
 )
 async def verify(context: Context) -> Response:
-    """Walk every chain of hashes and replay every transition; `ok` is false when a row does not hold."""
-    permissions.require(context.actor, Action.SEARCH_AUDIT)
-    return answer(await context.services.audit.verify())
+    """Walk every chain of hashes and replay every transition; `ok` is false when a row does not hold.
+
+    One verification runs at a time; who asks while it runs gets its result. `verified_at` is the moment that it is about. A
+    long one is answered 202 with its progress after ten seconds, and the next call joins it.
+    """
+    is_done, found = await context.services.verifications.verify(context.actor)
+    return answer(found) if is_done else answer(found, 202, {"Retry-After": "5"})
