@@ -1,7 +1,8 @@
 """The verbs of `articurated` about who may call: API keys and bearer tokens (contract section 7)."""
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import typer
@@ -9,7 +10,11 @@ import typer
 from app.cli_operations import Json, connect_to_running_system, print_json, print_table, with_database
 from app.core.enums import Role
 
-keys = typer.Typer(help="API keys of callers.", no_args_is_help=True)
+T = TypeVar("T")
+
+keys = typer.Typer(help="API keys of callers; made and ended as the owner: DATABASE_ADMIN_URL.", no_args_is_help=True)
+
+_INSUFFICIENT_PRIVILEGE = "42501"
 
 ExpiresIn = Annotated[int | None, typer.Option(min=1, max=3650, help="Days after which the key ends.")]
 
@@ -26,7 +31,7 @@ def keys_create(
     from app.services.key_service import KeyService
 
     lifetime = _days(expires_in)
-    _print_key(with_database(lambda database: KeyService(database).create(role, name, customer_id, lifetime)), json)
+    _print_key(_as_owner(lambda database: KeyService(database).create(role, name, customer_id, lifetime)), json)
 
 
 @keys.command("rotate")
@@ -44,7 +49,7 @@ def keys_rotate(
 
     lifetime = _days(expires_in)
     _print_key(
-        with_database(lambda database: KeyService(database).rotate(key_id, timedelta(hours=overlap), lifetime)), json
+        _as_owner(lambda database: KeyService(database).rotate(key_id, timedelta(hours=overlap), lifetime)), json
     )
 
 
@@ -66,7 +71,7 @@ def keys_revoke(key_id: UUID) -> None:
     """End a key; within 5 seconds nothing accepts it any more."""
     from app.services.key_service import KeyService
 
-    with_database(lambda database: KeyService(database).revoke(key_id))
+    _as_owner(lambda database: KeyService(database).revoke(key_id))
     typer.echo(f"revoked {key_id}")
 
 
@@ -88,6 +93,21 @@ def token(
     except ValueError as fault:
         raise typer.BadParameter(str(fault)) from None
     typer.echo(issue_token(get_settings(), principal, timedelta(minutes=minutes), now))
+
+
+def _as_owner(work: Callable[[Any], Awaitable[T]]) -> T:
+    """Return what `work` gives of the database; the application's role may neither make nor end a key."""
+    from sqlalchemy.exc import ProgrammingError
+
+    try:
+        return with_database(work, as_owner=True)
+    except ProgrammingError as fault:
+        if getattr(fault.orig, "sqlstate", None) != _INSUFFICIENT_PRIVILEGE:
+            raise
+    typer.echo(
+        "articurated: this login may not make or end keys: set DATABASE_ADMIN_URL to the owner's connection.", err=True
+    )
+    raise typer.Exit(1)
 
 
 def _days(number: int | None) -> timedelta | None:

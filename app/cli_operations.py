@@ -63,22 +63,26 @@ def connect_to_running_system(*, needed: bool = True) -> None:
 
 
 @asynccontextmanager
-async def _database() -> AsyncIterator[Any]:
+async def _database(*, as_owner: bool) -> AsyncIterator[Any]:
     from app.config import get_settings
     from app.database import Database
 
-    database = Database(get_settings(), "articurated-cli", pool_size=2)
+    database = Database(get_settings(), "articurated-cli", pool_size=2, as_owner=as_owner)
     try:
         yield database
     finally:
         await database.close()
 
 
-def with_database(work: Callable[[Any], Awaitable[T]]) -> T:
-    """Return what `work` gives of the configured database, or of the system that runs."""
+def with_database(work: Callable[[Any], Awaitable[T]], *, as_owner: bool = False) -> T:
+    """Return what `work` gives of the configured database, or of the system that runs.
+
+    Args:
+        as_owner: connect with DATABASE_ADMIN_URL: the application's role may not do it.
+    """
 
     async def run() -> T:
-        async with _database() as database:
+        async with _database(as_owner=as_owner) as database:
             return await work(database)
 
     connect_to_running_system()

@@ -36,10 +36,10 @@ _UNHEARD_MS = 20_000
 Left to itself, Linux takes two hours, and the server keeps the locks of the vanished process for as long."""
 
 
-def connect_args(settings: Settings, application_name: str) -> dict[str, object]:
+def connect_args(settings: Settings, application_name: str, *, as_owner: bool = False) -> dict[str, object]:
     """Return the session defaults, set at connect, so without a round trip: role, UTC, time limits, keepalives."""
     session = {
-        "role": settings.database_role,
+        **({} if as_owner else {"role": settings.database_role}),
         "timezone": "UTC",
         "statement_timeout": settings.database_statement_timeout_seconds * 1000,
         # A process that stands still within a transaction would keep its locks until it is killed.
@@ -95,20 +95,34 @@ class Database:
         replica: the read replica; None without one.
     """
 
-    def __init__(self, settings: Settings, application_name: str = "articurated", pool_size: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        application_name: str = "articurated",
+        pool_size: int | None = None,
+        *,
+        as_owner: bool = False,
+    ) -> None:
+        """Make the pool; it connects on first use.
+
+        Args:
+            as_owner: connect as the owner of the tables and take on no role, for what the application may not do:
+                making and ending keys. `DATABASE_ADMIN_URL`, or `DATABASE_URL` when that is absent.
+        """
         size = pool_size or settings.database_pool_size
+        url = settings.database_admin_url or settings.database_url if as_owner else settings.database_url
         self.engine: AsyncEngine = create_async_engine(
-            driver_url(settings.database_url),
+            driver_url(url),
             pool_size=size,
             max_overflow=0,
             pool_timeout=10,
-            connect_args=connect_args(settings, application_name),
+            connect_args=connect_args(settings, application_name, as_owner=as_owner),
             hide_parameters=True,  # an error message must not quote a customer
         )
         event.listen(self.engine.sync_engine, "handle_error", _leave_lost_primary)
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.replica: Replica | None = None
-        if settings.database_replica_url is not None:
+        if settings.database_replica_url is not None and not as_owner:
             self.replica = Replica(
                 driver_url(settings.database_replica_url), size, connect_args(settings, application_name)
             )

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -16,6 +16,7 @@ from app.config import Settings
 from app.core.actor import Actor
 from app.core.enums import ActorType, Role, Trigger
 from app.database import Database
+from app.services.key_service import KeyService
 from app.services.order_service import OrderService
 from app.services.return_service import ReturnService
 from app.utils.shop_time import ReturnWindow
@@ -107,6 +108,7 @@ def settings(servers: TestServers, database_name: str, worker_id: str, tmp_path:
         _env_file=None,
         environment="testing",
         database_url=databases.url_of(servers.app_url, database_name),
+        database_admin_url=databases.url_of(servers.owner_url, database_name),
         database_pool_size=20,
         redis_url=servers.redis_url.rsplit("/", 1)[0] + f"/{number}",
         storage_path=tmp_path / "storage",
@@ -137,6 +139,25 @@ async def database(settings: Settings, clean_database: None) -> AsyncIterator[Da
     database = Database(settings)
     yield database
     await database.close()
+
+
+@pytest.fixture
+async def owner_database(settings: Settings, clean_database: None) -> AsyncIterator[Database]:
+    """A pool of the owner's connections: what makes and ends keys."""
+    database = Database(settings, pool_size=10, as_owner=True)
+    yield database
+    await database.close()
+
+
+async def new_key(
+    settings: Settings, role: Role = Role.MANAGER, name: str = "till", customer_id: UUID | None = None
+) -> dict[str, Any]:
+    """Make a key as the owner: the application's role may not."""
+    database = Database(settings, pool_size=1, as_owner=True)
+    try:
+        return await KeyService(database).create(role, name, customer_id)
+    finally:
+        await database.close()
 
 
 class MovableClock:

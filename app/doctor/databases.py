@@ -12,7 +12,7 @@ from app.database import Database
 from app.doctor.findings import Finding, broken, doubtful, fine
 from app.services.job_figures import PICKUP_SECONDS, job_figures
 from app.services.replica_watch import catches_up
-from app.services.schema_check import has_powerful_login, newest_revision, verify_schema
+from app.services.schema_check import guard_differences, has_powerful_login, newest_revision, verify_version
 
 OLDEST_VERSION = 150000
 SKEW_DOUBTFUL_SECONDS = 2.0
@@ -34,10 +34,11 @@ async def _asked(settings: Settings) -> AsyncIterator[AsyncConnection]:
 
 
 async def schema(settings: Settings) -> list[Finding]:
-    """Version, migrations, the transition guard, and what our login may do."""
+    """Version, migrations, the transitions, the guards, and what our login may do."""
     database = Database(settings, "articurated-doctor", pool_size=1)
     try:
-        await verify_schema(database)
+        await verify_version(database)
+        differing = await guard_differences(database, restricted=settings.environment == "production")
         async with database.autocommit() as connection:
             version, number = (
                 await connection.execute(
@@ -47,9 +48,14 @@ async def schema(settings: Settings) -> list[Finding]:
             is_powerful = await has_powerful_login(connection)
     finally:
         await database.close()
-    found = [fine("database", f"PostgreSQL {version}, migration {newest_revision()}, its guard is this code's table")]
+    found = [fine("database", f"PostgreSQL {version}, migration {newest_revision()}, its transitions are this code's")]
     if number < OLDEST_VERSION:
         found = [broken("database", f"PostgreSQL {version} is too old", "15 or newer is needed")]
+    advice = "find out who changed it and why, then put it back as the owner: docs/how-to/put-a-guard-back.md"
+    if differing:
+        found += [broken("guards", difference, advice) for difference in differing]
+    else:
+        found.append(fine("guards", "triggers, functions, constraints and rights are as the migrations make them"))
     if not is_powerful:
         return [*found, fine("login", f"can add history as {settings.database_role}, and neither change nor delete it")]
     verdict = broken if settings.environment == "production" else doubtful

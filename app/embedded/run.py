@@ -129,8 +129,15 @@ def running_stack(options: StackOptions) -> Iterator[RunningStack]:
 
 
 def running_connection(data_dir: Path) -> dict[str, str]:
-    """Variables that lead to the services of the system running over `data_dir`; none when none runs."""
+    """Variables that lead to the services of the system running over `data_dir`; none when none runs.
+
+    The owner's address of its own PostgreSQL is among them, which the processes of the system do not have: commands
+    make and end keys with it.
+    """
     if not is_in_use(data_dir):
         return {}
-    connection: dict[str, str] = read_state(data_dir / STATE_FILE).get("connection", {})
+    state = read_state(data_dir / STATE_FILE)
+    connection: dict[str, str] = dict(state.get("connection", {}))
+    if "DATABASE_URL" in connection and state.get("owner_database_url"):
+        connection["DATABASE_ADMIN_URL"] = str(state["owner_database_url"])
     return connection

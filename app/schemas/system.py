@@ -38,6 +38,7 @@ class HealthChecks(Answer):
     smtp: HealthCheck
     storage: HealthCheck
     gateway: HealthCheck
+    guards: HealthCheck
     replica: HealthCheck | None = None
     backup: HealthCheck | None = None
 

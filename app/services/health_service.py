@@ -21,7 +21,9 @@ from app import __version__
 from app.config import Settings
 from app.core.enums import WORKER_QUEUES
 from app.database import Database
+from app.services import guard_manifest
 from app.services.backup_watch import BackupLogTooOldError, BackupTooOldError, repository_of, require_current
+from app.services.guard_watch import GuardsDifferError, GuardWatch
 from app.services.health_probes import SharedLook, StandInError, gateway_look, smtp_look, storage_look
 from app.services.job_figures import PICKUP_SECONDS, JobFigures, job_figures
 from app.services.replica_watch import ReplicaBehindError, ReplicaWatch
@@ -51,6 +53,9 @@ HINTS = {
     "disk-full": "The disk at {mount} is full: writes fail until there is room. Free space there, or enlarge it.",
     "disk-low": "The disk at {mount} has {megabytes} MB left. Free space there, or enlarge it, before writes fail.",
     "redis-full": "Redis takes no writes ({fault}): is its disk full? Requests are served; jobs wait in PostgreSQL.",
+    "guards": "Guards of the database are off, missing or changed: {guards}. Wrong writes may get through meanwhile."
+    " Find out who changed them, then `articurated doctor`.",
+    "guards-unknown": "The guards of the database cannot be looked at ({fault}).",
     "replica": "The read replica does not answer ({fault}). Lists and figures come from the primary meanwhile.",
     "behind": "The read replica is more than 30 s behind, and so are lists and figures. Look at its replication, or unset"
     " DATABASE_REPLICA_URL.",
@@ -103,6 +108,8 @@ class HealthService:
             "storage": storage_look(settings),
             "gateway": gateway_look(settings),
         }
+        self._guards = GuardWatch(database, restricted=settings.environment == "production")
+        looks["guards"] = self._guards.look
         if database.replica is not None:
             looks["replica"] = ReplicaWatch(database).look
         looks["backup"] = self._look_at_backups
@@ -122,6 +129,8 @@ class HealthService:
             elif part == "backup":
                 if self._has_backups:
                     checks[part] = _backup(fault)
+            elif part == "guards":
+                checks[part] = self._guards_check(fault, figures)
             else:
                 checks[part] = self._disk(fault) if part == "disk" else _used_part(part, fault, figures)
         if checks["database"]["status"] == "down":
@@ -168,6 +177,13 @@ class HealthService:
             await look.close()
         if self._redis is not None:
             await self._redis.aclose()
+
+    def _guards_check(self, fault: str | None, figures: JobFigures | None) -> Check:
+        if figures is None:
+            return _not_well("database", "degraded")
+        if fault == GuardsDifferError.__name__:
+            return _not_well("guards", "degraded", guards=guard_manifest.summary(self._guards.differing))
+        return {"status": "ok"} if fault is None else _not_well("guards-unknown", "degraded", fault=fault)
 
     async def _ask_database(self) -> tuple[JobFigures | None, float]:
         started = time.perf_counter()

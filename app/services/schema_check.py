@@ -1,12 +1,16 @@
 """Is this the database that this code was written for? Asked by API and workers before they serve.
 
-Two things are compared: the migrations that were run with those of this checkout, and the transitions that
-the database's guard lets through with `app.services.state_machine`, the only place where one is made legal.
+Three things are compared: the migrations that were run with those of this checkout; the transitions that the
+database's guard lets through with `app.services.state_machine`, the only place where one is made legal; and triggers,
+functions, constraints and rights with what the migrations make (`app.services.guard_manifest`).
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,7 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.config import ROOT
 from app.database import Database
 from app.models.state_history import StateTransition
+from app.services import guard_manifest
 from app.services.state_machine import TRANSITIONS, StateMachine
+
+logger = structlog.get_logger(__name__)
 
 MIGRATIONS = ROOT / "alembic" / "versions"
 _UNDEFINED_TABLE = "42P01"
@@ -49,26 +56,64 @@ async def verify_schema(database: Database, *, restricted: bool = False) -> None
     """Compare the database with this code.
 
     Args:
-        restricted: refuse a login that could lift the guards, whatever role it takes on: an owner, a superuser.
+        restricted: refuse a login that could lift the guards, whatever role it takes on (an owner, a superuser), and a
+            database whose guards are off, missing or changed. Without, differing guards are logged.
 
     Raises:
-        SchemaMismatchError: migrations are missing or too new, the transitions differ, it cannot be reached, or the
-            login may do too much.
+        SchemaMismatchError: as `verify_version`; if `restricted`, also when the login may do too much, or a guard is
+            not as the migrations make it.
+    """
+    await verify_version(database)
+    with _unusable_database():
+        if restricted:
+            async with database.autocommit() as connection:
+                if await has_powerful_login(connection):
+                    raise SchemaMismatchError(
+                        "DATABASE_URL names a login that owns the tables or is a superuser, so it could rewrite"
+                        " history. In production give it a login of its own that is only a member of DATABASE_ROLE, and"
+                        " the owner's as DATABASE_ADMIN_URL."
+                    )
+        differing = await guard_differences(database, restricted=restricted)
+    if differing:
+        logger.critical("guards.differ", guards=differing)
+    if differing and restricted:
+        raise SchemaMismatchError(
+            "The guards of the database are not those that the migrations make:"
+            f" {guard_manifest.summary(differing)}. Find out who changed them, then put them back as the owner."
+        )
+
+
+async def verify_version(database: Database) -> None:
+    """Compare the migrations that were run, and the transitions that the database allows, with this code.
+
+    Raises:
+        SchemaMismatchError: migrations are missing or too new, the transitions differ, or it cannot be reached.
     """
     expected = newest_revision()
-    try:
+    with _unusable_database():
         async with database.autocommit() as connection:
             await _compare_revision(connection, expected)
             await _compare_transitions(connection)
-            if restricted and await has_powerful_login(connection):
-                raise SchemaMismatchError(
-                    "DATABASE_URL names a login that owns the tables or is a superuser, so it could rewrite history. In"
-                    " production give it a login of its own that is only a member of DATABASE_ROLE, and the owner's as"
-                    " DATABASE_ADMIN_URL."
-                )
+
+
+@contextmanager
+def _unusable_database() -> Iterator[None]:
+    """Turn what a database says that cannot be used into a SchemaMismatchError."""
+    try:
+        yield
     except (DBAPIError, TimeoutError, OSError) as fault:
         reason = str(getattr(fault, "orig", fault)).strip().splitlines()
         raise SchemaMismatchError(f"The database cannot be used: {reason[0] if reason else fault}") from fault
+
+
+async def guard_differences(database: Database, *, restricted: bool = False) -> list[str]:
+    """Return what of the guards is off, missing or changed, and what the application may do beyond its due.
+
+    Args:
+        restricted: as for `verify_schema`.
+    """
+    async with database.transaction() as session:
+        return await guard_manifest.differences(session, restricted=restricted)
 
 
 async def _compare_revision(connection: AsyncConnection, expected: str) -> None:

@@ -283,6 +283,7 @@ work AS (
     INSERT INTO jobs (kind, queue, entity_id, dedupe_key, state)
     SELECT f.kind, f.queue, m.id, f.kind || ':' || m.id || ':' || m.version, '{{job_state}}'
     FROM moved m JOIN effects f ON f.to_state = m.status AND coalesce(f.origin, m.from_state) = m.from_state
+    ON CONFLICT (dedupe_key) DO NOTHING
 ){money}
 SELECT
     CASE WHEN m.n IS NOT NULL THEN 'MOVED' WHEN j.n IS NULL THEN 'NOT_FOUND'

@@ -242,12 +242,20 @@ def open_return(journey: Journey) -> str:
 def bury(journey: Journey) -> str:
     """Make a dead job about nothing; retried, it ends quietly."""
     [(job_id,)] = journey.rows(
-        "WITH job AS (INSERT INTO jobs (kind, queue, entity_id, dedupe_key, state, failures, finished_at)"
-        " VALUES ('invoice.issue', 'invoices', %s, %s, 'DEAD', 4, now()) RETURNING *)"
-        " INSERT INTO dead_letters (job_id, kind, entity_id, error, failures, claims)"
-        " SELECT id, kind, entity_id, 'StorageError: an example', failures, claims FROM job RETURNING job_id",
+        "INSERT INTO jobs (kind, queue, entity_id, dedupe_key, run_at)"
+        " VALUES ('invoice.issue', 'invoices', %s, %s, now() + interval '1 hour') RETURNING id",
         uuid4(),
         f"example:{uuid4()}",
+    )
+    journey.rows(
+        "UPDATE jobs SET state = 'DEAD', failures = 4, finished_at = now(), run_at = now() WHERE id = %s RETURNING id",
+        job_id,
+    )
+    journey.rows(
+        "INSERT INTO dead_letters (job_id, kind, entity_id, error, failures, claims)"
+        " SELECT id, kind, entity_id, 'StorageError: an example', failures, claims FROM jobs WHERE id = %s"
+        " RETURNING job_id",
+        job_id,
     )
     return str(job_id)
 

@@ -16,7 +16,7 @@ from app.database import Database
 from app.dependencies import Services
 from app.main import create_app
 from tests import databases
-from tests.conftest import MovableClock
+from tests.conftest import MovableClock, new_key
 from tests.databases import ROLE, TestServers
 from tests.factories import order_payload
 from tests.fakes import FakeGateway
@@ -81,7 +81,8 @@ async def callers(services: Services, connect: Connect, customer_id: UUID) -> di
     """A client for every role, each with a database key; the customer is `customer_id`."""
     clients = {}
     for role in Role:
-        made = await services.keys.create(role, f"{role} of the tests", customer_id if role is Role.CUSTOMER else None)
+        belongs_to = customer_id if role is Role.CUSTOMER else None
+        made = await new_key(services.settings, role, f"{role} of the tests", belongs_to)
         clients[role] = connect(**{"X-API-Key": made["key"]})
     return clients
 

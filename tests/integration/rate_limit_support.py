@@ -10,13 +10,12 @@ import httpx2
 import pytest
 
 from app.config import Settings
-from app.core.enums import Role
 from app.database import Database
 from app.dependencies import Services
 from app.main import create_app
 from app.services import rate_limit_store
 from app.services.rate_limit import RateLimiter
-from tests.conftest import MovableClock
+from tests.conftest import MovableClock, new_key
 
 ORDERS = "/api/v1/orders"
 
@@ -88,7 +87,7 @@ def new_caller(start: Start) -> NewCaller:
     services = start().services
 
     async def made() -> dict[str, str]:
-        return {"X-API-Key": (await services.keys.create(Role.MANAGER, "till", None))["key"]}
+        return {"X-API-Key": (await new_key(services.settings))["key"]}
 
     return made
 

@@ -43,8 +43,10 @@ def everything_stored(connection: psycopg.Connection) -> bytes:
 
 
 @pytest.mark.req("NFR-004.1")
-async def test_each_kind_of_credentials_is_taken(connect: Connect, services: Services, settings: Settings) -> None:
-    made = await services.keys.create(Role.WAREHOUSE, "scanner", None)
+async def test_each_kind_of_credentials_is_taken(
+    connect: Connect, owner_database: Database, settings: Settings
+) -> None:
+    made = await KeyService(owner_database).create(Role.WAREHOUSE, "scanner", None)
     for headers in (
         {"X-API-Key": API_KEY},
         {"X-API-Key": made["key"]},
@@ -57,8 +59,8 @@ async def test_each_kind_of_credentials_is_taken(connect: Connect, services: Ser
 
 
 @pytest.mark.req("NFR-004.1")
-async def test_everything_else_is_nobody(connect: Connect, services: Services, settings: Settings) -> None:
-    made = await services.keys.create(Role.ADMIN, "ci", None)
+async def test_everything_else_is_nobody(connect: Connect, owner_database: Database, settings: Settings) -> None:
+    made = await KeyService(owner_database).create(Role.ADMIN, "ci", None)
     key, bearer = made["key"], f"Bearer {token(settings)}"
     wrong: list[dict[str, str]] = [
         {},
@@ -112,9 +114,9 @@ async def test_the_development_key_opens_nothing_in_production(connect: Connect,
 
 
 @pytest.mark.req("NFR-004.2")
-async def test_a_revoked_key_is_dead_within_five_seconds(database: Database) -> None:
+async def test_a_revoked_key_is_dead_within_five_seconds(owner_database: Database) -> None:
     watch = Stopwatch()
-    keys, elsewhere = KeyService(database, watch), KeyService(database, watch)
+    keys, elsewhere = KeyService(owner_database, watch), KeyService(owner_database, watch)
     made = await keys.create(Role.MANAGER, "till", None)
     assert await keys.authenticate(made["key"]) == Principal(made["id"], Role.MANAGER)
     await elsewhere.revoke(made["id"])
@@ -124,8 +126,8 @@ async def test_a_revoked_key_is_dead_within_five_seconds(database: Database) -> 
     assert await keys.authenticate(made["key"]) is None
 
 
-async def test_the_process_that_revokes_forgets_at_once(database: Database) -> None:
-    keys = KeyService(database)
+async def test_the_process_that_revokes_forgets_at_once(owner_database: Database) -> None:
+    keys = KeyService(owner_database)
     made = await keys.create(Role.CUSTOMER, "shop", uuid4())
     assert await keys.authenticate(made["key"]) is not None
     await keys.revoke(made["id"])
@@ -136,8 +138,10 @@ async def test_the_process_that_revokes_forgets_at_once(database: Database) -> N
 
 
 @pytest.mark.req("NFR-004.9")
-async def test_a_key_is_shown_once_and_stored_nowhere(database: Database, owner_connection: psycopg.Connection) -> None:
-    keys = KeyService(database)
+async def test_a_key_is_shown_once_and_stored_nowhere(
+    owner_database: Database, owner_connection: psycopg.Connection
+) -> None:
+    keys = KeyService(owner_database)
     made = await keys.create(Role.ADMIN, "root of all", None)
     next_one = await keys.rotate(made["id"])
     secrets = [key["key"].rpartition(f"{key['prefix']}_")[2] for key in (made, next_one)]
@@ -157,10 +161,10 @@ async def test_a_key_is_shown_once_and_stored_nowhere(database: Database, owner_
 
 @pytest.mark.req("NFR-004.2")
 async def test_when_a_key_was_used_is_noted_once_a_minute(
-    database: Database, owner_connection: psycopg.Connection
+    owner_database: Database, owner_connection: psycopg.Connection
 ) -> None:
     watch = Stopwatch()
-    keys = KeyService(database, watch)
+    keys = KeyService(owner_database, watch)
     made = await keys.create(Role.MANAGER, "till", None)
 
     async def used() -> datetime | None:
@@ -191,18 +195,18 @@ async def test_when_a_key_was_used_is_noted_once_a_minute(
     ],
 )
 async def test_a_key_that_makes_no_sense_is_not_made(
-    role: Role, name: str, customer_id: UUID | None, database: Database
+    role: Role, name: str, customer_id: UUID | None, owner_database: Database
 ) -> None:
     with pytest.raises(InvalidInputError):
-        await KeyService(database).create(role, name, customer_id)
+        await KeyService(owner_database).create(role, name, customer_id)
 
 
 @pytest.mark.req("REQ-003.1")
 async def test_the_audit_trail_names_who_acted_and_from_where(
-    api: httpx2.AsyncClient, services: Services, connect: Connect, settings: Settings, clock: MovableClock
+    api: httpx2.AsyncClient, owner_database: Database, connect: Connect, settings: Settings, clock: MovableClock
 ) -> None:
     order = await new_order(api)
-    made = await services.keys.create(Role.MANAGER, "till", None)
+    made = await KeyService(owner_database).create(Role.MANAGER, "till", None)
     bearer = uuid4()
     await connect(**{"X-API-Key": made["key"]}).patch(f"{ORDERS}/{order['id']}/state", json={"new_state": "PAID"})
     await connect(

@@ -37,11 +37,13 @@ async def note(database: Database, number: int, **fields: Any) -> None:
     }
     await execute(
         database,
-        "INSERT INTO notifications (source_key, template, recipient, channel, entity_id, order_id, state, message_id,"
-        " subject, attempts, created_at) VALUES (:key, :template, 'ada@example.com', :channel, :entity_id, :order_id,"
-        " :state, '<1@a.example>', 'Your order', 1, now() + make_interval(secs => :number))",
-        **values,
+        "INSERT INTO notifications (source_key, template, recipient, channel, entity_id, order_id, message_id,"
+        " subject, created_at) VALUES (:key, :template, 'ada@example.com', :channel, :entity_id, :order_id,"
+        " '<1@a.example>', 'Your order', now() + make_interval(secs => :number))",
+        **{name: value for name, value in values.items() if name != "state"},
     )
+    delivery = "UPDATE notifications SET state = :state, attempts = 1 WHERE source_key = :key"
+    await execute(database, delivery, state=values["state"], key=values["key"])
 
 
 async def listed(api: httpx2.AsyncClient, **query: Any) -> list[dict[str, Any]]:

@@ -84,21 +84,21 @@ def processes(
         yield started[0][0], started[1][0]
 
 
-async def new_key(database: Database) -> dict[str, str]:
-    return {"X-API-Key": (await KeyService(database).create(Role.MANAGER, "till", None))["key"]}
+async def new_key(owner_database: Database) -> dict[str, str]:
+    return {"X-API-Key": (await KeyService(owner_database).create(Role.MANAGER, "till", None))["key"]}
 
 
-async def test_two_processes_share_one_count(processes: tuple[Api, Api], database: Database) -> None:
-    caller = await new_key(database)
+async def test_two_processes_share_one_count(processes: tuple[Api, Api], owner_database: Database) -> None:
+    caller = await new_key(owner_database)
     found = [processes[number % 2].status(**caller) for number in range(LIMIT + 4)]
     assert found == [200] * LIMIT + [429] * 4
 
 
 @pytest.mark.req("NFR-004.2")
 async def test_a_revoked_key_is_dead_in_every_process_within_five_seconds(
-    processes: tuple[Api, Api], database: Database
+    processes: tuple[Api, Api], owner_database: Database
 ) -> None:
-    keys = KeyService(database)
+    keys = KeyService(owner_database)
     made = await keys.create(Role.MANAGER, "till", None)
     caller = {"X-API-Key": made["key"]}
     assert [api.status(**caller) for api in processes] == [200, 200]

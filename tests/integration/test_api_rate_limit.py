@@ -13,6 +13,7 @@ from app.core.enums import Role
 from app.core.security import Principal, issue_token
 from app.database import Database
 from app.services import rate_limit
+from app.services.key_service import KeyService
 from app.services.rate_limit_store import KEY_PREFIX
 from tests.conftest import MovableClock
 from tests.integration.conftest import API_KEY, error_of
@@ -81,10 +82,13 @@ async def test_callers_do_not_disturb_each_other(start: Start, key: NewCaller) -
     assert await process.statuses(5, **other) == {200: 5}
 
 
-async def test_a_caller_is_who_it_is_by_key_and_by_token(start: Start, settings: Settings, clock: MovableClock) -> None:
+async def test_a_caller_is_who_it_is_by_key_and_by_token(
+    start: Start, settings: Settings, clock: MovableClock, owner_database: Database
+) -> None:
     process = start(rate_limit_per_minute=4)
-    old = await process.services.keys.create(Role.MANAGER, "till", None)
-    new = await process.services.keys.rotate(old["id"])
+    keys = KeyService(owner_database)
+    old = await keys.create(Role.MANAGER, "till", None)
+    new = await keys.rotate(old["id"])
     bearer = issue_token(settings, Principal(old["id"], Role.MANAGER), timedelta(minutes=5), datetime.now(UTC))
     credentials = [{"X-API-Key": old["key"]}, {"X-API-Key": new["key"]}, {"Authorization": f"Bearer {bearer}"}]
     assert [(await process.call(**headers)).status_code for headers in credentials] == [200, 200, 200]

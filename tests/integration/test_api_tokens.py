@@ -133,10 +133,10 @@ async def test_tokens_under_the_previous_secret_hold_while_it_is_named(
 # --- keys that end -----------------------------------------------------------------------------------------------
 
 
-async def test_a_key_ends_when_it_was_made_to(database: Database) -> None:
+async def test_a_key_ends_when_it_was_made_to(owner_database: Database) -> None:
     """At the very moment, also where it is remembered: the process knows how long it still has."""
     watch = Stopwatch()
-    keys = KeyService(database, watch)
+    keys = KeyService(owner_database, watch)
     made = await keys.create(Role.MANAGER, "till", None, timedelta(seconds=2.5))
     lasting = await keys.create(Role.MANAGER, "till", None, timedelta(days=1))
     assert made["expires_at"] - made["created_at"] == timedelta(seconds=2.5)
@@ -147,18 +147,18 @@ async def test_a_key_ends_when_it_was_made_to(database: Database) -> None:
     assert ends[1] == REMEMBERED_SECONDS
 
 
-async def test_an_ended_key_opens_nothing(database: Database, owner_connection: psycopg.Connection) -> None:
+async def test_an_ended_key_opens_nothing(owner_database: Database, owner_connection: psycopg.Connection) -> None:
     watch = Stopwatch()
-    keys = KeyService(database, watch)
+    keys = KeyService(owner_database, watch)
     made = await keys.create(Role.MANAGER, "till", None, timedelta(days=1))
     owner_connection.execute("UPDATE api_keys SET expires_at = now()")
-    assert await KeyService(database).authenticate(made["key"]) is None
+    assert await KeyService(owner_database).authenticate(made["key"]) is None
     owner_connection.execute("UPDATE api_keys SET expires_at = now() + interval '1 hour'")
-    assert await KeyService(database).authenticate(made["key"]) == Principal(made["id"], Role.MANAGER)
+    assert await KeyService(owner_database).authenticate(made["key"]) == Principal(made["id"], Role.MANAGER)
 
 
-async def test_a_successor_stands_for_the_same_caller(database: Database) -> None:
-    keys, customer = KeyService(database), uuid4()
+async def test_a_successor_stands_for_the_same_caller(owner_database: Database) -> None:
+    keys, customer = KeyService(owner_database), uuid4()
     first = await keys.create(Role.CUSTOMER, "shop", customer)
     second = await keys.rotate(first["id"])
     third = await keys.rotate(second["id"])
@@ -179,21 +179,21 @@ async def test_a_successor_stands_for_the_same_caller(database: Database) -> Non
 
 
 async def test_both_keys_hold_in_the_overlap_and_the_old_one_ends_with_it(
-    database: Database, owner_connection: psycopg.Connection
+    owner_database: Database, owner_connection: psycopg.Connection
 ) -> None:
-    keys = KeyService(database)
+    keys = KeyService(owner_database)
     old = await keys.create(Role.MANAGER, "till", None)
     new = await keys.rotate(old["id"], timedelta(hours=1))
     for made in (old, new):
-        assert await KeyService(database).authenticate(made["key"]) is not None
+        assert await KeyService(owner_database).authenticate(made["key"]) is not None
     owner_connection.execute("UPDATE api_keys SET expires_at = expires_at - interval '1 hour'")
-    assert await KeyService(database).authenticate(old["key"]) is None
-    assert await KeyService(database).authenticate(new["key"]) is not None
+    assert await KeyService(owner_database).authenticate(old["key"]) is None
+    assert await KeyService(owner_database).authenticate(new["key"]) is not None
 
 
-async def test_without_an_overlap_the_old_key_is_dead_within_five_seconds(database: Database) -> None:
+async def test_without_an_overlap_the_old_key_is_dead_within_five_seconds(owner_database: Database) -> None:
     watch = Stopwatch()
-    keys, elsewhere = KeyService(database, watch), KeyService(database, watch)
+    keys, elsewhere = KeyService(owner_database, watch), KeyService(owner_database, watch)
     old = await keys.create(Role.MANAGER, "till", None)
     for service in (keys, elsewhere):
         assert await service.authenticate(old["key"]) is not None
@@ -204,8 +204,8 @@ async def test_without_an_overlap_the_old_key_is_dead_within_five_seconds(databa
     assert await elsewhere.authenticate(new["key"]) is not None
 
 
-async def test_a_successor_lives_as_long_as_its_predecessor_was_made_for(database: Database) -> None:
-    keys = KeyService(database)
+async def test_a_successor_lives_as_long_as_its_predecessor_was_made_for(owner_database: Database) -> None:
+    keys = KeyService(owner_database)
     old = await keys.create(Role.MANAGER, "till", None, timedelta(days=90))
     new = await keys.rotate(old["id"], timedelta(days=200))
     assert new["expires_at"] - new["created_at"] == timedelta(days=90)
@@ -215,8 +215,8 @@ async def test_a_successor_lives_as_long_as_its_predecessor_was_made_for(databas
     assert newer["expires_at"] - newer["created_at"] == timedelta(days=7)
 
 
-async def test_what_cannot_be_rotated(database: Database, owner_connection: psycopg.Connection) -> None:
-    keys = KeyService(database)
+async def test_what_cannot_be_rotated(owner_database: Database, owner_connection: psycopg.Connection) -> None:
+    keys = KeyService(owner_database)
     rotated, revoked, ended = [(await keys.create(Role.MANAGER, "till", None))["id"] for _ in range(3)]
     successor = await keys.rotate(rotated)
     await keys.revoke(revoked)
@@ -231,9 +231,9 @@ async def test_what_cannot_be_rotated(database: Database, owner_connection: psyc
 
 
 async def test_of_many_who_rotate_a_key_at_once_one_does(
-    database: Database, owner_connection: psycopg.Connection
+    owner_database: Database, owner_connection: psycopg.Connection
 ) -> None:
-    keys = KeyService(database)
+    keys = KeyService(owner_database)
     old = await keys.create(Role.MANAGER, "till", None)
     waiting = (
         "SELECT count(DISTINCT l.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
@@ -254,11 +254,11 @@ async def test_of_many_who_rotate_a_key_at_once_one_does(
 
 
 async def test_the_audit_trail_sees_one_caller_under_both_keys(
-    services: Services, connect: Connect, api: httpx2.AsyncClient
+    owner_database: Database, connect: Connect, api: httpx2.AsyncClient
 ) -> None:
     order = await new_order(api)
-    old = await services.keys.create(Role.MANAGER, "till", None)
-    new = await services.keys.rotate(old["id"])
+    old = await KeyService(owner_database).create(Role.MANAGER, "till", None)
+    new = await KeyService(owner_database).rotate(old["id"])
     for made, state in ((old, "PAID"), (new, "PROCESSING_IN_WAREHOUSE")):
         client = connect(**{"X-API-Key": made["key"]})
         moved = await client.patch(f"{ORDERS}/{order['id']}/state", json={"new_state": state})

@@ -36,6 +36,7 @@ from tests.factories import order_create
 @pytest.fixture(autouse=True)
 def _environment(settings: Settings, clean_database: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("DATABASE_URL", settings.database_url)
+    monkeypatch.setenv("DATABASE_ADMIN_URL", str(settings.database_admin_url))
     monkeypatch.setenv("REDIS_URL", settings.redis_url)
     monkeypatch.setenv("STORAGE_PATH", str(settings.storage_path))
     get_settings.cache_clear()
@@ -79,6 +80,20 @@ def test_keys_are_shown_once_and_can_be_revoked(owner_connection: psycopg.Connec
     run("keys", "revoke", created["id"])
     [listed] = json.loads(run("keys", "list", "--json").stdout)
     assert listed["revoked_at"] is not None
+
+
+@pytest.mark.req("NFR-004")
+def test_keys_are_made_and_ended_by_the_owners_connection_alone(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, servers: TestServers
+) -> None:
+    if servers.given:
+        pytest.skip("the given login owns the tables")
+    made = json.loads(run("keys", "create", "--role", "manager", "--name", "till", "--json").stdout)
+    monkeypatch.delenv("DATABASE_ADMIN_URL")
+    get_settings.cache_clear()
+    for words in (["create", "--role", "admin", "--name", "x"], ["rotate", made["id"]], ["revoke", made["id"]]):
+        assert "set DATABASE_ADMIN_URL" in run("keys", *words, expect=1).stderr
+    assert [row["id"] for row in json.loads(run("keys", "list", "--json").stdout)] == [made["id"]]
 
 
 @pytest.mark.req("NFR-004.2")
@@ -174,14 +189,17 @@ def test_dead_jobs_are_listed_retried_and_dismissed(owner_connection: psycopg.Co
     job_ids = [uuid4() for _ in range(2)]
     for job_id in job_ids:
         owner_connection.execute(
-            "INSERT INTO jobs (id, kind, queue, entity_id, dedupe_key, state, failures, last_error)"
-            " VALUES (%s, 'notify.invoice', 'notifications', %s, %s, 'DEAD', 6, 'no route')",
+            "INSERT INTO jobs (id, kind, queue, entity_id, dedupe_key)"
+            " VALUES (%s, 'notify.invoice', 'notifications', %s, %s)",
             (job_id, uuid4(), str(job_id)),
         )
         owner_connection.execute(
+            "UPDATE jobs SET state = 'DEAD', failures = 6, last_error = 'no route' WHERE id = %s", (job_id,)
+        )
+        owner_connection.execute(
             "INSERT INTO dead_letters (job_id, kind, entity_id, error, failures, claims)"
-            " VALUES (%s, 'notify.invoice', %s, 'no route', 6, 6)",
-            (job_id, uuid4()),
+            " SELECT id, kind, entity_id, 'no route', 6, 6 FROM jobs WHERE id = %s",
+            (job_id,),
         )
     listed = json.loads(run("jobs", "list", "--json").stdout)
     assert {row["id"] for row in listed} == {str(job_id) for job_id in job_ids}

@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from app.config import Settings
@@ -21,6 +22,7 @@ from app.utils.exceptions import NotFoundError, OrderNotFoundError
 from app.utils.invoice_generator import RenderingError, renderer_for
 from app.utils.storage import Storage, storage_for
 from tests.conftest import MovableClock, actor
+from tests.databases import unguarded
 from tests.factories import TOTAL
 from tests.integration.jobs_support import (
     FakeRenderer,
@@ -207,10 +209,15 @@ async def test_jobs_about_nothing_end_quietly(database: Database, invoices: Invo
 
 
 async def test_an_order_that_is_not_shipped_gets_no_invoice(
-    database: Database, invoices: InvoiceService, orders: OrderService, admin: Actor
+    database: Database,
+    invoices: InvoiceService,
+    orders: OrderService,
+    admin: Actor,
+    owner_connection: psycopg.Connection,
 ) -> None:
     order = await order_in(orders, admin, OrderStatus.PAID)
-    held = await claim(database, await add_job(database, JobKind.ISSUE_INVOICE, order["id"]))
+    with unguarded(owner_connection, "jobs"):
+        held = await claim(database, await add_job(database, JobKind.ISSUE_INVOICE, order["id"]))
     await invoices.issue(held)
     assert await documents(database) == []
 
@@ -272,13 +279,17 @@ async def test_a_cancelled_order_is_credited_in_full(
 
 
 async def test_no_credit_note_before_the_money_has_moved(
-    database: Database, invoices: InvoiceService, orders: OrderService, admin: Actor
+    database: Database,
+    invoices: InvoiceService,
+    orders: OrderService,
+    admin: Actor,
+    owner_connection: psycopg.Connection,
 ) -> None:
     order = await order_in(orders, admin, OrderStatus.CANCELLED)
     refund = await refund_of(database, order["id"])
-    await invoices.issue_credit_note(
-        await claim(database, await add_job(database, JobKind.ISSUE_CREDIT_NOTE, refund.id))
-    )
+    with unguarded(owner_connection, "jobs"):
+        held = await claim(database, await add_job(database, JobKind.ISSUE_CREDIT_NOTE, refund.id))
+    await invoices.issue_credit_note(held)
     assert await documents(database) == []
 
 

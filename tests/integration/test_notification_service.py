@@ -24,7 +24,7 @@ from app.services.sweep_service import SweepService
 from app.utils.email_sender import MailRejected, MailUnavailable
 from app.utils.storage import Storage, storage_for
 from tests.conftest import MovableClock
-from tests.databases import past_guard
+from tests.databases import past_guard, unguarded
 from tests.integration.jobs_support import (
     FakeMailSender,
     FakeRenderer,

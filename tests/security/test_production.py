@@ -20,6 +20,7 @@ from app.core.enums import Role
 from app.dependencies import Services
 from app.main import create_app
 from app.tasks import processes
+from tests.conftest import new_key
 from tests.integration.conftest import API_KEY, error_of
 
 pytestmark = [pytest.mark.req("NFR-004.7"), pytest.mark.security]
@@ -227,7 +228,7 @@ def production(settings: Settings, services: Services) -> Iterator[Settings]:
 async def test_production_shows_no_pages_and_its_figures_to_managers_alone(
     production: Settings, services: Services
 ) -> None:
-    keys = {role: (await services.keys.create(role, "k", None))["key"] for role in (Role.WAREHOUSE, Role.MANAGER)}
+    keys = {role: (await new_key(production, role))["key"] for role in (Role.WAREHOUSE, Role.MANAGER)}
     transport = httpx2.ASGITransport(app=create_app(production, services))
     async with httpx2.AsyncClient(transport=transport, base_url="https://test") as client:
         for path in ("/", "/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect", "/api/v1/docs", "/api/v1/redoc"):

@@ -19,7 +19,7 @@ from app.core.enums import CaseEntity, CaseKind, Role
 from app.dependencies import Services
 from app.models.notification import Notification
 from app.services.case_service import open_case
-from tests.conftest import MovableClock
+from tests.conftest import MovableClock, new_key
 from tests.factories import order_payload
 from tests.files_support import JPEG
 from tests.integration.conftest import TO_DELIVERED, Connect, error_of, new_order, new_return
@@ -364,7 +364,7 @@ async def cast(
     callers: dict[Role, httpx2.AsyncClient], anonymous: httpx2.AsyncClient, services: Services, connect: Connect
 ) -> dict[str, httpx2.AsyncClient]:
     """A client for each of CALLERS."""
-    stranger = await services.keys.create(Role.CUSTOMER, "stranger", uuid4())
+    stranger = await new_key(services.settings, Role.CUSTOMER, "stranger", uuid4())
     return {
         "owner": callers[Role.CUSTOMER],
         "stranger": connect(**{"X-API-Key": stranger["key"]}),

@@ -1,0 +1,39 @@
+"""Are the guards of the database as the migrations make them? Asked for `/health` (NFR-003)."""
+
+from app.database import Database
+from app.services import guard_manifest
+
+
+class GuardsDifferError(Exception):
+    """A guard is off, missing or changed, or the application may do more than its due."""
+
+
+class GuardWatch:
+    """Compares the guards, and remembers what differed.
+
+    Attributes:
+        differing: what the last look found.
+    """
+
+    def __init__(self, database: Database, *, restricted: bool) -> None:
+        """Look at nothing so far.
+
+        Args:
+            database: to look at.
+            restricted: look at the login's own rights too, see `guard_manifest.differences`.
+        """
+        self._database = database
+        self._restricted = restricted
+        self.differing: list[str] = []
+
+    async def look(self) -> None:
+        """Compare once.
+
+        Raises:
+            GuardsDifferError: a guard is not as the migrations make it; `differing` says which.
+            DBAPIError: the database does not answer.
+        """
+        async with self._database.transaction() as session:
+            self.differing = await guard_manifest.differences(session, restricted=self._restricted)
+        if self.differing:
+            raise GuardsDifferError(guard_manifest.summary(self.differing))
