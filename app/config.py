@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     # Addresses may hold a password: none of them shows in the text of the settings.
     database_url: str = Field("postgresql://articurated:dev_password@localhost:5432/articurated_orders", repr=False)
     database_admin_url: str | None = Field(
-        None, repr=False, description="Owner connection for migrations; DATABASE_URL when absent."
+        None, repr=False, description="Owner connection for migrations and API keys; DATABASE_URL when absent."
     )
     database_replica_url: str | None = Field(
         None, repr=False, description="Read replica for lists, search and figures; none when absent."

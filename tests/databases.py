@@ -104,17 +104,17 @@ def past_guard(owner: psycopg.Connection, table: str, guard: str, statement: str
 def unguarded(owner: psycopg.Connection, *tables: str) -> Iterator[None]:
     """Take all guards off some tables while the block lasts, as a person could who has the owner's login."""
     guards = owner.execute(
-        "SELECT tgrelid::regclass::text, tgname FROM pg_trigger WHERE NOT tgisinternal"
-        " AND tgrelid::regclass::text = ANY (%s)",
+        "SELECT tgrelid::regclass::text, tgname, CASE tgenabled WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE' END"
+        " FROM pg_trigger WHERE NOT tgisinternal AND tgrelid::regclass::text = ANY (%s)",
         (list(tables),),
     ).fetchall()
-    for table, guard in guards:
+    for table, guard, _ in guards:
         owner.execute(f"ALTER TABLE {table} DISABLE TRIGGER {guard}".encode())
     try:
         yield
     finally:
-        for table, guard in guards:
-            owner.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {guard}".encode())
+        for table, guard, enable in guards:
+            owner.execute(f"ALTER TABLE {table} {enable} TRIGGER {guard}".encode())
 
 
 def alembic_config(owner_url: str, app_url: str) -> Config:

@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
@@ -16,8 +16,9 @@ from starlette.types import Scope
 from app.api.json_body import printable
 from app.api.responses import ERROR_KINDS, refusal
 from app.core.logging import describe_exception
+from app.services import tampering
 from app.utils.disk import database_full, is_disk_full
-from app.utils.exceptions import AppError
+from app.utils.exceptions import AppError, RecordTamperedError
 
 REQUEST_ID = "articurated.request_id"
 """Where a request's scope holds its id."""
@@ -32,6 +33,7 @@ def install(application: FastAPI) -> None:
     """Make every error of `application` answer in the one shape."""
     handlers: dict[Any, Any] = {
         AppError: _refused,
+        RecordTamperedError: _tampered,
         RequestValidationError: _invalid,
         HTTPException: _framework_refused,
         DBAPIError: _database_failed,
@@ -61,6 +63,15 @@ def plain_refusal(scope: Scope, code: str, headers: dict[str, str] | None = None
 
 
 async def _refused(request: Request, error: AppError) -> Response:
+    return refused(request.scope, error)
+
+
+async def _tampered(request: Request, error: RecordTamperedError) -> Response:
+    """Answer that a record was tampered with, and open its case, once; the answer does not depend on that."""
+    try:
+        await tampering.report(request.app.state.services.database, error)
+    except (SQLAlchemyError, OSError) as fault:
+        logger.critical("case.not_opened", error=describe_exception(fault), entity_id=str(error.entity_id))
     return refused(request.scope, error)
 
 

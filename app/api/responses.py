@@ -90,6 +90,12 @@ ERROR_KINDS: Mapping[str, ErrorKind] = {
         f"Order {_ID} already has an open return.",
         {"order_id": _ID, "return_id": "0190b6c1-1d2e-7f30-8a41-52637485a6b7", "return_number": "RET-2026-000042"},
     ),
+    "RECORD_TAMPERED": ErrorKind(
+        409,
+        f"The record of order {_ID} was changed past the application. Nothing was done; a person has to put it right"
+        " first.",
+        {"entity_type": "ORDER", "entity_id": _ID},
+    ),
     "ORDER_NOT_FOUND": ErrorKind(404, f"Order {_ID} was not found.", {"order_id": _ID}),
     "RETURN_NOT_FOUND": ErrorKind(404, f"Return {_ID} was not found.", {"return_id": _ID}),
     "NOT_FOUND": ErrorKind(404, "There is nothing at this address."),

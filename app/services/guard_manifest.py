@@ -204,8 +204,16 @@ def _right_differences(found: Rights, wanted: Rights, role: str, *, may_lack: bo
         # The right on a table is the right on each of its columns.
         extra = {right for right in has - due if right.partition(" (")[0] not in due}
         lacking = set() if may_lack else {right for right in due - has if right.partition(" (")[0] not in has}
-        yield from (f"role {role} may {right} on {name}" for right in sorted(extra))
+        yield from (_sentence(role, right, name) for right in sorted(extra))
         yield from (f"role {role} may not {right} on {name}" for right in sorted(lacking))
+
+
+def _sentence(role: str, right: str, name: str) -> str:
+    """Say that a role has a right too many."""
+    if name != "server":
+        return f"role {role} may {right} on {name}"
+    group = right.removeprefix("MEMBER OF ")
+    return f"role {role} has {right}" if group == right else f"role {role} is a member of {group}"
 
 
 _ALWAYS_LOOKED_AT = frozenset({"schema public", "database", "session_replication_role", "server"})

@@ -180,7 +180,7 @@ class HealthService:
 
     def _guards_check(self, fault: str | None, figures: JobFigures | None) -> Check:
         if figures is None:
-            return _not_well("database", "degraded")
+            return _not_well("database")
         if fault == GuardsDifferError.__name__:
             return _not_well("guards", "degraded", guards=guard_manifest.summary(self._guards.differing))
         return {"status": "ok"} if fault is None else _not_well("guards-unknown", "degraded", fault=fault)

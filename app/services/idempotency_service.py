@@ -23,13 +23,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.database import Database
 from app.models.idempotency_key import IdempotencyKey
-from app.utils.exceptions import IdempotencyKeyInUseError, IdempotencyKeyReusedError, InvalidInputError
+from app.utils.exceptions import (
+    IdempotencyKeyInUseError,
+    IdempotencyKeyReusedError,
+    InvalidInputError,
+    RecordTamperedError,
+)
 
 KEPT_FOR = timedelta(hours=24)
 """How long an answer is replayed, by the database's clock."""
 
 # Nothing was done, and the same request may well fare better: the caller mends it, or waits, and keeps the key.
 _NOTHING_DONE = frozenset({401, 413, 415, 429})
+_MENDED = frozenset({InvalidInputError.code, RecordTamperedError.code})
 
 _KEYS = IdempotencyKey.__table__.c
 _IS_THIS = (_KEYS.principal_id == bindparam("principal_id")) & (_KEYS.key == bindparam("key"))
@@ -55,7 +61,7 @@ class KeptAnswer:
 
 def is_final(status: int, code: str | None = None) -> bool:
     """Return whether an answer with this status, and error code if it is an error, belongs to its key for good."""
-    return status < 500 and status not in _NOTHING_DONE and code != InvalidInputError.code
+    return status < 500 and status not in _NOTHING_DONE and code not in _MENDED
 
 
 class IdempotencyService:

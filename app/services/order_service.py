@@ -16,7 +16,16 @@ from app.models.order import Order, OrderLineItem, order_number_seq
 from app.models.payment import Payment
 from app.schemas.common import PageQuery
 from app.schemas.order import OrderCancel, OrderCreate, OrderQuery, OrderStateUpdate
-from app.services import audit_service, event_service, order_draft, order_search, pages, permissions, transitions
+from app.services import (
+    audit_service,
+    event_service,
+    order_draft,
+    order_search,
+    pages,
+    permissions,
+    tampering,
+    transitions,
+)
 from app.services.due_time import due_time, hold_overdue
 from app.services.job_service import JobKind
 from app.services.order_views import order_summary, order_view, with_lines
@@ -290,7 +299,7 @@ class OrderService:
                     Order.id.in_(order_ids),
                 )
             ]
-            results = await transitions.apply(session, STATEMENT, requests) if requests else []
+            results = await tampering.apply_to_sound(session, STATEMENT, requests)
         return sum(result.outcome is Outcome.MOVED for result in results)
 
     async def transitions(self, order_id: UUID, actor: Actor) -> dict[str, Any]:

@@ -21,12 +21,14 @@ from app.services import (
     job_service,
     money_in,
     money_ledger,
+    tampering,
     transitions,
 )
 from app.services.gateway_webhooks import DISPUTE, WebhookEvent, concerns_money
 from app.services.job_service import Claim, JobKind
 from app.services.payment_gateway import GatewayDispute, GatewayPayment, GatewayRefund, PaymentGateway
 from app.utils.clock import Clock, utc_now
+from app.utils.exceptions import RecordTamperedError
 
 logger = structlog.get_logger(__name__)
 
@@ -35,7 +37,11 @@ GATEWAY = Actor(id=None, type=ActorType.SYSTEM, trigger=Trigger.WEBHOOK)
 TOLD_BY_MAIL = frozenset({"PAID_AFTER_CANCEL", "REFUND_DUE_AGAIN"})
 """Outcomes that operations are told of, and that need no decision: the system does what follows."""
 
-NEEDS_A_PERSON = TOLD_BY_MAIL | money_in.CASES.keys() | {"UNREADABLE", "UNKNOWN_KIND", "DISPUTE", "DISPUTE_CLOSED"}
+NEEDS_A_PERSON = (
+    TOLD_BY_MAIL
+    | money_in.CASES.keys()
+    | {"UNREADABLE", "UNKNOWN_KIND", "DISPUTE", "DISPUTE_CLOSED", "RECORD_TAMPERED"}
+)
 """Outcomes in which the gateway's books and ours differ, or what a person was told has changed."""
 
 
@@ -61,7 +67,7 @@ class PaymentService:
             known = await session.execute(select(GatewayEvent.id).where(GatewayEvent.id == event.id))
             if known.first() is not None:
                 return self._logged(event, "DUPLICATE")
-            outcome = await self._effect(session, event, subject)
+            outcome = await self._sound_effect(session, event, subject)
             kept = await session.execute(
                 pg_insert(GatewayEvent)
                 .values(
@@ -106,6 +112,15 @@ class PaymentService:
             order_id = await disputes.order_of(session, event.object)
             return await money_in.locked_payment(session, order_id) if order_id is not None else None
         return None
+
+    async def _sound_effect(self, session: AsyncSession, event: WebhookEvent, subject: Payment | Refund | None) -> str:
+        """Return the outcome; a record that was tampered with has its case opened, and the webhook is kept."""
+        try:
+            async with session.begin_nested():
+                return await self._effect(session, event, subject)
+        except RecordTamperedError as fault:
+            await tampering.open_case(session, fault)
+            return "RECORD_TAMPERED"
 
     async def _effect(self, session: AsyncSession, event: WebhookEvent, subject: Payment | Refund | None) -> str:
         if isinstance(event.object, GatewayDispute):

@@ -30,7 +30,7 @@ from app.models.order import Order
 from app.models.payment import Payment, Refund
 from app.schemas.common import PageQuery
 from app.schemas.refund import OrderRefund, RefundQuery
-from app.services import collection, job_service, money_ledger, pages, permissions
+from app.services import collection, job_service, money_ledger, pages, permissions, tampering
 from app.services.job_service import Claim
 from app.services.payment_gateway import (
     GatewayDeclined,
@@ -43,7 +43,7 @@ from app.services.payment_gateway import (
 from app.services.permissions import Action
 from app.services.reconciliation import Difference, DifferenceKind, Reconciliation, compare, refunds_at
 from app.utils.clock import Clock, utc_now
-from app.utils.exceptions import NotFoundError, OrderNotFoundError
+from app.utils.exceptions import NotFoundError, OrderNotFoundError, RecordTamperedError
 
 logger = structlog.get_logger(__name__)
 
@@ -183,7 +183,12 @@ class RefundService:
             return
         certain = refund.state == RefundState.PENDING
         state = RefundState.FAILED if certain else RefundState.UNKNOWN
-        await money_ledger.change_refund(session, refund, state, self._clock())
+        try:
+            async with session.begin_nested():
+                await money_ledger.change_refund(session, refund, state, self._clock())
+        except RecordTamperedError as fault:
+            # The job gives up all the same; what the refund's record says is for a person to find out.
+            await tampering.open_case(session, fault)
 
     async def list(self, query: RefundQuery) -> dict[str, Any]:
         """Return a page of refunds, newest first.

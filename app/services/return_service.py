@@ -25,7 +25,16 @@ from app.schemas.return_request import (
     ReturnReject,
     ReturnStateUpdate,
 )
-from app.services import audit_service, event_service, job_service, money_ledger, pages, permissions, transitions
+from app.services import (
+    audit_service,
+    event_service,
+    job_service,
+    money_ledger,
+    pages,
+    permissions,
+    tampering,
+    transitions,
+)
 from app.services.due_time import due_time, hold_overdue
 from app.services.job_service import JobKind
 from app.services.permissions import Action
@@ -310,7 +319,7 @@ class ReturnService:
                     session, ReturnRequest, ReturnStatus.REQUESTED, now - older_than, limit
                 )
             ]
-            results = await transitions.apply(session, STATEMENT, requests) if requests else []
+            results = await tampering.apply_to_sound(session, STATEMENT, requests)
         return sum(result.outcome is Outcome.MOVED for result in results)
 
     async def transitions(self, return_id: UUID, actor: Actor) -> dict[str, Any]:

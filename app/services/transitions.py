@@ -32,6 +32,7 @@ from uuid import UUID
 
 import orjson
 from sqlalchemy import Row, String, TextClause, bindparam, text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.core import monitoring
@@ -41,6 +42,7 @@ from app.core.precondition import Precondition
 from app.database import after_commit
 from app.services import permissions
 from app.services.audit_service import CHAIN_START_SQL, canonical_sql
+from app.services.event_service import tampered
 from app.services.job_service import JobKind, queue_of
 from app.services.state_machine import TRANSITIONS, StateMachine
 from app.utils.exceptions import InvalidStateTransitionError, NotFoundError, VersionConflictError
@@ -308,8 +310,14 @@ async def apply(
 
     Raises:
         ValueError: two requests for one entity: which comes first would be left to chance.
+        RecordTamperedError: the history or the events of one of them have a row that is ahead of it.
     """
-    answer = await executor.execute(statement.clause, {"requests": encode(requests)})
+    try:
+        answer = await executor.execute(statement.clause, {"requests": encode(requests)})
+    except IntegrityError as refusal:
+        if (fault := tampered(refusal)) is not None:
+            raise fault from refusal
+        raise
     results = [TransitionResult(Outcome(row.outcome), row.previous_state, row.previous_version, row) for row in answer]
     for request, result in zip(requests, results, strict=True):
         if count := _COUNTS.get(result.outcome):

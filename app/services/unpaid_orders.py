@@ -27,7 +27,7 @@ from app.core.enums import ActorType, EntityType, OrderStatus, Trigger
 from app.database import Database
 from app.models.order import Order
 from app.models.payment import Payment
-from app.services import job_service, money_in, permissions
+from app.services import job_service, money_in, permissions, tampering
 from app.services.due_time import due_time
 from app.services.job_service import Claim
 from app.services.order_service import STATEMENT, OrderService
@@ -39,7 +39,7 @@ from app.services.payment_gateway import (
     PaymentGateway,
 )
 from app.utils.clock import Clock, utc_now
-from app.utils.exceptions import ServiceUnavailableError
+from app.utils.exceptions import RecordTamperedError, ServiceUnavailableError
 
 logger = structlog.get_logger(__name__)
 
@@ -152,6 +152,8 @@ class UnpaidOrders:
                 if isinstance(answer, GatewayError):
                     logger.warning("unpaid_order.not_asked", order_id=str(order.id), error=str(answer))
                     away |= isinstance(answer, GatewayUnavailable)
+                elif isinstance(answer, RecordTamperedError):
+                    await tampering.report(self._database, answer)
                 elif isinstance(answer, BaseException):
                     raise answer
                 elif answer is Standing.NOTHING:

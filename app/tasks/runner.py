@@ -28,9 +28,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.config import JOB_TIME_LIMIT_SECONDS, Settings
 from app.core import error_tracking, monitoring
 from app.database import Database
-from app.services import job_service
+from app.services import job_service, tampering
 from app.services.job_service import Claim, JobKind, LeaseLostError
 from app.services.operations_facts import entity_of
+from app.utils.exceptions import RecordTamperedError
 from app.utils.redaction import without_addresses
 
 logger = structlog.get_logger(__name__)
@@ -187,6 +188,8 @@ class JobRunner:
 
     async def _failed(self, claim: Claim, fault: Exception) -> Verdict:
         policy = job_service.policy_for(claim.queue, self._settings)
+        if isinstance(fault, RecordTamperedError):
+            await tampering.report(self._database, fault)
         error = describe(fault)
         counts = getattr(fault, "consumes_retry", True)
         hopeless = getattr(fault, "retryable", True) is False

@@ -7,6 +7,7 @@
     ├── InvalidStateTransitionError   409 INVALID_STATE_TRANSITION
     ├── ReturnNotAllowedError         400 RETURN_NOT_ALLOWED
     ├── ReturnAlreadyExistsError      409 RETURN_ALREADY_EXISTS
+    ├── RecordTamperedError           409 RECORD_TAMPERED
     ├── VersionConflictError          412 VERSION_CONFLICT
     ├── IdempotencyKeyInUseError      409 IDEMPOTENCY_KEY_IN_USE
     ├── IdempotencyKeyReusedError     422 IDEMPOTENCY_KEY_REUSED
@@ -145,6 +146,32 @@ class LinkExpiredError(AppError):
 
     def __init__(self, expired_at: datetime) -> None:
         super().__init__("This link has expired.", {"expired_at": f"{expired_at:%Y-%m-%dT%H:%M:%SZ}"})
+
+
+class RecordTamperedError(AppError):
+    """A record was changed past the application: what should come next is there already.
+
+    Attributes:
+        entity_type: of what was changed, as `EntityType` has it.
+        entity_id: its id.
+        number: the number in its history or among its events that is taken; None when it is not known.
+        constraint: the database's rule that found it.
+    """
+
+    code = "RECORD_TAMPERED"
+    status = 409
+    retryable = False
+
+    def __init__(self, entity_type: str, entity_id: UUID, number: int | None, constraint: str) -> None:
+        self.entity_type = entity_type
+        self.entity_id = entity_id
+        self.number = number
+        self.constraint = constraint
+        super().__init__(
+            f"The record of {entity_type.lower()} {entity_id} was changed past the application. Nothing was done; a person"
+            " has to put it right first.",
+            {"entity_type": entity_type, "entity_id": str(entity_id)},
+        )
 
 
 class VersionConflictError(AppError):

@@ -151,10 +151,10 @@ async def test_an_ended_key_opens_nothing(owner_database: Database, owner_connec
     watch = Stopwatch()
     keys = KeyService(owner_database, watch)
     made = await keys.create(Role.MANAGER, "till", None, timedelta(days=1))
-    owner_connection.execute("UPDATE api_keys SET expires_at = now()")
-    assert await KeyService(owner_database).authenticate(made["key"]) is None
     owner_connection.execute("UPDATE api_keys SET expires_at = now() + interval '1 hour'")
     assert await KeyService(owner_database).authenticate(made["key"]) == Principal(made["id"], Role.MANAGER)
+    owner_connection.execute("UPDATE api_keys SET expires_at = now()")
+    assert await KeyService(owner_database).authenticate(made["key"]) is None
 
 
 async def test_a_successor_stands_for_the_same_caller(owner_database: Database) -> None:

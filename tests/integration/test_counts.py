@@ -31,7 +31,9 @@ def seen(metric: Counter | Histogram, **labels: str) -> tuple[float, float]:
 
 
 @pytest.mark.req("REQ-004.9")
-async def test_jobs_are_timed_from_when_they_were_due_and_made(database: Database, settings: Settings) -> None:
+async def test_jobs_are_timed_from_when_they_were_due_and_made(
+    database: Database, owner_database: Database, settings: Settings
+) -> None:
     async def finish(held: Claim) -> None:
         async with database.transaction() as session:
             await job_service.finish(session, held)
@@ -43,7 +45,7 @@ async def test_jobs_are_timed_from_when_they_were_due_and_made(database: Databas
     )
     job_id = await add_job(database, KIND, uuid4(), "late")
     await execute(
-        database, "UPDATE jobs SET created_at = now() - interval '1 hour', run_at = now() - interval '50 seconds'"
+        owner_database, "UPDATE jobs SET created_at = now() - interval '1 hour', run_at = now() - interval '50 seconds'"
     )
     assert await runner.run(job_id) is Verdict.SUCCEEDED
     count, waited = seen(monitoring.JOB_PICKUP, queue="notifications")

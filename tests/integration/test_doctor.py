@@ -31,6 +31,7 @@ PARTS = [
     *(
         "settings",
         "database",
+        "guards",
         "login",
         "clock",
         "server",
@@ -205,7 +206,7 @@ async def test_a_login_that_could_rewrite_history(servers: TestServers, database
     for environment, level in (("development", Level.WARNING), ("production", Level.FAILURE)):
         settings = get_settings().model_copy(update={"database_url": owner, "environment": environment})
         found = {finding.part: finding.level for finding in await databases.schema(settings)}
-        assert found == {"database": Level.OK, "login": level}
+        assert found == {"database": Level.OK, "guards": Level.OK, "login": level}
 
 
 def test_a_missing_migration(owner_connection: psycopg.Connection) -> None:

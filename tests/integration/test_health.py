@@ -87,7 +87,7 @@ async def test_health_is_ok_when_all_is_there(api: httpx2.AsyncClient, well: Set
     assert found["version"] == "0.1.0"
     checks = found["checks"]
     assert set(checks) == {
-        *("database", "redis", "worker", "relay", "beat", "jobs", "disk", "smtp", "storage", "gateway"),
+        *("database", "redis", "worker", "relay", "beat", "jobs", "disk", "guards", "smtp", "storage", "gateway"),
     }
     assert checks["worker"] == {"status": "ok", "workers": 1}
     assert checks["relay"] == checks["beat"] == {"status": "ok", "processes": 1}

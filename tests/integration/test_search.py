@@ -95,8 +95,10 @@ async def test_the_number_of_a_parcel_and_of_an_invoice(
     moved = await api.patch(f"/api/v1/orders/{order['id']}/state", json=shipped)
     assert moved.status_code == 200, moved.text
     owner_connection.execute(
-        "INSERT INTO invoices (kind, year, number_in_year, number, order_id, storage_key,"
-        " issued_on, view) SELECT 'INVOICE', 2026, 77, 'INV-2026-000077', id, 'invoices/x.pdf', current_date, '{}' FROM orders WHERE id = %s",
+        "WITH series AS (INSERT INTO invoice_series (kind, year, last_number) VALUES ('INVOICE', 2026, 77))"
+        " INSERT INTO invoices (kind, year, number_in_year, number, order_id, storage_key, issued_on, view)"
+        " SELECT 'INVOICE', 2026, 77, 'INV-2026-000077', id, 'invoices/x.pdf', current_date, '{}' FROM orders"
+        " WHERE id = %s",
         (order["id"],),
     )
     for typed in ("6a12345678901", "6A1234", "678901", "INV-2026-000077", "inv-2026-000077", "000077"):

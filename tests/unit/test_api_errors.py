@@ -6,7 +6,9 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Annotated, Any
+from uuid import UUID
 
 import httpx2
 import psycopg
@@ -39,6 +41,7 @@ EXAMPLES: list[AppError] = [
     exceptions.InvalidStateTransitionError("PAID", "SHIPPED", ["CANCELLED"]),
     exceptions.ReturnNotAllowedError("NOT_DELIVERED", "Not delivered."),
     exceptions.ReturnAlreadyExistsError("1"),
+    exceptions.RecordTamperedError("ORDER", UUID(int=7), 3, "uq_events_entity_type_entity_id_seq"),
     exceptions.VersionConflictError(3, '"2"'),
     exceptions.IdempotencyKeyInUseError(),
     exceptions.IdempotencyKeyReusedError(),
@@ -64,9 +67,19 @@ class Wanted(BaseModel):
     limit: Annotated[int, Query(ge=1)] = 1
 
 
+class DatabaseAway:
+    """A database that nobody can reach."""
+
+    def transaction(self) -> None:
+        """Refuse."""
+        raise OperationalError("BEGIN", {}, Exception("away"))
+
+
 def application_that_raises(fault: Exception) -> FastAPI:
     """Return an application whose one route raises `fault`."""
     application = FastAPI()
+    # A case is opened where a record was tampered with; here that fails, and the answer is the same.
+    application.state.services = SimpleNamespace(database=DatabaseAway())
     errors.install(application)
     application.add_middleware(HttpFloor, production=False)
 

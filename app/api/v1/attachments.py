@@ -83,7 +83,7 @@ router = APIRouter(prefix="/api/v1/returns", tags=["Returns"], route_class=Uploa
     status_code=201,
     responses={
         200: {"model": AttachmentResponse, "description": "The return has these bytes already; nothing was changed"},
-        **refuses("FORBIDDEN", "RETURN_NOT_FOUND", "ATTACHMENT_NOT_ALLOWED"),
+        **refuses("FORBIDDEN", "RETURN_NOT_FOUND", "ATTACHMENT_NOT_ALLOWED", "RECORD_TAMPERED"),
     },
     summary="Attach a photo or a paper to a return",
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD_BODY}}}},

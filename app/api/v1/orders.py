@@ -58,7 +58,14 @@ def _order_id(request: Request) -> UUID:
 
 router = APIRouter(prefix=PREFIX, tags=["Orders"], route_class=OrderRoute)
 
-_MOVES = refuses("FORBIDDEN", "ORDER_NOT_FOUND", "INVALID_STATE_TRANSITION", "VERSION_CONFLICT", "SERVICE_UNAVAILABLE")
+_MOVES = refuses(
+    "FORBIDDEN",
+    "ORDER_NOT_FOUND",
+    "INVALID_STATE_TRANSITION",
+    "RECORD_TAMPERED",
+    "VERSION_CONFLICT",
+    "SERVICE_UNAVAILABLE",
+)
 
 
 @router.patch(

@@ -25,7 +25,7 @@ from app.schemas.state_history import HistoryList, TransitionOptions
 PREFIX = "/api/v1/returns"
 router = APIRouter(prefix=PREFIX, tags=["Returns"], route_class=ApiRoute)
 
-_MOVES = refuses("FORBIDDEN", "RETURN_NOT_FOUND", "INVALID_STATE_TRANSITION", "VERSION_CONFLICT")
+_MOVES = refuses("FORBIDDEN", "RETURN_NOT_FOUND", "INVALID_STATE_TRANSITION", "RECORD_TAMPERED", "VERSION_CONFLICT")
 _MACHINE = {"x-state-machine": EntityType.RETURN, "parameters": [IF_MATCH]}
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from alembic import context, op
 
-revision: str = "0014"
-down_revision: str | None = "0013"
+revision: str = "0015"
+down_revision: str | None = "0014"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
@@ -208,16 +208,16 @@ BEGIN
     RETURN NULL;
 END $$
 """
-# Deferred: a webhook is kept after its effect.
+# Deferred: the refund of money that came after the cancellation is written after the payment.
 GUARD_CAPTURE_CAUSED = """
 CREATE FUNCTION guard_capture_caused() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF NEW.state = 'CAPTURED' AND OLD.state <> 'CAPTURED'
         AND NOT EXISTS (SELECT FROM public.state_history h WHERE h.entity_type = 'ORDER' AND h.entity_id = NEW.order_id
                         AND h.new_state = 'PAID' AND h.created_at = NEW.captured_at)
-        AND NOT EXISTS (SELECT FROM public.gateway_events g WHERE g.reference = NEW.order_id
-                        AND g.type = 'payment.captured') THEN
-        RAISE EXCEPTION 'payment % is captured without the step to PAID and without a gateway event', NEW.id
+        AND NOT EXISTS (SELECT FROM public.refunds r WHERE r.payment_id = NEW.id
+                        AND r.reason = 'PAID_AFTER_CANCEL') THEN
+        RAISE EXCEPTION 'payment % is captured without the step to PAID and without a refund after cancelling', NEW.id
             USING ERRCODE = 'integrity_constraint_violation', CONSTRAINT = 'capture_caused', TABLE = TG_TABLE_NAME;
     END IF;
     RETURN NULL;
@@ -394,7 +394,13 @@ STEP_FACTS = {
 # Table, name of the rule, columns, what of a change is refused ("" = all), and what the error says.
 FIXED = [
     *(
-        (table, "version_grows", "version", "NEW.version NOT IN (OLD.version, OLD.version + 1)", "versions go up by one")
+        (
+            table,
+            "version_grows",
+            "version",
+            "NEW.version NOT IN (OLD.version, OLD.version + 1)",
+            "versions go up by one",
+        )
         for table in ("refunds", "invoices")
     ),
     ("jobs", "fence_grows", "fence", "NEW.fence < OLD.fence", "the fence never goes back"),
