@@ -4,10 +4,20 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from itertools import islice
 from typing import Annotated, Any
 
 import orjson
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 
 from app import mail_address
 from app.config import MONEY_LIMIT
@@ -159,10 +169,24 @@ Email = Annotated[
 Timestamp = Annotated[AwareDatetime, Field(description="RFC 3339, UTC")]
 
 
+UNKNOWN_NAMES_REPORTED = 20
+"""Of one object; a refusal shows as many faults in all."""
+
+
 class Request(BaseModel):
     """Base of every body: a field nobody knows is refused, not ignored (contract section 5)."""
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=False, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_unknown_names(cls, value: Any) -> Any:
+        """Leave out unknown names beyond those that a refusal can show: each would cost an error of its own."""
+        if not isinstance(value, dict) or len(value) <= len(cls.model_fields) + UNKNOWN_NAMES_REPORTED:
+            return value
+        known = {name: value[name] for name in cls.model_fields if name in value}
+        unknown = (name for name in value if name not in known)
+        return known | {name: value[name] for name in islice(unknown, UNKNOWN_NAMES_REPORTED)}
 
 
 class Answer(BaseModel):

@@ -1,12 +1,16 @@
 """What the bodies of a process hold, seen through the API (NFR-004)."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
 
 from app.api import incoming
+from app.config import Settings
+from app.database import Database
+from app.main import create_app
 from tests.factories import order_payload
 from tests.integration.conftest import error_of
 
@@ -46,3 +50,13 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
         assert response.status_code == 408
         assert error_of(response)["code"] == "REQUEST_TIMEOUT"
         assert response.headers["connection"] == "close"
+
+
+async def test_what_is_loaded_at_the_start_is_no_matter_for_the_collector(
+    settings: Settings, database: Database
+) -> None:
+    """A full collection over all of it blocks the event loop for 100 ms."""
+    application = create_app(settings)
+    async with application.router.lifespan_context(application):
+        assert gc.get_freeze_count() > 0
+    assert gc.get_freeze_count() == 0
