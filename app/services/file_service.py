@@ -10,7 +10,7 @@ from app.core.enums import DocumentState
 from app.database import Database
 from app.models.attachment import Attachment
 from app.models.invoice import Invoice
-from app.services.document_store import read_document
+from app.services.document_store import read_attachment, read_document
 from app.services.file_links import FileKind, FileLinks
 from app.utils.exceptions import NotFoundError
 from app.utils.media_types import BY_NAME, PDF
@@ -58,14 +58,15 @@ class FileService:
         Raises:
             NotFoundError: no link of ours.
             LinkExpiredError: one that worked.
-            DocumentAlteredError: what is stored is not what was stored once.
+            DocumentAlteredError, AttachmentDamagedError: what is stored is not what was stored once.
             StorageError: it cannot be read now.
         """
         self._links.check(kind, file_id, expires, signature)
         found = await (self._attachment(file_id) if kind is FileKind.ATTACHMENTS else self._document(file_id))
         if self._redirects and (url := await self._storage.signed_url(found.storage_key, STORAGE_LINK_LIFETIME)):
             return found, url
-        return found, await read_document(self._storage, found.number, found.storage_key, found.sha256)
+        read = read_attachment if kind is FileKind.ATTACHMENTS else read_document
+        return found, await read(self._storage, found.number, found.storage_key, found.sha256)
 
     async def _attachment(self, file_id: UUID) -> StoredFile:
         table = Attachment.__table__.c

@@ -178,7 +178,7 @@ async def _refund_processed(scene: Scene) -> MailFacts | NothingToTell:
 
 
 async def _job_failed(scene: Scene) -> MailFacts | NothingToTell:
-    context = await operations_facts.job_failed(scene.session, scene.claim.entity_id, scene.shop_time)
+    context = await operations_facts.job_failed(scene.session, scene.claim.entity_id, scene.shop_time, scene.settings)
     return MailFacts(scene.settings.operations_email, context) if context else GONE
 
 

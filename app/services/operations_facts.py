@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.config import Settings
 from app.core.enums import CaseKind, RefundState
 from app.models.case import Case
 from app.models.job import DeadLetter
@@ -15,7 +16,7 @@ from app.models.order import Order
 from app.models.payment import GatewayEvent, Payment, Refund
 from app.models.return_request import ReturnRequest
 from app.services.case_kinds import MEANINGS
-from app.services.job_service import JobKind
+from app.services.job_service import JobKind, policy_for, queue_of
 from app.services.order_lookup import order_id_of, order_number_of
 from app.utils.shop_time import ShopTime
 
@@ -44,15 +45,22 @@ def entity_of(kind: str) -> str:
     return "RETURN" if "return" in kind or "goods" in kind else "ORDER"
 
 
-async def job_failed(session: AsyncSession, dead_letter_id: UUID, shop_time: ShopTime) -> dict[str, Any] | None:
-    """Return the context of `job_failed`, or None when there is no such dead letter."""
+async def job_failed(
+    session: AsyncSession, dead_letter_id: UUID, shop_time: ShopTime, settings: Settings
+) -> dict[str, Any] | None:
+    """Return the context of `job_failed`, or None when there is no such dead letter.
+
+    A job that has retries left is one whose error another try cannot mend.
+    """
     letter = await session.get(DeadLetter, dead_letter_id)
     if letter is None:
         return None
     order_id = order_id_of(literal(letter.entity_id))
     number = (await session.execute(select(order_number_of(order_id)))).scalar_one_or_none()
+    retries = policy_for(queue_of(JobKind(letter.kind)), settings).retries
     return {
         "order_number": number,
+        "was_retried": letter.failures > retries or letter.claims > settings.job_max_claims,
         "dead_letter_id": str(letter.id),
         "kind": letter.kind,
         "entity_type": entity_of(letter.kind),

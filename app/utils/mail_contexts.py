@@ -230,7 +230,11 @@ class GoodsReceived(TypedDict):
 
 
 class JobFailed(TypedDict):
-    """`job_failed`: a job has used its last retry and waits in the dead-letter list as `dead_letter_id`."""
+    """`job_failed`: a job waits in the dead-letter list as `dead_letter_id`.
+
+    `was_retried`: it has used its last retry; otherwise its error is one that another try does not mend, and it was not
+    tried again.
+    """
 
     dead_letter_id: str
     order_number: str | None
@@ -238,6 +242,7 @@ class JobFailed(TypedDict):
     entity_type: str
     entity_id: str
     attempts: int
+    was_retried: bool
     failed_at: Moment
     error: str
 

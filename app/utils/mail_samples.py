@@ -183,6 +183,7 @@ _FAILED: Final[contexts.JobFailed] = {
     "entity_type": "REFUND",
     "entity_id": "01937c54-9a10-7e02-b1c4-d85e1f6a0b92",
     "attempts": 6,
+    "was_retried": True,
     "failed_at": "2026-12-03T11:48:20Z",
     "error": "GatewayUnavailable: 503 from the payment gateway\nlast answer: service in maintenance",
 }

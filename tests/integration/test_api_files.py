@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr, ValidationError
+from structlog.testing import capture_logs
 
 from app.config import Settings
 from app.core.logging import configure_logging
@@ -182,9 +183,15 @@ async def test_bytes_that_are_not_those_that_were_stored_are_not_given_out(
 ) -> None:
     [stored] = [path for path in settings.storage_path.rglob("*.jpg")]  # noqa: C416
     stored.write_bytes(photo(1))
-    altered = await anonymous.get(attached["link"])
-    stored.unlink()
-    missing = await anonymous.get(attached["link"])
+    with capture_logs() as logs:
+        altered = await anonymous.get(attached["link"])
+        stored.unlink()
+        missing = await anonymous.get(attached["link"])
+    # A photo is no document that the law asks for.
+    told = [(entry["log_level"], entry["event"]) for entry in logs]
+    assert ("error", "attachment.altered") in told
+    assert ("error", "attachment.missing") in told
+    assert not any("document" in event for _, event in told)
     for response in (altered, missing):
         assert response.status_code == 500
         assert error_of(response)["code"] == "INTERNAL_ERROR"

@@ -64,7 +64,9 @@ async def test_a_dead_letter_names_its_order(api: httpx2.AsyncClient, services: 
     assert resolved.json()["order_number"] == order["order_number"]
 
     async with services.database.transaction() as session:
-        context = await operations_facts.job_failed(session, found[JobKind.ISSUE_CREDIT_NOTE]["id"], UTC_CALENDAR)
+        context = await operations_facts.job_failed(
+            session, found[JobKind.ISSUE_CREDIT_NOTE]["id"], UTC_CALENDAR, services.settings
+        )
     assert context is not None
     mail = render_mail("job_failed", context)
     for part in (mail.subject, mail.text, mail.html):

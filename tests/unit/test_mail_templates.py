@@ -277,6 +277,18 @@ def test_a_failed_job_says_how_to_retry_it() -> None:
     assert command in Page(mail.html).text
 
 
+def test_a_failed_job_says_whether_it_was_tried_again() -> None:
+    retried = render_mail("job_failed", SAMPLES["job_failed"])
+    final = render_mail("job_failed", {**SAMPLES["job_failed"], "was_retried": False})
+
+    for part in (retried.text, retried.html):
+        assert "used its last retry" in part
+        assert "not tried again" not in part
+    for part in (final.text, final.html):
+        assert "not tried again by itself" in part
+        assert "last retry" not in part
+
+
 def test_a_quiet_day_is_summed_up_too() -> None:
     quiet = {
         **SAMPLES["daily_summary"],
