@@ -153,6 +153,8 @@ async def test_old_keys_below_a_prefix_are_listed(storage: Storage) -> None:
     assert found == ["attachments/r/a.jpg", "attachments/r/b.jpg"]
     assert await storage.list_old("attachments/r", now - timedelta(seconds=60)) == []
     assert await storage.list_old("attachments/none", now) == []
+    assert sorted(await storage.list_all("attachments/r")) == ["attachments/r/a.jpg", "attachments/r/b.jpg"]
+    assert await storage.list_all("attachments/none") == []
 
 
 @pytest.mark.security
@@ -169,6 +171,7 @@ async def test_a_hostile_key_is_refused_by_every_verb_and_touches_nothing(tmp_pa
         storage.delete(key),
         storage.signed_url(key, timedelta(seconds=60)),
         storage.list_old(key, now),
+        storage.list_all(key),
     ):
         with pytest.raises(ValueError, match="a storage key"):
             await attempt
