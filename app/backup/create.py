@@ -34,6 +34,8 @@ ARCHIVE_SECONDS = 120
 KEPT_BACKUPS = 2
 """As many are kept whatever their age."""
 
+_BOOTSTRAP_SUPERUSER = "SELECT rolname FROM pg_roles WHERE oid = 10"
+"""The role that initdb makes: it is in every cluster, and always a superuser."""
 _START = re.compile(r"start point: ([0-9A-F]+/[0-9A-F]+) on timeline (\d+)")
 _STOP = re.compile(r"end point: ([0-9A-F]+/[0-9A-F]+)")
 _POINT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -127,12 +129,14 @@ def back_up(source: Source, repository: Repository, progress: Progress = lambda 
                 start_lsn=start[1],
                 stop_lsn=stop[1],
                 database=str(_one(connection, "SELECT current_database()")),
-                superuser=str(_one(connection, "SELECT current_user")),
+                superuser=str(_one(connection, _BOOTSTRAP_SUPERUSER)),
                 documents=len(repository.documents()),
                 missing_documents=collected.missing_documents,
                 files=files,
             )
             repository.finish(manifest)
+            if has_slot:
+                repository.note(last_log_at=manifest.finished_at)
             return manifest
 
 

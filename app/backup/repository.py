@@ -39,7 +39,7 @@ class Manifest:
         timeline: of its write-ahead log.
         start_lsn, stop_lsn: from where to where the log is needed to make the base backup consistent.
         database: name of the application's database.
-        superuser: login that the backup was made with.
+        superuser: name of a role that may do everything in the restored server.
         files: what belongs to it.
         documents: how many documents the repository held at its end.
         missing_documents: keys that the database knows and the storage did not have.

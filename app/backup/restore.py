@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import psycopg
 from sqlalchemy.exc import SQLAlchemyError
@@ -74,16 +75,17 @@ class Target:
         return cls(time=moment)
 
     def options(self) -> dict[str, str]:
-        """Return the settings of PostgreSQL that recover up to it."""
+        """Return the settings of PostgreSQL that recover up to it.
+
+        The log is followed on the timeline of the base backup: a database that was restored goes on on another one, and
+        its log is kept from its own first base backup on.
+        """
+        common = {"recovery_target_timeline": "current", "recovery_target_action": "promote"}
         if self.point is not None:
-            return {
-                "recovery_target_name": self.point.name,
-                "recovery_target_timeline": str(self.point.timeline),
-                "recovery_target_action": "promote",
-            }
+            return {**common, "recovery_target_name": self.point.name}
         if self.time is not None:
-            return {"recovery_target_time": self.time.isoformat(" "), "recovery_target_action": "promote"}
-        return {}
+            return {**common, "recovery_target_time": self.time.isoformat(" ")}
+        return common
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def base_for(repository: Repository, target: Target) -> Manifest:
     for backup in reversed(repository.backups()):
         if target.point is not None:
             point = target.point
-            reached = parse_lsn(backup.stop_lsn) <= parse_lsn(point.lsn) and backup.timeline <= point.timeline
+            reached = parse_lsn(backup.stop_lsn) <= parse_lsn(point.lsn) and backup.timeline == point.timeline
             if reached and backup.finished_at <= point.at:
                 return backup
         elif target.time is None or datetime.fromisoformat(backup.finished_at) <= target.time:
@@ -211,7 +213,7 @@ class _Recovery:
 
     def url(self, database: str) -> str:
         """Return the connection of the superuser to a database of the restored server."""
-        return f"postgresql://{self._backup.superuser}@/{database}?host={self._meeting}&port={_PORT}"
+        return f"postgresql://{quote(self._backup.superuser, safe='')}@/{database}?host={self._meeting}&port={_PORT}"
 
     def unpack(self, target: Target) -> int:
         """Write the base backup, and the log that follows it; return how many segments that are."""
@@ -287,14 +289,10 @@ class _Recovery:
 
     def _needed_segments(self, target: Target) -> list[str]:
         first = self._backup.first_segment
-        last = None
+        last = f"{self._backup.timeline:08X}{'F' * 16}"
         if target.point is not None:
             last = segment_name(target.point.timeline, parse_lsn(target.point.lsn))
-        return [
-            name
-            for name in sorted(self._repository.segments())
-            if "." in name or (name[8:] >= first[8:] and name >= first and (last is None or name <= last))
-        ]
+        return [name for name in sorted(self._repository.segments()) if "." in name or first <= name <= last]
 
     @property
     def _major(self) -> int:
@@ -390,7 +388,8 @@ async def _documents_and_audit(url: str, repository: Repository, settings: Setti
     try:
         report = await AuditService(database).verify()
     except SQLAlchemyError as fault:
-        raise BackupError(f"the audit trail of the restored database cannot be read: {fault}") from fault
+        reason = str(getattr(fault, "orig", None) or fault).strip().splitlines()[0]
+        raise BackupError(f"the audit trail of the restored database cannot be read: {reason}") from fault
     finally:
         await database.close()
     if not report["ok"]:

@@ -229,6 +229,8 @@ def test_the_newest_backup_before_the_target_is_taken(kept: Repository, three: l
     assert base(point("0/500011F", "2026-11-01T07:00:00Z")) == "1"
     assert base(point("0/9000500", "2026-11-01T08:00:00Z")) == "2"
     with pytest.raises(BackupError, match="no base backup from before"):
+        base(point("0/9000500", "2026-11-01T13:00:00Z", 2))
+    with pytest.raises(BackupError, match="no base backup from before"):
         base(at("2026-10-31T23:59:59Z"))
 
 
