@@ -214,7 +214,11 @@ _CASE: Final[contexts.CaseOpened] = {
         {"name": "Reported", "value": "90.96 EUR"},
     ),
     "ways_out": (
-        {"action": "REFUND_AT_GATEWAY", "how": "Refund the amount in the gateway's own console, then close."},
+        {"action": "ACCEPT", "how": "Take the amount that came in as the full payment: the unpaid order becomes PAID."},
+        {
+            "action": "REFUND",
+            "how": "Give back what came in: the unpaid order is cancelled, and the refund starts at once.",
+        },
         {"action": "LEAVE_AS_IS", "how": "Close with the reason why nothing has to be done."},
     ),
     "opened_at": "2026-11-19T14:05:11Z",
