@@ -1,13 +1,16 @@
-"""Jobs that have given up, made in the way that workers make them."""
+"""What waits for a person, made in the way that the system makes it: jobs that have given up, and cases."""
 
 from datetime import timedelta
 from uuid import UUID, uuid4
 
 from sqlalchemy import select
 
+from app.core.enums import CaseEntity, CaseKind
 from app.database import Database
+from app.models.case import Case
 from app.models.job import Job
 from app.services import job_service
+from app.services.case_service import open_case
 from app.services.job_service import JobKind
 
 
@@ -21,3 +24,13 @@ async def bury_job(database: Database, kind: JobKind = JobKind.ISSUE_INVOICE, en
         claim = await job_service.claim(session, job_id, "test-worker", timedelta(minutes=1))
         assert claim is not None
         return (await job_service.bury(session, claim, "RuntimeError: printer on fire")).dead_letter_id
+
+
+async def raise_case(database: Database, kind: CaseKind = CaseKind.DISPUTE) -> UUID:
+    """Open a case; return its id."""
+    key = f"test:{uuid4()}"
+    async with database.transaction() as session:
+        await open_case(
+            session, kind, entity_type=CaseEntity.ORDER, entity_id=uuid4(), evidence={"status": "lost"}, dedupe_key=key
+        )
+        return (await session.execute(select(Case.id).where(Case.dedupe_key == key))).scalar_one()

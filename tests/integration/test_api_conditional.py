@@ -83,9 +83,11 @@ def test_the_document_names_the_tag_wherever_there_is_one() -> None:
         "returns_reject",
         "returns_change_state",
         "refunds_read",
+        "cases_read",
+        "cases_close",
     }
     conditional = {o.id for o in all_operations() if "304" in o.spec["responses"]}
-    assert conditional == {"orders_read", "returns_read", "refunds_read"}
+    assert conditional == {"orders_read", "returns_read", "refunds_read", "cases_read"}
     guarded = {o.id for o in all_operations() if "412" in o.spec["responses"]}
     assert guarded == {o.id for o in all_operations() if "If-Match" in str(o.spec.get("parameters"))}
     assert guarded == {i for i in tagged if i.rpartition("_")[2] in {"state", "cancel", "approve", "reject"}}

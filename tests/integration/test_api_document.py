@@ -18,7 +18,7 @@ from tests.conftest import MovableClock
 from tests.factories import order_payload
 from tests.files_support import PNG
 from tests.integration.conftest import TO_DELIVERED, new_order, new_return
-from tests.integration.dead import bury_job
+from tests.integration.dead import bury_job, raise_case
 from tests.integration.operations import DOCUMENT, all_operations
 from tests.integration.test_api_webhook import captured, signed
 
@@ -59,6 +59,15 @@ class Recorder:
             assert moment.endswith("Z"), moment
             datetime.fromisoformat(moment)
         return response.json()
+
+
+async def case_decided(tell: Recorder, services: Services) -> None:
+    """Show a case and close it."""
+    case = await raise_case(services.database)
+    await tell.send("GET", "cases", 200)
+    await tell.send("GET", f"cases/{case}", 200)
+    await tell.send("POST", f"cases/{case}/close", 200, json={"note": "decided", "action": "KEEP"})
+    await tell.send("POST", f"cases/{case}/close", 409, json={"note": "decided again"})
 
 
 @pytest.mark.req("REQ-005.2")
@@ -120,6 +129,8 @@ async def test_real_answers_have_the_documented_shape(
         await tell.send("POST", f"jobs/dead/{letter}/{action}", 200, json={"note": "looked into"})
         await tell.send("POST", f"jobs/dead/{letter}/{action}", 409)
     await tell.send("GET", "jobs/dead?include_resolved=true", 200)
+    await tell.send("GET", f"{order}/refunds", 200)
+    await case_decided(tell, services)
     for path in ("notifications", "stats", "health", "health/live", "state-machines", "metrics"):
         await tell.send("GET", path, 200)
 

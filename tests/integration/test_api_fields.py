@@ -16,7 +16,7 @@ from app.schemas.order import OrderResponse
 from app.utils.exceptions import InvalidInputError
 from tests.factories import order_payload
 from tests.integration.conftest import TO_DELIVERED, error_of, new_order, new_return
-from tests.integration.dead import bury_job
+from tests.integration.dead import bury_job, raise_case
 from tests.integration.operations import DOCUMENT, Operation, all_operations
 
 pytestmark = pytest.mark.req("REQ-005")
@@ -98,6 +98,7 @@ async def test_every_read_gives_every_name_it_offers(api: httpx2.AsyncClient, se
     await bury_job(services.database)
     [refund] = (await api.get("/api/v1/refunds")).json()["data"]
     ids = {"order_id": delivered["id"], "return_id": requested["id"], "refund_id": refund["id"]}
+    ids["case_id"] = await raise_case(services.database)
     seen = set()
     for operation in all_operations():
         # Invoices and attachments take files: see their own tests.

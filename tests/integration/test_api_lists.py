@@ -16,7 +16,8 @@ ORDERS = "/api/v1/orders"
 READING = [operation for operation in all_operations() if operation.method == "GET"]
 IDS = {
     **dict.fromkeys(
-        ("order_id", "return_id", "refund_id", "dead_letter_id", "file_id"), "0190a5f2-7a5e-7c3b-9f7e-1d2c3b4a5f60"
+        ("order_id", "return_id", "refund_id", "dead_letter_id", "file_id", "case_id"),
+        "0190a5f2-7a5e-7c3b-9f7e-1d2c3b4a5f60",
     ),
     "kind": "invoices",
 }

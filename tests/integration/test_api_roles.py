@@ -10,7 +10,7 @@ from app.core.enums import Role
 from app.dependencies import Services
 from tests.factories import order_payload
 from tests.integration.conftest import TO_DELIVERED, error_of, new_order, new_return
-from tests.integration.dead import bury_job
+from tests.integration.dead import bury_job, raise_case
 
 pytestmark = [pytest.mark.req("NFR-004", "REQ-005"), pytest.mark.security]
 
@@ -26,6 +26,7 @@ async def ids(api: httpx2.AsyncClient, services: Services, customer_id: UUID) ->
         "return_id": requested["id"],
         "dead_letter_id": letter,
         "refund_id": uuid4(),
+        "case_id": await raise_case(services.database),
     }
 
 

@@ -33,7 +33,7 @@ from app.dependencies import Services
 from app.services.file_links import FileKind, FileLinks
 from app.services.job_service import JobKind
 from tests.integration.conftest import API_KEY, TO_DELIVERED, new_order, new_return
-from tests.integration.dead import bury_job
+from tests.integration.dead import bury_job, raise_case
 from tests.integration.operations import all_operations
 from tests.integration.test_api_invoices import issue
 
@@ -111,7 +111,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 async def entities(api: httpx2.AsyncClient, services: Services, of_each: int) -> Values:
     """Make orders and returns in every state, refunds and dead letters; return their ids."""
-    orders, returns, dead_letters = [], [], []
+    orders, returns, dead_letters, cases = [], [], [], []
     for _ in range(of_each):
         orders += [(await new_order(api, *TO_DELIVERED[:n]))["id"] for n in range(len(TO_DELIVERED) + 1)]
         await new_order(api, "PAID", "CANCELLED")
@@ -119,6 +119,7 @@ async def entities(api: httpx2.AsyncClient, services: Services, of_each: int) ->
             order = await new_order(api, *TO_DELIVERED)
             returns.append(await brought_back(api, order["id"], path))
         dead_letters.append(str(await bury_job(services.database, JobKind.ISSUE_INVOICE)))
+        cases.append(str(await raise_case(services.database)))
     refunds = [refund["id"] for refund in (await api.get("/api/v1/refunds?limit=100")).json()["data"]]
     return {
         "path.order_id": orders,
@@ -126,6 +127,7 @@ async def entities(api: httpx2.AsyncClient, services: Services, of_each: int) ->
         "path.return_id": returns,
         "path.refund_id": refunds,
         "path.dead_letter_id": dead_letters,
+        "path.case_id": cases,
     }
 
 

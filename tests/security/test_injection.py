@@ -48,7 +48,7 @@ TELLTALE = re.compile(
     re.IGNORECASE,
 )
 READING = [operation for operation in all_operations() if operation.method == "GET"]
-KNOWN = ("order_id", "return_id", "refund_id", "dead_letter_id", "file_id")
+KNOWN = ("order_id", "return_id", "refund_id", "dead_letter_id", "file_id", "case_id")
 
 
 def query_parameters(operation: Operation) -> list[str]:
