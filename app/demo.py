@@ -143,10 +143,14 @@ class Demo:
         order = self._call(
             "POST",
             "/orders",
-            Role.CUSTOMER,
+            # Prices are the shop's: in production a customer's own request would be refused (ORDERS_PRICED_BY).
+            Role.SERVICE,
             json={**ORDER, "customer_id": str(self._customer_id), "customer_email": self._email},
         )
-        self._done("the customer orders", f"{order['order_number']}, {order['total_amount']:.2f} {order['currency']}")
+        self._done(
+            "the storefront places the customer's order",
+            f"{order['order_number']}, {order['total_amount']:.2f} {order['currency']}",
+        )
         charge = self._http.post(
             f"{self._info.gateway}/v1/payments",
             headers={
@@ -273,7 +277,8 @@ class Demo:
 
     def _audit(self, order: dict[str, Any], returned: dict[str, Any]) -> None:
         self._chapter("The audit trail")
-        history = self._call("GET", f"/orders/{order['id']}/history", Role.CUSTOMER)["data"]
+        # As a manager: customers see no hash of a row whose actor is hidden from them.
+        history = self._call("GET", f"/orders/{order['id']}/history", Role.MANAGER)["data"]
         for record in history:
             self._console.print(
                 f"  [green]✓[/] {record['created_at'][11:23]} {record['previous_state']} → [bold]{record['new_state']}[/]"

@@ -76,7 +76,7 @@ class Shopper(FastHttpUser):
     @task
     def life_of_an_order(self) -> None:
         """Place an order and follow it to its end; the last one that was asked for ends the run."""
-        order = self._ask(Role.CUSTOMER, "POST", "", "/orders", json=self._cart())
+        order = self._ask(Role.SERVICE, "POST", "", "/orders", json=self._cart())
         if order:
             self._follow(order)
         Shopper.orders += 1
