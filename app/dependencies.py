@@ -26,12 +26,14 @@ from app.database import Database
 from app.services import order_service, payment_decisions
 from app.services.audit_service import AuditService
 from app.services.case_service import CaseService
+from app.services.correction_service import CorrectionService
 from app.services.dead_letter_service import DeadLetterService
 from app.services.file_links import FileLinks
 from app.services.health_service import HealthService
 from app.services.idempotency_service import IdempotencyService
 from app.services.key_service import KeyService
 from app.services.message_resend import MessageResend
+from app.services.note_service import NoteService
 from app.services.notification_log import NotificationLog
 from app.services.order_service import OrderService
 from app.services.payment_service import PaymentService
@@ -117,6 +119,16 @@ class Services:
     def unpaid_orders(self) -> UnpaidOrders:
         """What the provider holds for unpaid orders."""
         return UnpaidOrders(self.database, self.orders, self.gateway, self.clock)
+
+    @cached_property
+    def corrections(self) -> CorrectionService:
+        """Corrections of orders."""
+        return CorrectionService(self.database, self.clock)
+
+    @cached_property
+    def notes(self) -> NoteService:
+        """Notes of the staff."""
+        return NoteService(self.database, self.clock)
 
     @cached_property
     def cases(self) -> CaseService:

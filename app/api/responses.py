@@ -104,6 +104,11 @@ ERROR_KINDS: Mapping[str, ErrorKind] = {
         f"Return {_ID} has 10 attachments; it takes no more.",
         {"reason": "TOO_MANY", "return_id": _ID, "maximum": 10},
     ),
+    "CORRECTION_NOT_ALLOWED": ErrorKind(
+        409,
+        "tracking_number can be corrected while the order is SHIPPED; it is DELIVERED.",
+        {"field": "tracking_number", "current_state": "DELIVERED", "allowed_states": ["SHIPPED"]},
+    ),
     "LINK_EXPIRED": ErrorKind(403, "This link has expired.", {"expired_at": "2026-11-23T10:15:00Z"}),
     "VERSION_CONFLICT": ErrorKind(
         412,

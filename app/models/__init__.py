@@ -9,8 +9,10 @@ from app.models.event import Event
 from app.models.idempotency_key import IdempotencyKey
 from app.models.invoice import Invoice, InvoiceSeries
 from app.models.job import DeadLetter, Job
+from app.models.note import Note
 from app.models.notification import Notification
 from app.models.order import Order, OrderLineItem
+from app.models.order_correction import OrderCorrection
 from app.models.order_search import OrderSearch
 from app.models.payment import GatewayEvent, Payment, Refund
 from app.models.return_request import ReturnRequest
@@ -29,8 +31,10 @@ __all__ = [
     "Invoice",
     "InvoiceSeries",
     "Job",
+    "Note",
     "Notification",
     "Order",
+    "OrderCorrection",
     "OrderLineItem",
     "OrderSearch",
     "Payment",

@@ -26,6 +26,10 @@ class Order(Base):
     customer_id: Mapped[UUID]
     customer_email: Mapped[str] = mapped_column(String(320, collation="C"))
     customer_name: Mapped[str | None] = mapped_column(String(200, collation="C"))
+    customer_phone: Mapped[str | None] = mapped_column(String(40))
+    customer_company: Mapped[str | None] = mapped_column(String(200))
+    customer_vat_id: Mapped[str | None] = mapped_column(String(30))
+    locale: Mapped[str | None] = mapped_column(String(35))
     currency: Mapped[str] = mapped_column(String(3), server_default=text("'USD'"))
     subtotal_amount: Mapped[Decimal]
     tax_amount: Mapped[Decimal]

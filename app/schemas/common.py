@@ -16,12 +16,15 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
 from app import mail_address
 from app.config import MONEY_LIMIT
 from app.schemas.iso_codes import COUNTRIES, CURRENCIES
+from app.schemas.postal_codes import WITHOUT_POSTAL_CODES
 from app.utils.card_numbers import any_holds_card_number, holds_card_number
 
 CARD_NUMBER_REFUSED = "holds what looks like a card number; none is ever stored here"
@@ -166,6 +169,34 @@ Email = Annotated[
 ]
 """A mail address that the mailer can send to, as it is sent to."""
 
+_PHONE = re.compile(r"\+?[0-9(][0-9 ().\-/]{3,38}", re.ASCII)
+_LONGEST_PHONE, _SHORTEST_PHONE = 15, 4
+"""Digits (ITU-T E.164)."""
+
+
+def _is_phone(value: str) -> str:
+    digits = sum(character.isdigit() for character in value)
+    if not _PHONE.fullmatch(value) or not _SHORTEST_PHONE <= digits <= _LONGEST_PHONE:
+        raise ValueError("must be a telephone number, such as +33 6 12 34 56 78")
+    return value
+
+
+Phone = Annotated[
+    str,
+    Field(strict=True, max_length=40, json_schema_extra={"pattern": r"^\+?[0-9(][0-9 ().\-/]{3,38}$"}),
+    AfterValidator(_is_phone),
+    AfterValidator(_no_card_number),
+]
+"""A telephone number as people write it, at most 15 digits."""
+
+VatId = Annotated[str, Field(strict=True, pattern=r"^[A-Z]{2}[A-Z0-9+*. -]{2,28}$", examples=["FR40303265045"])]
+"""A number for VAT with its country's prefix."""
+
+Locale = Annotated[
+    str, Field(strict=True, pattern=r"^[A-Za-z]{2,3}(-[A-Za-z]{4})?(-([A-Za-z]{2}|[0-9]{3}))?$", examples=["fr-FR"])
+]
+"""A language tag (BCP 47): language, perhaps script and region."""
+
 Timestamp = Annotated[AwareDatetime, Field(description="RFC 3339, UTC")]
 
 
@@ -214,6 +245,11 @@ def _is_currency(value: str) -> str:
 Currency = Annotated[str, Field(strict=True, pattern=r"^[A-Z]{3}$"), AfterValidator(_is_currency)]
 
 
+def _postal_code(maximum: int) -> Any:
+    described = Field(validate_default=True, description="Required where the country has postal codes.")
+    return Annotated[text_line(maximum) | None, described]
+
+
 class Address(Request):
     """A postal address; country is ISO 3166-1 alpha-2 (`USA` is accepted)."""
 
@@ -222,13 +258,21 @@ class Address(Request):
     street2: text_line(200) | None = None  # type: ignore[valid-type]
     city: text_line(100)  # type: ignore[valid-type]
     state: text_line(100) | None = None  # type: ignore[valid-type]
-    postal_code: text_line(20)  # type: ignore[valid-type]
     country: Annotated[
         str,
         BeforeValidator(_country, json_schema_input_type=Annotated[str, Field(pattern=r"^([A-Z]{2}|USA)$")]),
         Field(strict=True, pattern=r"^[A-Z]{2}$"),
         AfterValidator(_is_country),
     ]
+    postal_code: _postal_code(20) = None  # type: ignore[valid-type]
+
+    @field_validator("postal_code")
+    @classmethod
+    def _where_there_are_some(cls, value: str | None, info: ValidationInfo) -> str | None:
+        country = info.data.get("country")
+        if value is None and country is not None and country not in WITHOUT_POSTAL_CODES:
+            raise ValueError(f"is required in {country}")
+        return value
 
 
 METADATA_KEYS, METADATA_KEY_LENGTH, METADATA_BYTES = 50, 64, 16_384

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from app.core.enums import OrderStatus
+from app.core.enums import OrderStatus, Role
 from app.schemas.common import (
     CARD_NUMBER_REFUSED,
     TEXT_LINE_PATTERN,
@@ -16,12 +16,15 @@ from app.schemas.common import (
     CreatedQuery,
     Currency,
     Email,
+    Locale,
     Metadata,
     Money,
     Pagination,
+    Phone,
     Request,
     TaxRate,
     Timestamp,
+    VatId,
     text_block,
     text_line,
 )
@@ -58,6 +61,10 @@ class OrderCreate(Request):
     customer_id: UUID
     customer_email: Email
     customer_name: text_line(200) | None = None  # type: ignore[valid-type]
+    customer_phone: Phone | None = None
+    customer_company: text_line(200) | None = None  # type: ignore[valid-type]
+    customer_vat_id: VatId | None = None
+    locale: Locale | None = None
     currency: Currency = "USD"
     payment_method: _payment_text(50)  # type: ignore[valid-type]
     payment_token: _payment_text(200) | None = None  # type: ignore[valid-type]
@@ -117,6 +124,43 @@ class OrderCancel(Request):
     reason: text_block(500) | None = None  # type: ignore[valid-type]
 
 
+class OrderCorrect(Request):
+    """`PATCH /orders/{id}`: the fields to correct, and why. An address is given whole."""
+
+    reason: text_block(500)  # type: ignore[valid-type]
+    customer_email: Email | None = None
+    customer_phone: Phone | None = None
+    shipping_address: Address | None = None
+    billing_address: Address | None = None
+    carrier: text_line(100) | None = None  # type: ignore[valid-type]
+    tracking_number: text_line(100) | None = None  # type: ignore[valid-type]
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"customer_email": "ada@example.com", "reason": "Mistyped by the customer"}]}
+    )
+
+
+class CorrectionResponse(Answer):
+    """One correction: field → old and new value. For customers, `actor_id` and `ip_address` are null."""
+
+    id: UUID
+    order_id: UUID
+    version: int
+    changes: dict[str, Any]
+    reason: str
+    actor_id: UUID | None
+    actor_role: Role
+    ip_address: str | None
+    created_at: Timestamp
+
+
+class CorrectionList(Answer):
+    """A page of an order's corrections, oldest first."""
+
+    data: list[CorrectionResponse]
+    pagination: Pagination
+
+
 class LineItemResponse(Answer):
     """A line as it was sold."""
 
@@ -141,6 +185,10 @@ class OrderSummary(Answer):
     customer_id: UUID
     customer_email: str
     customer_name: str | None
+    customer_phone: str | None
+    customer_company: str | None
+    customer_vat_id: str | None
+    locale: str | None
     currency: str
     subtotal_amount: float
     tax_amount: float

@@ -104,6 +104,7 @@ async def _warehouse_order_ready(scene: Scene) -> MailFacts | NothingToTell:
     if order.cancelled_at is not None:
         return NothingToTell("the order was cancelled meanwhile")
     context = {
+        "address_corrected": bool(scene.claim.payload.get("address_corrected")),
         "order_number": order.order_number,
         "paid_at": scene.shop_time.local(order.paid_at or order.updated_at),
         "items": pick_lines(order),

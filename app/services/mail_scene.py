@@ -17,6 +17,7 @@ from app.utils.clock import Clock
 from app.utils.shop_time import ShopTime
 from app.utils.unlinked import is_link_like
 
+_SEPARATORS: Final = re.compile(r"[ ().\-/]")
 E164: Final = re.compile(r"\+[1-9][0-9]{6,14}", re.ASCII)
 
 
@@ -96,9 +97,12 @@ def to_customer(order: Order, told: Mapping[str, Any], document: DocumentFile | 
 
 
 def phone_of(order: Order) -> str | None:
-    """Return the customer's number: `phone` in the order's metadata, when it is one in E.164 (`+33612345678`)."""
-    phone = order.details.get("phone")
-    return phone if isinstance(phone, str) and E164.fullmatch(phone) else None
+    """Return the customer's number in E.164 (`+33612345678`): the order's, else `phone` in its metadata; None without."""
+    for phone in (order.customer_phone, order.details.get("phone")):
+        compact = _SEPARATORS.sub("", phone) if isinstance(phone, str) else ""
+        if E164.fullmatch(compact):
+            return compact
+    return None
 
 
 def pick_lines(order: Order) -> list[dict[str, Any]]:

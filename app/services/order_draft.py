@@ -14,23 +14,28 @@ from app.utils.exceptions import InvalidInputError
 CENT = Decimal("0.01")
 
 
-def _address(address: Address) -> dict[str, Any]:
+def address_of(address: Address) -> dict[str, Any]:
+    """Return an address as it is stored."""
     return address.model_dump(exclude_none=True)
 
 
 def new_order(data: OrderCreate) -> Order:
     """Return the order of a request, still without id, number, times and totals."""
-    shipping = _address(data.shipping_address)
+    shipping = address_of(data.shipping_address)
     return Order(
         status=OrderStatus.PENDING_PAYMENT,
         version=1,
         customer_id=data.customer_id,
         customer_email=data.customer_email,
         customer_name=data.customer_name,
+        customer_phone=data.customer_phone,
+        customer_company=data.customer_company,
+        customer_vat_id=data.customer_vat_id,
+        locale=data.locale,
         currency=data.currency,
         payment_method=data.payment_method,
         shipping_address=shipping,
-        billing_address=_address(data.billing_address) if data.billing_address else shipping,
+        billing_address=address_of(data.billing_address) if data.billing_address else shipping,
         shipping_amount=data.shipping_amount,
         details=data.metadata,
     )

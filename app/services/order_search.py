@@ -5,9 +5,9 @@ below 0.5 %. So the matches are counted first, up to `FEW`. A few are fetched by
 walked until the page is full, which ends soon because every few hundredth order is a match.
 """
 
-from sqlalchemy import ColumnElement, cast, exists, false, func, select
+from sqlalchemy import ColumnElement, cast, exists, false, func, select, update
 from sqlalchemy.dialects.postgresql import TSQUERY
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.models.order import Order
 from app.models.order_search import ORDER_SOURCE, OrderSearch
@@ -22,13 +22,23 @@ def terms_of(order: Order) -> list[str]:
         order_number=order.order_number,
         email=order.customer_email,
         addresses=(order.shipping_address, order.billing_address),
-        names=(order.customer_name,),
+        names=(order.customer_name, order.customer_company),
+        phone=order.customer_phone,
     )
 
 
 def of_order(order: Order) -> OrderSearch:
     """Return the row to insert with a new order."""
     return OrderSearch(order_id=order.id, source=ORDER_SOURCE, terms=func.array_to_tsvector(terms_of(order)))
+
+
+async def refresh(session: AsyncSession, order: Order) -> None:
+    """Bring the terms of an order that was changed up to date, in the caller's transaction."""
+    await session.execute(
+        update(OrderSearch)
+        .where(OrderSearch.order_id == order.id, OrderSearch.source == ORDER_SOURCE)
+        .values(terms=func.array_to_tsvector(terms_of(order)))
+    )
 
 
 def matches(typed: str) -> ColumnElement[bool]:

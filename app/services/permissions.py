@@ -24,9 +24,13 @@ class Action(StrEnum):
 
     CREATE_ORDER = "order.create"
     READ_ORDER = "order.read"
+    CORRECT_ORDER = "order.correct"
+    CORRECT_TRACKING = "order.correct_tracking"
     CREATE_RETURN = "return.create"
     READ_RETURN = "return.read"
     ADD_ATTACHMENT = "attachment.add"
+    ADD_NOTE = "note.add"
+    READ_NOTES = "note.read"
     SEARCH_AUDIT = "audit.search"
     READ_REFUNDS = "refund.read"
     READ_JOBS = "job.read"
@@ -43,9 +47,13 @@ ACTIONS: Mapping[Action, frozenset[Role]] = MappingProxyType(
     {
         Action.CREATE_ORDER: _FOR_CUSTOMERS,
         Action.READ_ORDER: _ALL,
+        Action.CORRECT_ORDER: _MANAGERS,
+        Action.CORRECT_TRACKING: _STAFF,
         Action.CREATE_RETURN: _FOR_CUSTOMERS,
         Action.READ_RETURN: _ALL,
         Action.ADD_ATTACHMENT: _STAFF | {Role.CUSTOMER},
+        Action.ADD_NOTE: _STAFF,
+        Action.READ_NOTES: _STAFF,
         Action.SEARCH_AUDIT: _MANAGERS,
         Action.READ_REFUNDS: _MANAGERS,
         Action.READ_JOBS: _MANAGERS,

@@ -12,6 +12,7 @@
     ├── IdempotencyKeyInUseError      409 IDEMPOTENCY_KEY_IN_USE
     ├── IdempotencyKeyReusedError     422 IDEMPOTENCY_KEY_REUSED
     ├── AttachmentNotAllowedError     409 ATTACHMENT_NOT_ALLOWED
+    ├── CorrectionNotAllowedError     409 CORRECTION_NOT_ALLOWED
     ├── LinkExpiredError              403 LINK_EXPIRED
     ├── InvalidInputError             422 VALIDATION_ERROR
     ├── UnauthenticatedError          401 UNAUTHENTICATED
@@ -136,6 +137,20 @@ class AttachmentNotAllowedError(AppError):
 
     def __init__(self, reason: str, message: str, **facts: Any) -> None:
         super().__init__(message, {"reason": reason, **facts})
+
+
+class CorrectionNotAllowedError(AppError):
+    """The order is in a state in which correcting this field no longer matters, or not as yet (REQ-001)."""
+
+    code = "CORRECTION_NOT_ALLOWED"
+    status = 409
+
+    def __init__(self, field: str, current_state: str, allowed_states: Iterable[str]) -> None:
+        states = list(allowed_states)
+        super().__init__(
+            f"{field} can be corrected while the order is {', '.join(states)}; it is {current_state}.",
+            {"field": field, "current_state": current_state, "allowed_states": states},
+        )
 
 
 class LinkExpiredError(AppError):

@@ -185,8 +185,9 @@ class RefundProcessed(_ToCustomer, _Inspection):
 
 
 class WarehouseOrderReady(TypedDict):
-    """`warehouse_order_ready`: pick and pack this."""
+    """`warehouse_order_ready`: pick and pack this; once more when its address was corrected before it was shipped."""
 
+    address_corrected: bool
     order_number: str
     paid_at: Moment
     items: Sequence[PickLine]

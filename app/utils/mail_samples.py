@@ -144,6 +144,7 @@ _REFUNDED: Final[contexts.RefundProcessed] = {
     "processed_on": "2026-12-03",
 }
 _READY: Final[contexts.WarehouseOrderReady] = {
+    "address_corrected": False,
     "order_number": _ORDER,
     "paid_at": "2026-11-19T14:05:11Z",
     "items": _ITEMS,

@@ -70,6 +70,20 @@ async def case_decided(tell: Recorder, services: Services) -> None:
     await tell.send("POST", f"cases/{case}/close", 409, json={"note": "decided again"})
 
 
+async def correct(tell: Recorder, order: str) -> None:
+    """Correct an order in PENDING_PAYMENT, and note something."""
+    await tell.send("PATCH", order, 200, json={"customer_phone": "+33 6 12 34 56 78", "reason": "forgotten"})
+    await tell.send("PATCH", order, 409, json={"tracking_number": "X1", "reason": "too early"})
+    await tell.send("GET", f"{order}/corrections", 200)
+    await note(tell, order)
+
+
+async def note(tell: Recorder, subject: str) -> None:
+    """Add a note and list it."""
+    await tell.send("POST", f"{subject}/notes", 201, json={"text": "gift wrap"})
+    await tell.send("GET", f"{subject}/notes", 200)
+
+
 @pytest.mark.req("REQ-005.2")
 async def test_real_answers_have_the_documented_shape(
     api: httpx2.AsyncClient, application: FastAPI, services: Services, clock: MovableClock
@@ -79,6 +93,7 @@ async def test_real_answers_have_the_documented_shape(
     order = f"orders/{made['id']}"
     await tell.send("GET", order, 200)
     await tell.send("GET", f"{order}/transitions", 200)
+    await correct(tell, order)
     await tell.send("POST", "returns", 400, json={"order_id": made["id"], "reason": "too early"})
     await tell.send("PATCH", f"{order}/state", 409, json={"new_state": "SHIPPED"})
     body = captured(made)
@@ -98,6 +113,7 @@ async def test_real_answers_have_the_documented_shape(
     requested = await tell.send("POST", "returns", 201, json={"order_id": made["id"], "reason": "Glaze is cracked"})
     await tell.send("POST", "returns", 409, json={"order_id": made["id"], "reason": "again"})
     found = f"returns/{requested['id']}"
+    await note(tell, found)
     photo = {"files": {"file": ("crack.png", PNG)}, "data": {"description": "from the left"}}
     attached = await tell.send("POST", f"{found}/attachments", 201, **photo)
     await tell.send("POST", f"{found}/attachments", 200, **photo)
@@ -111,8 +127,7 @@ async def test_real_answers_have_the_documented_shape(
         await tell.send("PATCH", f"{found}/state", 200, json={"new_state": step})
     for path in (found, f"{found}/history", f"{found}/transitions", "returns"):
         await tell.send("GET", path, 200)
-    other = await new_order(api, *TO_DELIVERED)
-    refused = await new_return(api, other["id"])
+    refused = await new_return(api, (await new_order(api, *TO_DELIVERED))["id"])
     rejection = {"notes": "worn", "rejection_reason": "POLICY_VIOLATION"}
     await tell.send("PATCH", f"returns/{refused['id']}/reject", 200, json=rejection)
 
@@ -129,9 +144,8 @@ async def test_real_answers_have_the_documented_shape(
         await tell.send("POST", f"jobs/dead/{letter}/{action}", 200, json={"note": "looked into"})
         await tell.send("POST", f"jobs/dead/{letter}/{action}", 409)
     await tell.send("GET", "jobs/dead?include_resolved=true", 200)
-    await tell.send("GET", f"{order}/refunds", 200)
     await case_decided(tell, services)
-    for path in ("notifications", "stats", "health", "health/live", "state-machines", "metrics"):
+    for path in (f"{order}/refunds", "notifications", "stats", "health", "health/live", "state-machines", "metrics"):
         await tell.send("GET", path, 200)
 
     # Invoices take a worker: tests/integration/test_api_invoices.py.

@@ -32,7 +32,19 @@ BEYOND_JSON_SCHEMA = (
     # What the order holds, or the return.
     (r"restocking_fee|refund_amount", r"must not exceed the returned lines( less the fee)?: -?[\d.]+"),
     (r"items\.\d+\.line_item_id", r"is (not a line of this order|named twice)"),
-    (r"items\.\d+\.quantity", r"is more than the \d+ that were bought"),
+    (r"items\.\d+\.quantity", r"is more than the \d+ that were bought(, of which other returns take back \d+)?"),
+    (r"inspection\.\d+\.line_item_id", r"is (not a line of this return|named twice)"),
+    (r"inspection\.\d+", r"accepted, damaged and missing are \d+ together, not the \d+ of this return"),
+    (r"deduction_amount", r"must not exceed the approved refund: [\d.]+"),
+    # Rules between two fields.
+    (r"inspection|deduction_amount|deduction_reason", r"is for the step to COMPLETED"),
+    (r"deduction_reason", r"is required with a deduction"),
+    (r"deduction_amount", r"must be above 0 where there is a reason for it"),
+    (r".*address\.postal_code", r"is required in [A-Z]{2}"),
+    # What is to be corrected: something, and to another value; a number of digits is no pattern.
+    (r"body", r"must have one of [a-z_, ]+"),
+    (r"[a-z_]+", r"is what it was"),
+    (r"customer_phone", r"must be a telephone number, such as .*"),
     # A sparse answer is asked for in JSON; the invoice is a PDF by default.
     (r"fields", r"is for JSON; ask for it with Accept: application/json"),
     # A state like any other, and told where it is to be asked for.
@@ -44,7 +56,7 @@ BEYOND_JSON_SCHEMA = (
     (r".*address\.country", r"must be an ISO 3166-1 alpha-2 code"),
     # JSON Schema's multipleOf is defined on reals; with the doubles of most validators 19.99 is no multiple of 0.01.
     (
-        r"shipping_amount|refund_amount|restocking_fee|line_items\.\d+\.(unit_price|tax_rate)",
+        r"shipping_amount|refund_amount|restocking_fee|deduction_amount|line_items\.\d+\.(unit_price|tax_rate)",
         r"Decimal input should have no more than \d+ (decimal places|digits in total)",
     ),
     # Facts of the caller's own: any JSON, yet what PostgreSQL cannot hold exactly is refused wherever it stands.

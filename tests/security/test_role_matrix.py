@@ -129,6 +129,22 @@ async def order_create(scene: Scene) -> Ask:
     return Ask("POST", "/api/v1/orders", {"json": order_payload(customer_id=str(scene.owner))})
 
 
+def order_correct(body: dict[str, Any], *steps: str) -> Prepare:
+    async def ask(scene: Scene) -> Ask:
+        order = await scene.order(*steps)
+        return Ask("PATCH", f"/api/v1/orders/{order['id']}", {"json": {"reason": "so", **body}})
+
+    return ask
+
+
+async def order_note(scene: Scene) -> Ask:
+    return Ask("POST", f"/api/v1/orders/{(await scene.kept_order())['id']}/notes", {"json": {"text": "so"}})
+
+
+async def return_note(scene: Scene) -> Ask:
+    return Ask("POST", f"/api/v1/returns/{await scene.kept_return()}/notes", {"json": {"text": "so"}})
+
+
 async def order_cancel(scene: Scene) -> Ask:
     return Ask("POST", f"/api/v1/orders/{(await scene.order('PAID'))['id']}/cancel", {"json": {"reason": "so"}})
 
@@ -248,6 +264,7 @@ ALL = "200 200 200 200 200 200 401"
 OWN = "200 404 200 200 200 200 401"
 STAFF = "403 403 200 200 200 403 401"
 MANAGERS = "403 403 403 200 200 403 401"
+NOTERS = "403 403 201 201 201 403 401"
 ADMIN = "403 403 403 403 200 403 401"
 OPEN = "200 200 200 200 200 200 200"
 NONE = "404 404 404 404 404 404 404"
@@ -276,6 +293,13 @@ DOCUMENTED = (
     Row("orders_refunds", OWN, order_read("/refunds")),
     Row("orders_invoice", OWN, order_invoice),
     Row("orders_cancel", CANCELLERS, order_cancel),
+    Row("orders_correct", MANAGERS, order_correct({"customer_email": "right@example.com"}, "PAID"), "e-mail"),
+    Row("orders_correct", STAFF, order_correct({"tracking_number": "X1"}, *TO_SHIPPED), "tracking number"),
+    Row("orders_list_corrections", OWN, order_read("/corrections")),
+    Row("notes_add_to_order", NOTERS, order_note),
+    Row("notes_list_of_order", STAFF, order_read("/notes")),
+    Row("notes_add_to_return", NOTERS, return_note),
+    Row("notes_list_of_return", STAFF, return_read("/notes")),
     Row("orders_change_state", CANCELLERS, order_state("PATCH", "CANCELLED", "PAID"), "CANCELLED"),
     *(
         Row("orders_change_state", answers, order_state("PATCH", state, *TO_DELIVERED[:number]), state)

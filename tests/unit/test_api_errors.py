@@ -46,6 +46,7 @@ EXAMPLES: list[AppError] = [
     exceptions.IdempotencyKeyInUseError(),
     exceptions.IdempotencyKeyReusedError(),
     exceptions.AttachmentNotAllowedError("TOO_MANY", "No more.", maximum=10),
+    exceptions.CorrectionNotAllowedError("tracking_number", "DELIVERED", ["SHIPPED"]),
     exceptions.LinkExpiredError(datetime(2026, 11, 23, tzinfo=UTC)),
     exceptions.InvalidInputError(("field", "is wrong")),
     exceptions.UnauthenticatedError(),

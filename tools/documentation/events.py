@@ -87,6 +87,7 @@ def _transitions() -> dict[str, EventKind]:
 EVENTS: Mapping[str, EventKind] = {
     "order.created": EventKind(EntityType.ORDER, "it was created", ("customer_id",)),
     "return.created": EventKind(EntityType.RETURN, "it was requested", ("order_id", "return_number")),
+    "order.corrected": EventKind(EntityType.ORDER, "a field was corrected", ("correction_id", "fields")),
     **_transitions(),
     "return.attachment_added": EventKind(
         EntityType.RETURN, "a photo or paper was attached", ("attachment_id", "media_type", "size")
@@ -120,6 +121,7 @@ _ALSO: Mapping[JobKind, str] = {
     JobKind.RELEASE_PAYMENT: "money is reserved for an order that was cancelled meanwhile",
     JobKind.NOTIFY_INVOICE: "an invoice is issued",
     JobKind.NOTIFY_CREDIT_NOTE: "a credit note is issued",
+    JobKind.NOTIFY_WAREHOUSE_ORDER_READY: "the shipping address of a paid order is corrected",
     JobKind.NOTIFY_RETURN_RECEIVED: "a return is requested",
     JobKind.NOTIFY_RETURN_AWAITING_REVIEW: "a return is requested",
     JobKind.NOTIFY_REFUND_PROCESSED: "the gateway has paid a refund",

@@ -15,7 +15,16 @@ from app.core.enums import EntityType, OrderStatus
 from app.dependencies import ACTOR, Services
 from app.schemas.common import PageQuery
 from app.schemas.operations import InvoiceRecord
-from app.schemas.order import OrderCancel, OrderCreate, OrderList, OrderQuery, OrderResponse, OrderStateUpdate
+from app.schemas.order import (
+    CorrectionList,
+    OrderCancel,
+    OrderCorrect,
+    OrderCreate,
+    OrderList,
+    OrderQuery,
+    OrderResponse,
+    OrderStateUpdate,
+)
 from app.schemas.refund import OrderRefundList
 from app.schemas.state_history import HistoryList, TransitionOptions
 from app.utils.exceptions import InvalidInputError
@@ -92,6 +101,32 @@ router.add_api_route(
 async def read(order_id: UUID, context: Context) -> Response:
     """Give the order with its lines. Customers see their own."""
     return resource(await context.services.orders.get(order_id, context.actor))
+
+
+@router.patch(
+    "/{order_id}",
+    response_model=OrderResponse,
+    responses=refuses("FORBIDDEN", "ORDER_NOT_FOUND", "CORRECTION_NOT_ALLOWED", "VERSION_CONFLICT"),
+    summary="Correct an order",
+    openapi_extra={"parameters": [IF_MATCH]},
+)
+async def correct(order_id: UUID, data: OrderCorrect, request: Request, context: Context) -> Response:
+    """Correct addresses until the order is SHIPPED, carrier and tracking number while it is, e-mail and phone always.
+
+    The old values are kept: `GET /orders/{id}/corrections`.
+    """
+    return resource(await context.services.corrections.correct(order_id, data, context.actor, if_match(request)))
+
+
+@router.get(
+    "/{order_id}/corrections",
+    response_model=CorrectionList,
+    responses=refuses("ORDER_NOT_FOUND"),
+    summary="List an order's corrections",
+)
+async def list_corrections(order_id: UUID, page: Annotated[PageQuery, Query()], context: Context) -> Response:
+    """Give every correction with old and new values, oldest first."""
+    return answer(await context.services.corrections.list(order_id, page, context.actor))
 
 
 @router.post(
