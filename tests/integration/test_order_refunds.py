@@ -49,23 +49,23 @@ async def test_a_dead_letter_names_its_order(api: httpx2.AsyncClient, services: 
     order = await new_order(api, "PAID", "CANCELLED")
     [refund] = (await api.get(f"/api/v1/orders/{order['id']}/refunds")).json()["data"]
     subjects = {
-        JobKind.ISSUE_INVOICE: order["id"],
-        JobKind.ISSUE_CREDIT_NOTE: refund["id"],
+        JobKind.NOTIFY_ORDER_DELIVERED: order["id"],
+        JobKind.PROCESS_REFUND: refund["id"],
         JobKind.NOTIFY_DAILY_SUMMARY: uuid4(),
     }
     for kind, entity_id in subjects.items():
         await bury_job(services.database, kind, entity_id)
     found = {letter["kind"]: letter for letter in (await api.get("/api/v1/jobs/dead")).json()["data"]}
-    for kind in (JobKind.ISSUE_INVOICE, JobKind.ISSUE_CREDIT_NOTE):
+    for kind in (JobKind.NOTIFY_ORDER_DELIVERED, JobKind.PROCESS_REFUND):
         assert (found[kind]["order_id"], found[kind]["order_number"]) == (order["id"], order["order_number"])
     summary = found[JobKind.NOTIFY_DAILY_SUMMARY]
     assert (summary["order_id"], summary["order_number"]) == (None, None)
-    resolved = await api.post(f"/api/v1/jobs/dead/{found[JobKind.ISSUE_INVOICE]['id']}/dismiss")
+    resolved = await api.post(f"/api/v1/jobs/dead/{found[JobKind.NOTIFY_ORDER_DELIVERED]['id']}/dismiss")
     assert resolved.json()["order_number"] == order["order_number"]
 
     async with services.database.transaction() as session:
         context = await operations_facts.job_failed(
-            session, found[JobKind.ISSUE_CREDIT_NOTE]["id"], UTC_CALENDAR, services.settings
+            session, found[JobKind.PROCESS_REFUND]["id"], UTC_CALENDAR, services.settings
         )
     assert context is not None
     mail = render_mail("job_failed", context)
