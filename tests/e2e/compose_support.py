@@ -19,7 +19,7 @@ from sqlalchemy import make_url
 
 from app.config import ROOT
 from app.embedded.binaries import postgres_install
-from app.embedded.process import LOOPBACK, Process, choose_port, kill_group, session_pids, spawn, tail
+from app.embedded.process import LOOPBACK, Process, choose_port, kill_group, session_pids, spawn, tail, wait_until
 from app.embedded.stack import answers
 from tests import compose_file, databases
 from tests.databases import TestServers
@@ -269,8 +269,12 @@ class ComposeProject:
         for name, process in running.items():
             grace = compose_file.seconds(self.services[name].get("stop_grace_period", "10s"))
             codes[name] = process.wait(max(began + grace - monotonic(), 0.1))
-            left = [pid for pid in session_pids(process.pid) if pid != process.pid]
-            assert not left, f"{name} left processes behind: {left}"
+
+            def left(leader: int = process.pid) -> list[int]:
+                return [pid for pid in session_pids(leader) if pid != leader]
+
+            # Python's helper for several processes ends by itself, once it has seen that they have.
+            assert wait_until(lambda: not left(), seconds=PATIENCE_SECONDS), f"{name} left processes behind: {left()}"
         self.healthy -= set(running)
         return codes
 

@@ -93,9 +93,12 @@ def test_the_demo_goes_through_what_compose_starts(
         assert doctor.returncode == 0, doctor.stdout + doctor.stderr
         eventually("signs of life", lambda: all(project.check_health(name) for name in aged))
         # Uvicorn ends its work, and then itself with the signal that it was sent.
-        by_signal = dict.fromkeys(("api", "gateway", "mailpit"), -signal.SIGTERM)
+        by_signal = dict.fromkeys(("gateway", "mailpit"), -signal.SIGTERM)
         expected = dict.fromkeys(set(project.services) - {"db", "redis", "migrate"}, 0) | by_signal
         codes = project.down()
+        # Two processes of the API have a parent that ends with 0; where memory is short there is one.
+        assert codes.pop("api") in {0, -signal.SIGTERM}
+        expected.pop("api")
         assert codes == expected, {name: project.log(name) for name, code in codes.items() if code}
         assert project.age_ready_files() == aged
         assert not any(project.check_health(name) for name in (*aged, "api", "flower", "gateway"))
@@ -124,7 +127,8 @@ def test_production_needs_its_secrets_a_payment_provider_and_a_mail_server(
         api = project.url("api", 8000)
         plain = httpx2.get(f"{api}/api/v1/orders")
         assert plain.status_code == 403, "there is no proxy with TLS before it"
-        assert project.down() == {"api": -signal.SIGTERM}
+        # A single process ends by the signal, several of them with 0.
+        assert project.down()["api"] in {0, -signal.SIGTERM}
         assert project.completed == {"migrate"}
     finally:
         project.kill()
