@@ -1,5 +1,6 @@
 """Attachments on the wire: what comes with a file, and its record."""
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -14,6 +15,10 @@ NAME_MAXIMUM = 200
 # Format characters turn text around or hide; these two join letters and emoji, and names need them.
 _JOINERS = {"\u200c", "\u200d"}
 _NOT_IN_NAMES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# A longer ending is more likely a word of the name; its dot is replaced.
+_EXTENSION = re.compile("(?=[0-9]*[A-Za-z])[A-Za-z0-9]{1,4}")
+_DOT_BEFORE_LETTER = re.compile(r"\.(?=[.0-9_-]*[A-Za-z])")
+_SAME = {"jpg": {"jpg", "jpeg"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +65,28 @@ class AttachmentList(Answer):
 
 
 def display_name(given: str, extension: str) -> str:
-    """Return a file's name, fit to be shown: without folders and what steers a screen, at most 200 characters.
+    """Return a file's name, safe to show and to save: at most 200 characters, ending as its kind does.
+
+    Folders and characters that steer a screen are removed. The extension is that of the kind, so that no system runs
+    what it saves: `photos.hta` becomes `photos.jpg`, `invoice.pdf.exe` becomes `invoice.pdf`. No other dot is left in
+    front of a letter, as some servers and people read any of several extensions: `a.php.jpg` becomes `a_php.jpg`.
 
     Args:
         given: as the sender named it; it may be empty.
-        extension: of the kind of file it turned out to be, for a name of which nothing is left.
+        extension: of the kind of file it turned out to be.
     """
     last = given.replace("\\", "/").rpartition("/")[2]
     kept = "".join(
         character for character in last if character in _JOINERS or unicodedata.category(character) not in _NOT_IN_NAMES
     )
-    kept = " ".join(kept.split()).strip(". ")
-    if not kept:
-        return f"attachment.{extension}"
-    stem, dot, ending = kept.rpartition(".")
-    if len(kept) > NAME_MAXIMUM and dot and len(ending) <= 10:
-        return f"{stem[: NAME_MAXIMUM - len(ending) - 1]}.{ending}"
-    return kept[:NAME_MAXIMUM]
+    stem, ending = " ".join(kept.split()).strip(". "), extension
+    while (head := stem.rpartition(".")[0]) and _EXTENSION.fullmatch(stem, len(head) + 1):
+        found, stem = stem[len(head) + 1 :], head.rstrip(". ")
+        if found.lower() in _SAME.get(extension, {extension}):
+            ending = found
+            break
+    stem = _DOT_BEFORE_LETTER.sub("_", stem)[: NAME_MAXIMUM - len(ending) - 1].rstrip(". ")
+    return f"{stem or 'attachment'}.{ending}"
 
 
 UPLOAD_BODY: dict[str, Any] = {

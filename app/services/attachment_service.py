@@ -37,7 +37,7 @@ from app.utils.exceptions import (
     ReturnNotFoundError,
     UnsupportedMediaTypeError,
 )
-from app.utils.media_types import ACCEPTED, MediaType, content_disposition, sniff
+from app.utils.media_types import ACCEPTED, BY_NAME, MediaType, content_disposition, sniff
 from app.utils.storage import Storage, StorageError
 
 logger = structlog.get_logger(__name__)
@@ -305,7 +305,8 @@ class AttachmentService:
         return {
             "id": row["id"],
             "return_id": row["return_id"],
-            "file_name": row["file_name"],
+            # Rows of earlier releases have names with any extension.
+            "file_name": display_name(row["file_name"], BY_NAME[row["media_type"]].extension),
             "media_type": row["media_type"],
             "size": row["size_bytes"],
             "sha256": bytes(row["sha256"]).hex(),

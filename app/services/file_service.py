@@ -10,6 +10,7 @@ from app.core.enums import DocumentState
 from app.database import Database
 from app.models.attachment import Attachment
 from app.models.invoice import Invoice
+from app.schemas.attachment import display_name
 from app.services.document_store import read_attachment, read_document
 from app.services.file_links import FileKind, FileLinks
 from app.utils.exceptions import NotFoundError
@@ -74,14 +75,15 @@ class FileService:
             row = (await connection.execute(select(*table).where(table.id == file_id))).one_or_none()
         if row is None:
             raise NotFoundError("There is nothing at this address.")
+        kind = BY_NAME[row.media_type]
         return StoredFile(
             number=str(row.id),
-            name=row.file_name,
+            name=display_name(row.file_name, kind.extension),
             media_type=row.media_type,
             storage_key=row.storage_key,
             sha256=bytes(row.sha256),
             is_foreign=True,
-            is_shown=BY_NAME[row.media_type].is_shown,
+            is_shown=kind.is_shown,
         )
 
     async def _document(self, file_id: UUID) -> StoredFile:

@@ -56,14 +56,14 @@ async def test_a_file_is_kept_with_who_when_and_what(
             data={"description": "The crack,\nfrom the left"},
         )
         assert response.status_code == 201, response.text
+        extension = {"jpeg": "jpg"}.get(media_type.partition("/")[2], media_type.partition("/")[2])
         record = AttachmentResponse.model_validate(response.json())
         assert (record.media_type, record.size) == (media_type, len(content))
         assert record.sha256 == hashlib.sha256(content).hexdigest()
-        assert (record.file_name, record.description) == ("Glaçure fêlée.html", "The crack,\nfrom the left")
+        assert (record.file_name, record.description) == (f"Glaçure fêlée.{extension}", "The crack,\nfrom the left")
         assert (str(record.return_id), record.created_at) == (returned["id"], clock.now)
         assert (record.uploaded_by_role, record.id.version) == (CUSTOMER, 7)
 
-        extension = {"jpeg": "jpg"}.get(media_type.partition("/")[2], media_type.partition("/")[2])
         stored = settings.storage_path / "attachments" / returned["id"] / f"{record.id}.{extension}"
         assert stored.read_bytes() == content
 
@@ -147,10 +147,12 @@ async def test_a_name_is_for_people_and_for_nothing_else(
 ) -> None:
     for number, (given, shown) in enumerate(
         [
-            ("../../etc/passwd", "passwd"),
+            ("../../etc/passwd", "passwd.jpg"),
             ("C:\\Users\\ada\\crack.jpg", "crack.jpg"),
-            ("a\u202egpj.exe", "agpj.exe"),
+            ("a\u202egpj.exe", "agpj.jpg"),
             ("", "attachment.jpg"),
+            ("photos.hta", "photos.jpg"),
+            ("crack.jpg.exe", "crack.jpg"),
             ("花瓶.jpg", "花瓶.jpg"),
         ]
     ):

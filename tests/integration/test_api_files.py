@@ -96,8 +96,23 @@ async def test_what_a_stranger_gave_is_delivered_so_that_nothing_in_it_runs(
         [policy] = response.headers.get_list("content-security-policy")
         assert {directive.strip() for directive in policy.split(";")} >= {"sandbox", "default-src 'none'"}
         shown = media_type in {"image/jpeg", "image/png", "image/webp"}
-        named = "filename=\"Gla_ure'.html\"; filename*=UTF-8''Gla%C3%A7ure%27.html"
+        extension = media_type.partition("/")[2].replace("jpeg", "jpg")
+        named = f"filename=\"Gla_ure'.{extension}\"; filename*=UTF-8''Gla%C3%A7ure%27.{extension}"
         assert response.headers["content-disposition"] == f"{'inline' if shown else 'attachment'}; {named}"
+
+
+async def test_a_name_that_an_earlier_release_kept_is_delivered_with_the_extension_of_its_kind(
+    attached: dict[str, Any],
+    api: httpx2.AsyncClient,
+    anonymous: httpx2.AsyncClient,
+    owner_connection: psycopg.Connection,
+) -> None:
+    renamed = "UPDATE attachments SET file_name = 'photos.jpg.hta'"
+    past_guard(owner_connection, "attachments", "guard_append_only", renamed)
+    [listed] = (await api.get(f"/api/v1/returns/{attached['return_id']}/attachments")).json()["data"]
+    assert listed["file_name"] == "photos.jpg"
+    response = await anonymous.get(listed["link"])
+    assert response.headers["content-disposition"] == 'inline; filename="photos.jpg"'
 
 
 async def test_a_link_works_until_it_expires_and_then_says_so(
