@@ -36,14 +36,21 @@ _UNHEARD_MS = 20_000
 Left to itself, Linux takes two hours, and the server keeps the locks of the vanished process for as long."""
 
 
+def session_settings(settings: Settings, *, as_owner: bool = False) -> dict[str, str]:
+    """Return what each connection has to be set to, by the names of PostgreSQL's parameters; time-outs in ms."""
+    return {
+        **({} if as_owner else {"role": settings.database_role}),
+        "timezone": "UTC",
+        "statement_timeout": str(settings.database_statement_timeout_seconds * 1000),
+        # A process that stands still within a transaction would keep its locks until it is killed.
+        "idle_in_transaction_session_timeout": str(settings.database_idle_transaction_timeout_seconds * 1000),
+    }
+
+
 def connect_args(settings: Settings, application_name: str, *, as_owner: bool = False) -> dict[str, object]:
     """Return the session defaults, set at connect, so without a round trip: role, UTC, time limits, keepalives."""
     session = {
-        **({} if as_owner else {"role": settings.database_role}),
-        "timezone": "UTC",
-        "statement_timeout": settings.database_statement_timeout_seconds * 1000,
-        # A process that stands still within a transaction would keep its locks until it is killed.
-        "idle_in_transaction_session_timeout": settings.database_idle_transaction_timeout_seconds * 1000,
+        **session_settings(settings, as_owner=as_owner),
         "tcp_user_timeout": _UNHEARD_MS,
         **{f"tcp_{name}": value for name, value in _KEEPALIVES.items()},
     }
@@ -93,6 +100,7 @@ class Database:
     Attributes:
         engine: of the primary.
         replica: the read replica; None without one.
+        wanted_session: what each connection has to be set to, see `session_settings`.
     """
 
     def __init__(
@@ -110,6 +118,7 @@ class Database:
                 making and ending keys. `DATABASE_ADMIN_URL`, or `DATABASE_URL` when that is absent.
         """
         size = pool_size or settings.database_pool_size
+        self.wanted_session = session_settings(settings, as_owner=as_owner)
         url = settings.database_admin_url or settings.database_url if as_owner else settings.database_url
         self.engine: AsyncEngine = create_async_engine(
             driver_url(url),

@@ -1,5 +1,6 @@
 """The API: `app.main:app`, built when it is first asked for, and `create_app` for everything else."""
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -41,6 +42,7 @@ from app.core.logging import configure_logging
 from app.database import Database
 from app.dependencies import Services
 from app.services.health_probes import refuse_stand_ins
+from app.services.redis_check import refuse_cluster
 from app.services.schema_check import SchemaMismatchError, verify_schema
 
 ROUTERS = (
@@ -131,6 +133,7 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
     error_tracking.configure(services.settings, "api")
     try:
         await refuse_stand_ins(services.settings)
+        await asyncio.to_thread(refuse_cluster, services.settings.redis_url)
         await verify_schema(services.database, restricted=services.settings.environment == "production")
     except (SchemaMismatchError, SettingsError) as fault:
         application.state.refusal = f"Not starting. {fault}"

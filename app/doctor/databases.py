@@ -13,6 +13,7 @@ from app.doctor.findings import Finding, broken, doubtful, fine
 from app.services.job_figures import PICKUP_SECONDS, job_figures
 from app.services.replica_watch import catches_up
 from app.services.schema_check import guard_differences, has_powerful_login, newest_revision, verify_version
+from app.services.session_check import POOLER, session_differences
 
 OLDEST_VERSION = 150000
 SKEW_DOUBTFUL_SECONDS = 2.0
@@ -64,6 +65,19 @@ async def schema(settings: Settings) -> list[Finding]:
     verdict = broken if settings.environment == "production" else doubtful
     advice = "give DATABASE_URL a login of its own that is only a member of DATABASE_ROLE"
     return [*found, verdict("login", "owns the tables or is a superuser, so it could rewrite history", advice)]
+
+
+async def session(settings: Settings) -> list[Finding]:
+    """What a connection is set to, against what it is opened with: a pooler may drop that."""
+    database = Database(settings, "articurated-doctor", pool_size=1)
+    try:
+        unset = await session_differences(database)
+    finally:
+        await database.close()
+    if not unset:
+        return [fine("session", "role, time-outs and time zone are those that connections are opened with")]
+    verdict = broken if settings.environment == "production" else doubtful
+    return [verdict("session", difference, POOLER) for difference in unset.values()]
 
 
 async def clock(settings: Settings) -> list[Finding]:

@@ -16,6 +16,7 @@ from app.doctor.findings import Finding, broken, doubtful, fine
 from app.services.backup_watch import BackupLogTooOldError, BackupTooOldError, repository_of, require_current
 from app.services.health_service import signs_of_life
 from app.services.payment_gateway import MOCK_HEADER
+from app.services.redis_check import IS_CLUSTER
 from app.utils.clock import utc_now
 from app.utils.documents import DocumentLine, DocumentView, Party, seller_party
 from app.utils.email_sender import EmailSender
@@ -46,6 +47,10 @@ async def redis(settings: Settings) -> list[Finding]:
         facts = await client.info()
     finally:
         await client.aclose()
+    if facts.get("cluster_enabled"):
+        return [
+            broken("redis", IS_CLUSTER, "give REDIS_URL a server that is no cluster: primary and replicas are fine")
+        ]
     version, policy = str(facts["redis_version"]), facts.get("maxmemory_policy", "noeviction")
     if int(version.partition(".")[0]) < OLDEST_REDIS:
         return [broken("redis", f"version {version} is too old", "7 or newer is needed, or Valkey")]

@@ -40,9 +40,12 @@ def _require_redis(url: str) -> None:
         with redis.Redis.from_url(
             url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=CONNECT_SECONDS, retry=None
         ) as client:
-            client.ping()
+            facts = client.info("cluster")
     except (redis.RedisError, ValueError) as fault:
         raise EmbeddedError(_sentence("REDIS_URL", "Redis", url, fault)) from None
+    if facts.get("cluster_enabled"):
+        reason = ValueError("it is a node of a cluster, and Celery's transport cannot follow its redirections")
+        raise EmbeddedError(_sentence("REDIS_URL", "Redis", url, reason))
 
 
 def _sentence(variable: str, server: str, url: str, fault: Exception) -> str:

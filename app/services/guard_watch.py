@@ -2,14 +2,19 @@
 
 from app.database import Database
 from app.services import guard_manifest
+from app.services.session_check import session_differences
 
 
 class GuardsDifferError(Exception):
     """A guard is off, missing or changed, or the application may do more than its due."""
 
 
+class SessionDiffersError(Exception):
+    """Connections are without the role, the time-outs or the time zone that they are opened with."""
+
+
 class GuardWatch:
-    """Compares the guards, and remembers what differed.
+    """Compares the guards and what connections are set to, and remembers what differed.
 
     Attributes:
         differing: what the last look found.
@@ -30,9 +35,13 @@ class GuardWatch:
         """Compare once.
 
         Raises:
+            SessionDiffersError: a connection is not set as wanted; `differing` says in what.
             GuardsDifferError: a guard is not as the migrations make it; `differing` says which.
             DBAPIError: the database does not answer.
         """
+        self.differing = list((await session_differences(self._database)).values())
+        if self.differing:
+            raise SessionDiffersError(guard_manifest.summary(self.differing))
         async with self._database.transaction() as session:
             self.differing = await guard_manifest.differences(session, restricted=self._restricted)
         if self.differing:

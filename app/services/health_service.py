@@ -23,7 +23,7 @@ from app.core.enums import WORKER_QUEUES
 from app.database import Database
 from app.services import guard_manifest
 from app.services.backup_watch import BackupLogTooOldError, BackupTooOldError, repository_of, require_current
-from app.services.guard_watch import GuardsDifferError, GuardWatch
+from app.services.guard_watch import GuardsDifferError, GuardWatch, SessionDiffersError
 from app.services.health_probes import SharedLook, StandInError, gateway_look, smtp_look, storage_look
 from app.services.job_figures import PICKUP_SECONDS, JobFigures, job_figures
 from app.services.replica_watch import ReplicaBehindError, ReplicaWatch
@@ -55,7 +55,11 @@ HINTS = {
     "redis-full": "Redis takes no writes ({fault}): is its disk full? Requests are served; jobs wait in PostgreSQL.",
     "guards": "Guards of the database are off, missing or changed: {guards}. Wrong writes may get through meanwhile."
     " Find out who changed them, then `articurated doctor`.",
+    "session": "Connections to the database differ from what they are opened with: {guards}. Does a connection pooler"
+    " drop their options? `articurated doctor` says more.",
     "guards-unknown": "The guards of the database cannot be looked at ({fault}).",
+    "redis-cluster": "REDIS_URL leads to a node of a cluster, which Celery cannot follow: jobs wait. Give it a server that"
+    " is none.",
     "replica": "The read replica does not answer ({fault}). Lists and figures come from the primary meanwhile.",
     "behind": "The read replica is more than 30 s behind, and so are lists and figures. Look at its replication, or unset"
     " DATABASE_REPLICA_URL.",
@@ -183,6 +187,8 @@ class HealthService:
             return _not_well("database")
         if fault == GuardsDifferError.__name__:
             return _not_well("guards", "degraded", guards=guard_manifest.summary(self._guards.differing))
+        if fault == SessionDiffersError.__name__:
+            return _not_well("session", "degraded", guards=guard_manifest.summary(self._guards.differing))
         return {"status": "ok"} if fault is None else _not_well("guards-unknown", "degraded", fault=fault)
 
     async def _ask_database(self) -> tuple[JobFigures | None, float]:
@@ -191,7 +197,13 @@ class HealthService:
 
     async def _check_redis(self) -> dict[str, Check]:
         # Imported here: a third of a second that a process which is never asked does not need.
-        from redis.exceptions import RedisError, ResponseError  # noqa: PLC0415
+        from redis.exceptions import (  # noqa: PLC0415
+            AskError,
+            ClusterCrossSlotError,
+            ClusterDownError,
+            RedisError,
+            ResponseError,
+        )
 
         started = time.perf_counter()
         try:
@@ -204,7 +216,12 @@ class HealthService:
             reason = word if word.isupper() else type(fault).__name__
             unknown = {"status": "degraded", "hint": HINTS["unwritten"]}
             parts = {part: dict(unknown) for part in ("worker", "relay", "beat")}
-            return {"redis": _not_well("redis-full", "degraded", fault=reason), **parts}
+            hint = (
+                "redis-cluster"
+                if isinstance(fault, AskError | ClusterCrossSlotError | ClusterDownError)
+                else "redis-full"
+            )
+            return {"redis": _not_well(hint, "degraded", fault=reason), **parts}
         except (RedisError, TimeoutError, OSError) as fault:
             logger.warning("health.redis_down", reason=type(fault).__name__)
             unknown = {"status": "down", "hint": HINTS["unknown"]}

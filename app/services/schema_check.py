@@ -19,6 +19,7 @@ from app.config import ROOT
 from app.database import Database
 from app.models.state_history import StateTransition
 from app.services import guard_manifest
+from app.services.session_check import POOLER, session_differences
 from app.services.state_machine import TRANSITIONS, StateMachine
 
 logger = structlog.get_logger(__name__)
@@ -56,8 +57,9 @@ async def verify_schema(database: Database, *, restricted: bool = False) -> None
     """Compare the database with this code.
 
     Args:
-        restricted: refuse a login that could lift the guards, whatever role it takes on (an owner, a superuser), and a
-            database whose guards are off, missing or changed. Without, differing guards are logged.
+        restricted: refuse a login that could lift the guards, whatever role it takes on (an owner, a superuser), a
+            connection that has not taken on the role, and a database whose guards are off, missing or changed. Without,
+            both are logged.
 
     Raises:
         SchemaMismatchError: as `verify_version`; if `restricted`, also when the login may do too much, or a guard is
@@ -73,6 +75,13 @@ async def verify_schema(database: Database, *, restricted: bool = False) -> None
                         " history. In production give it a login of its own that is only a member of DATABASE_ROLE, and"
                         " the owner's as DATABASE_ADMIN_URL."
                     )
+        unset = await session_differences(database)
+        if unset:
+            logger.critical("session.differs", settings=unset)
+        if restricted and "role" in unset:
+            raise SchemaMismatchError(
+                f"The database's connections have not taken on DATABASE_ROLE: {unset['role']}. {POOLER}"
+            )
         differing = await guard_differences(database, restricted=restricted)
     if differing:
         logger.critical("guards.differ", guards=differing)

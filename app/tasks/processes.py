@@ -14,6 +14,7 @@ from app.config import Settings, SettingsError, get_settings
 from app.config_rules import is_reachable
 from app.core.enums import SWEEPS, Queue
 from app.database import Database
+from app.services.redis_check import refuse_cluster
 from app.services.schema_check import verify_schema
 
 
@@ -28,7 +29,8 @@ def run_worker(concurrency: int = 2, queues: Sequence[str] = tuple(Queue)) -> No
         queues: the queues of jobs to take from; the ticks of beat it takes too, whichever these are.
 
     Raises:
-        SettingsError: the configuration cannot be used, or production would use a stand-in for development.
+        SettingsError: the configuration cannot be used, or production would use a stand-in for development,
+            or REDIS_URL leads to a cluster.
         SchemaMismatchError: the database is not the one that this code was written for, or is away.
     """
     # Read by Celery when it is imported, so before the import below: SIGTERM ends with the soft shutdown.
@@ -71,6 +73,7 @@ async def _verify(settings: Settings) -> None:
     from app.services.health_probes import refuse_stand_ins  # noqa: PLC0415 - it counts: see _shared_counts
 
     await refuse_stand_ins(settings)
+    refuse_cluster(settings.redis_url)
     database = Database(settings, "articurated-worker", pool_size=1)
     try:
         await verify_schema(database, restricted=settings.environment == "production")
@@ -84,12 +87,13 @@ def run_beat() -> None:
     Two of them do no harm: whatever a tick makes due is due once.
 
     Raises:
-        SettingsError: the configuration cannot be used.
+        SettingsError: the configuration cannot be used, or REDIS_URL leads to a cluster.
     """
     from app.core import error_tracking, exposition  # noqa: PLC0415 - the CLI imports this module for its names
     from app.tasks.celery_app import celery_app  # noqa: PLC0415 - the relay and the rest of the CLI need no beat
 
     settings = get_settings()
+    refuse_cluster(settings.redis_url)
     error_tracking.configure(settings, "beat")
     exposition.serve(settings)
     schedule = os.environ.get("BEAT_SCHEDULE_FILE", "celerybeat-schedule")
@@ -131,7 +135,7 @@ def run_relay() -> None:
     """Run the relay until SIGTERM or SIGINT.
 
     Raises:
-        SettingsError: the configuration cannot be used.
+        SettingsError: the configuration cannot be used, or REDIS_URL leads to a cluster.
     """
     from app.core import error_tracking, exposition  # noqa: PLC0415 - the CLI imports this module for its names
     from app.core.logging import configure_logging  # noqa: PLC0415 - likewise
@@ -141,6 +145,7 @@ def run_relay() -> None:
 
     settings = get_settings()
     configure_logging(settings)
+    refuse_cluster(settings.redis_url)
     error_tracking.configure(settings, "relay")
     exposition.serve(settings)
     engine = sync_engine(settings, "articurated-relay", pool_size=2)

@@ -33,6 +33,7 @@ PARTS = [
         "database",
         "guards",
         "login",
+        "session",
         "clock",
         "server",
         "jobs",
@@ -165,7 +166,7 @@ def test_without_database_and_redis_the_rest_is_still_looked_at(monkeypatch: pyt
     result = CliRunner().invoke(cli, ["doctor"])
     assert result.exit_code == 1
     marks = {line[2:].split()[0]: line[0] for line in result.stdout.splitlines()}
-    failing = {"database", "clock", "server", "work", "redis", "processes"}
+    failing = {"database", "session", "clock", "server", "work", "redis", "processes"}
     assert {part for part, mark in marks.items() if mark == "✗"} == failing
     assert {part for part, mark in marks.items() if mark == "✓"} == {
         *("settings", "gateway", "mail", "storage", "disk", "renderer"),
