@@ -1,14 +1,18 @@
-"""Reading stored files back: the bytes that were stored, or an error (INT-004)."""
+"""Reading files back from the storage: the bytes that were stored, or an error (INT-004)."""
 
 import hashlib
 import hmac
+from collections.abc import Callable
 
 import structlog
 
 from app.utils.exceptions import AppError
-from app.utils.storage import Storage, StorageKeyMissing
+from app.utils.storage import Storage, StorageKeyMissing, StoredBytes
 
 logger = structlog.get_logger(__name__)
+
+Damaged = Callable[[str], AppError]
+"""What is wrong (`missing` or `altered`) → the error, after it was logged."""
 
 
 class DocumentAlteredError(AppError):
@@ -38,19 +42,26 @@ async def read_document(storage: Storage, number: str, storage_key: str, sha256:
         DocumentAlteredError: other bytes are there, or none.
         StorageError: they cannot be read now.
     """
+    damaged = _document(number)
     try:
         content = await storage.get(storage_key)
     except StorageKeyMissing:
-        logger.critical("issued document is missing", number=number)
-        raise DocumentAlteredError(number) from None
-    if not _is_same(content, sha256):
-        logger.critical("issued document was altered", number=number)
-        raise DocumentAlteredError(number)
+        raise damaged("missing") from None
+    if not hmac.compare_digest(hashlib.sha256(content).digest(), sha256):
+        raise damaged("altered")
     return content
 
 
-async def read_attachment(storage: Storage, attachment_id: str, storage_key: str, sha256: bytes) -> bytes:
-    """Return the bytes of a photo or paper of a return.
+async def check_document(storage: Storage, number: str, storage_key: str, sha256: bytes) -> StoredBytes:
+    """Return the bytes of an issued document in pieces, once all of them are found to be what was issued.
+
+    Args, Raises: as `read_document`.
+    """
+    return await _checked(storage, storage_key, sha256, _document(number))
+
+
+async def check_attachment(storage: Storage, attachment_id: str, storage_key: str, sha256: bytes) -> StoredBytes:
+    """Return the bytes of a photo or paper of a return in pieces, once all of them are found to be what was attached.
 
     A return can be decided without it, and no law asks for it: it is logged as an error, not as a lost document.
 
@@ -58,16 +69,32 @@ async def read_attachment(storage: Storage, attachment_id: str, storage_key: str
         AttachmentDamagedError: other bytes are there, or none.
         StorageError: they cannot be read now.
     """
+
+    def damaged(what: str) -> AppError:
+        logger.error("attachment.missing" if what == "missing" else "attachment.altered", attachment_id=attachment_id)
+        return AttachmentDamagedError(attachment_id)
+
+    return await _checked(storage, storage_key, sha256, damaged)
+
+
+async def _checked(storage: Storage, storage_key: str, sha256: bytes, damaged: Damaged) -> StoredBytes:
+    """Read all of it, then open it once more: nothing of an altered file goes out, and none has to fit into memory."""
+    digest = hashlib.sha256()
     try:
-        content = await storage.get(storage_key)
+        async for piece in (await storage.stream(storage_key)).pieces:
+            digest.update(piece)
+        if not hmac.compare_digest(digest.digest(), sha256):
+            raise damaged("altered")
+        return await storage.stream(storage_key)
     except StorageKeyMissing:
-        logger.error("attachment.missing", attachment_id=attachment_id)  # noqa: TRY400 - the key says nothing more
-        raise AttachmentDamagedError(attachment_id) from None
-    if not _is_same(content, sha256):
-        logger.error("attachment.altered", attachment_id=attachment_id)
-        raise AttachmentDamagedError(attachment_id)
-    return content
+        raise damaged("missing") from None
 
 
-def _is_same(content: bytes, sha256: bytes) -> bool:
-    return hmac.compare_digest(hashlib.sha256(content).digest(), sha256)
+def _document(number: str) -> Damaged:
+    def damaged(what: str) -> AppError:
+        logger.critical(
+            "issued document is missing" if what == "missing" else "issued document was altered", number=number
+        )
+        return DocumentAlteredError(number)
+
+    return damaged

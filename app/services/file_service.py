@@ -11,11 +11,11 @@ from app.database import Database
 from app.models.attachment import Attachment
 from app.models.invoice import Invoice
 from app.schemas.attachment import display_name
-from app.services.document_store import read_attachment, read_document
+from app.services.document_store import check_attachment, check_document
 from app.services.file_links import FileKind, FileLinks
 from app.utils.exceptions import NotFoundError
 from app.utils.media_types import BY_NAME, PDF
-from app.utils.storage import Storage
+from app.utils.storage import Storage, StoredBytes
 
 STORAGE_LINK_LIFETIME = timedelta(seconds=60)
 """How long an address that the storage signed works: it is followed at once."""
@@ -53,21 +53,28 @@ class FileService:
         self._links = links
         self._redirects = redirects
 
-    async def open(self, kind: FileKind, file_id: UUID, expires: str, signature: str) -> tuple[StoredFile, str | bytes]:
-        """Return the file, and either an address to fetch it from or its bytes, exactly as they were stored.
+    async def find(self, kind: FileKind, file_id: UUID, expires: str, signature: str) -> StoredFile:
+        """Return the file that a link leads to.
 
         Raises:
             NotFoundError: no link of ours.
             LinkExpiredError: one that worked.
+        """
+        self._links.check(kind, file_id, expires, signature)
+        return await (self._attachment(file_id) if kind is FileKind.ATTACHMENTS else self._document(file_id))
+
+    async def open(self, found: StoredFile) -> str | StoredBytes:
+        """Return an address to fetch a file from, or its bytes in pieces, once they are found to be as they were stored.
+
+        Raises:
             DocumentAlteredError, AttachmentDamagedError: what is stored is not what was stored once.
             StorageError: it cannot be read now.
         """
-        self._links.check(kind, file_id, expires, signature)
-        found = await (self._attachment(file_id) if kind is FileKind.ATTACHMENTS else self._document(file_id))
+        check = check_attachment if found.is_foreign else check_document
+        stored = await check(self._storage, found.number, found.storage_key, found.sha256)
         if self._redirects and (url := await self._storage.signed_url(found.storage_key, STORAGE_LINK_LIFETIME)):
-            return found, url
-        read = read_attachment if kind is FileKind.ATTACHMENTS else read_document
-        return found, await read(self._storage, found.number, found.storage_key, found.sha256)
+            return url
+        return stored
 
     async def _attachment(self, file_id: UUID) -> StoredFile:
         table = Attachment.__table__.c

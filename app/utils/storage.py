@@ -14,8 +14,9 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 logger = structlog.get_logger(__name__)
 
 MAXIMUM_KEY_LENGTH: Final = 512
+PIECE_BYTES: Final = 65_536
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _STAGING: Final = ".staging"
 _STAGING_KEPT_SECONDS: Final = 3600
@@ -138,6 +140,19 @@ class Storage:
             answer = await obstore.get_async(self._store, key)
             return bytes(await answer.bytes_async())
 
+    async def stream(self, key: str) -> "StoredBytes":
+        """Return the size of what is under a key, and its bytes in pieces; they are read as they are asked for.
+
+        Raises:
+            StorageKeyMissing: there is nothing.
+            StorageError: it cannot be read now; the pieces raise it too.
+            ValueError: the key is not acceptable.
+        """
+        checked_key(key)
+        with _translated(key):
+            answer = await obstore.get_async(self._store, key)
+        return StoredBytes(answer.meta["size"], _pieces(key, answer), answer.meta["e_tag"])
+
     @observed_storage("exists", _OUTCOMES)
     async def exists(self, key: str) -> bool:
         """Return whether something is stored under a key.
@@ -228,6 +243,27 @@ class Storage:
             finally:
                 await asyncio.to_thread((folder / staged).unlink, missing_ok=True)
             await asyncio.to_thread(_flush_folders, folder, key)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBytes:
+    """What is under a key.
+
+    Attributes:
+        size: in bytes.
+        pieces: all of it, of about `PIECE_BYTES` each; to be gone through once.
+        version: changes with the bytes, where the storage says so (an entity tag).
+    """
+
+    size: int
+    pieces: AsyncIterator[bytes]
+    version: str | None
+
+
+async def _pieces(key: str, answer: "obstore.GetResult") -> AsyncIterator[bytes]:
+    with _translated(key):
+        async for piece in answer.stream(PIECE_BYTES):
+            yield bytes(piece)
 
 
 def checked_key(key: str) -> str:

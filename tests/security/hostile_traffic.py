@@ -12,7 +12,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from time import time
 
+from tests import files_support
 from tests.factories import order_payload
+from tests.files_support import MULTIPART, PDF
 
 ORDERS = "/api/v1/orders"
 WEBHOOK = "/api/v1/payments/webhook"
@@ -168,6 +170,32 @@ def stalled_readers(target: Target) -> None:
         target.request("GET", "/api/v1/health/live")
 
 
+def stalled_downloads(target: Target) -> None:
+    """Follow the link to one file of 10 MB on each of 50 connections, and read none of the answers."""
+    status, made = target.request("POST", ORDERS, json.dumps(order_payload()).encode())
+    assert status == 201, made
+    order_id = json.loads(made)["id"]
+    for state in ("PAID", "PROCESSING_IN_WAREHOUSE", "SHIPPED", "DELIVERED"):
+        target.request("PATCH", f"{ORDERS}/{order_id}/state", json.dumps({"new_state": state}).encode())
+    asked = {"order_id": order_id, "reason": "Glaze is cracked"}
+    status, made = target.request("POST", "/api/v1/returns", json.dumps(asked).encode())
+    assert status == 201, made
+    content = PDF[:9] + b"%" + b"x" * (10 * MEGABYTE - len(PDF) - 2) + b"\n" + PDF[9:]
+    path = f"/api/v1/returns/{json.loads(made)['id']}/attachments"
+    status, made = target.request(
+        "POST", path, files_support.body(files_support.part(content)), **{"Content-Type": MULTIPART}
+    )
+    assert status == 201, made
+    link = json.loads(made)["link"]
+    ask = f"GET {link[link.index('/api/') :]} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    with ExitStack() as stack:
+        for _ in range(50):
+            connection = stack.enter_context(target.connect())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            connection.sendall(ask)
+        target.request("GET", "/api/v1/health/live")
+
+
 def many_connections(target: Target) -> None:
     """Open 600 connections that say half a line, and hold them."""
     with ExitStack() as stack:
@@ -202,6 +230,7 @@ SCENARIOS: list[Callable[[Target], None]] = [
     hostile_bodies,
     large_orders_in_lists,
     stalled_readers,
+    stalled_downloads,
     endless_header,
     many_headers,
     chunks_and_trailers,

@@ -4,9 +4,9 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
-from fastapi.responses import RedirectResponse
 
 from app.api.deps import ProcessServices
+from app.api.file_transfer import FileTransfer
 from app.api.responses import refuses
 from app.api.routes import OpenRoute
 from app.services.file_links import PREFIX, FileKind
@@ -25,7 +25,7 @@ _BYTES = {"schema": {"type": "string", "format": "binary"}}
     responses={
         200: {"description": "The file, as it was stored", "content": {kind.name: _BYTES for kind in ACCEPTED}},
         307: {"description": "The storage gives the file out itself, at the address in `Location`, for a minute"},
-        **refuses("NOT_FOUND", "LINK_EXPIRED"),
+        **refuses("NOT_FOUND", "LINK_EXPIRED", "SERVICE_UNAVAILABLE"),
     },
     summary="Fetch the file that a link leads to",
 )
@@ -44,10 +44,8 @@ async def fetch(
 
     Links are in the records of invoices and attachments. One that was altered is answered 404, one that has expired 403.
     """
-    found, source = await services.files.open(kind, file_id, expires, signature)
-    if isinstance(source, str):
-        return RedirectResponse(source, 307)
+    found = await services.files.find(kind, file_id, expires, signature)
     headers = {"Content-Disposition": content_disposition(found.name, is_shown=found.is_shown)}
     if found.is_foreign:
         headers["Content-Security-Policy"] = _CONFINED
-    return Response(source, 200, headers, found.media_type)
+    return FileTransfer(lambda: services.files.open(found), headers, found.media_type)
