@@ -85,7 +85,7 @@ class MessageResend:
                 "former_recipient": masked(earlier.recipient),
                 "recipient": masked(recipient),
             }
-            await event_service.append(session, EntityType.JOB, job_id, 1, "message.resent", new.created_at, facts)
+            await event_service.append(session, EntityType.JOB, job_id, 1, "job.resent", new.created_at, facts)
             return (await session.execute(select(*_SHOWN).where(Notification.id == new.id))).one()._asdict()
 
     def _row(self, earlier: Notification, recipient: str, actor: Actor) -> NewRow:

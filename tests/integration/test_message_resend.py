@@ -182,7 +182,7 @@ async def test_a_message_is_sent_again_to_a_corrected_address(
     assert states == {row.id: "REJECTED", UUID(again["id"]): "SENT"}
     # The SMS of the event was due with the first mail, and is not sent a second time.
     assert len(await rows(database, "SELECT 1 FROM jobs WHERE kind = 'sms.order_shipped'")) == 1
-    [event] = await rows(database, "SELECT * FROM events WHERE type = 'message.resent'")
+    [event] = await rows(database, "SELECT * FROM events WHERE type = 'job.resent'")
     assert event.data == {
         "notification_id": again["id"],
         "resend_of": str(row.id),
