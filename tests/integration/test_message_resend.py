@@ -287,10 +287,11 @@ def _command_settings(settings: Settings, clean_database: None, monkeypatch: pyt
 @pytest.mark.usefixtures("_command_settings")
 def test_the_command_sends_again(settings: Settings, owner_connection: Any) -> None:
     [message_id] = owner_connection.execute(
-        "INSERT INTO notifications (source_key, template, recipient, entity_id, state, message_id, subject)"
-        " VALUES ('x', 'order_shipped', 'ada@example.com', gen_random_uuid(), 'REJECTED', '<1@a.example>', 's')"
+        "INSERT INTO notifications (source_key, template, recipient, entity_id, message_id, subject)"
+        " VALUES ('x', 'order_shipped', 'ada@example.com', gen_random_uuid(), '<1@a.example>', 's')"
         " RETURNING id"
     ).fetchone()
+    owner_connection.execute("UPDATE notifications SET state = 'REJECTED'")
     words = ["notifications", "resend", str(message_id)]
     result = CliRunner().invoke(cli, [*words, "--to", "ada@example.org", "--by", "Grace"])
     assert result.exit_code == 0, result.output
