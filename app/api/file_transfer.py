@@ -7,6 +7,7 @@ A file that is stored is never in memory as a whole, and a reader who stops read
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import Response
@@ -14,7 +15,10 @@ from fastapi.responses import RedirectResponse
 from starlette.types import Receive, Scope, Send
 
 from app.utils.exceptions import ServiceUnavailableError
-from app.utils.storage import StorageError, StoredBytes
+
+if TYPE_CHECKING:
+    # The storage's library is loaded when the first file is asked for.
+    from app.utils.storage import StoredBytes
 
 logger = structlog.get_logger(__name__)
 
@@ -24,7 +28,7 @@ TRANSFERS_AT_ONCE = 16
 TRANSFER_SECONDS = 120.0
 STALL_SECONDS = 20.0
 
-Open = Callable[[], Awaitable[str | StoredBytes]]
+Open = Callable[[], Awaitable["str | StoredBytes"]]
 
 
 class _Places:
@@ -80,7 +84,7 @@ class FileTransfer(Response):
                     raise ServiceUnavailableError("The file could not be read in time; try again.") from None
                 # Without the rest of what Content-Length promised the server closes the connection.
                 logger.warning("file_transfer.stalled", path=scope["path"])
-            except StorageError:
+            except ServiceUnavailableError:
                 if not self._is_started:
                     raise
                 logger.exception("file_transfer.broken_off", path=scope["path"])

@@ -31,7 +31,8 @@ INTEGER_LIMIT = 2**63
 BODY = "body"
 """The field that faults of the body as a whole are reported under."""
 
-_FRACTION = re.compile(rb"-?[0-9]+[.eE][0-9.eE+-]*")
+# Possessive, and never from the middle of a number: a run of digits is read once.
+_FRACTION = re.compile(rb"(?<![0-9])-?[0-9]++[.eE][0-9.eE+-]*")
 # Every decimal of 15 digits survives in a double; of 17 those that a double prints.
 _DIGITS_OF_ANY_DOUBLE, _DIGITS_OF_A_DOUBLE = 15, 17
 _MEDIA_TYPE = re.compile(r' *application/json *(?:; *charset *= *"?utf-8"? *)?', re.IGNORECASE | re.ASCII)
