@@ -1,6 +1,7 @@
 """The verbs of `articurated` about who may call: API keys and bearer tokens (contract section 7)."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
@@ -13,6 +14,7 @@ from app.core.enums import Role
 T = TypeVar("T")
 
 keys = typer.Typer(help="API keys of callers; made and ended as the owner: DATABASE_ADMIN_URL.", no_args_is_help=True)
+token = typer.Typer(help="Print a signed bearer token, or revoke one.")
 
 _INSUFFICIENT_PRIVILEGE = "42501"
 
@@ -75,24 +77,53 @@ def keys_revoke(key_id: UUID) -> None:
     typer.echo(f"revoked {key_id}")
 
 
-def token(
-    role: Annotated[Role, typer.Option(help="What the bearer may do.")],
+@token.callback(invoke_without_command=True)
+def token_issue(
+    context: typer.Context,
+    role: Annotated[Role | None, typer.Option(help="What the bearer may do.")] = None,
     subject: Annotated[UUID | None, typer.Option(help="Principal id; a new one without.")] = None,
     customer_id: Annotated[UUID | None, typer.Option(help="The customer, for the role customer.")] = None,
-    minutes: Annotated[int, typer.Option(min=1, max=60 * 24 * 30, help="How long it is valid.")] = 60,
+    minutes: Annotated[int, typer.Option(min=1, help="How long it is valid; at most TOKEN_MAX_AGE_MINUTES.")] = 60,
+    json: Json = False,
 ) -> None:
-    """Print a signed bearer token."""
+    """Print a signed bearer token, and its jti on standard error; `token revoke JTI` ends it."""
     from app.config import get_settings
     from app.core.security import Principal, issue_token
     from app.utils.clock import utc_now, uuid7
 
+    if context.invoked_subcommand is not None:
+        return
+    if role is None:
+        raise typer.BadParameter("a token needs one", param_hint="--role")
     connect_to_running_system(needed=False)
-    now = utc_now()
+    settings, now = get_settings(), utc_now()
+    if minutes > settings.token_max_age_minutes:
+        raise typer.BadParameter(f"at most {settings.token_max_age_minutes}, which is TOKEN_MAX_AGE_MINUTES")
     try:
         principal = Principal(subject or uuid7(now), role, customer_id)
     except ValueError as fault:
         raise typer.BadParameter(str(fault)) from None
-    typer.echo(issue_token(get_settings(), principal, timedelta(minutes=minutes), now))
+    token_id, lifetime = str(uuid7(now)), timedelta(minutes=minutes)
+    signed = issue_token(settings, principal, lifetime, now, token_id)
+    if json:
+        print_json({"token": signed, "jti": token_id, "expires_at": now + lifetime})
+        return
+    typer.echo(signed)
+    typer.echo(f"jti {token_id}", err=True)
+
+
+@token.command("revoke")
+def token_revoke(
+    jti: Annotated[str, typer.Argument(help="The token's jti, of ours or of a provider; or the token itself.")],
+) -> None:
+    """End a token; within 5 seconds nothing accepts it any more."""
+    from app.core.security import CredentialsError, token_id_of
+    from app.services.token_service import TokenService
+
+    with suppress(CredentialsError):
+        jti = token_id_of(jti)
+    with_database(lambda database: TokenService(database).revoke(jti))
+    typer.echo(f"revoked {jti}")
 
 
 def _as_owner(work: Callable[[Any], Awaitable[T]]) -> T:
@@ -125,4 +156,4 @@ def _print_key(made: dict[str, Any], json: bool) -> None:
 def register(cli: typer.Typer) -> None:
     """Add these verbs to the command."""
     cli.add_typer(keys, name="keys")
-    cli.command()(token)
+    cli.add_typer(token, name="token")

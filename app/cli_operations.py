@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, BinaryIO, TypeVar
 from uuid import UUID
 
 import typer
@@ -123,6 +123,13 @@ def _account() -> str:
         return str(os.getuid())
 
 
+def open_private(path: Path) -> BinaryIO:
+    """Open a file for writing, emptied, that its owner alone can read, also where one with another mode is there."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    os.fchmod(handle, 0o600)
+    return os.fdopen(handle, "wb")
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document."""
     import orjson
@@ -187,7 +194,9 @@ def audit_verify(
 
 @audit.command("export")
 def audit_export(
-    output: Annotated[Path | None, typer.Option(help="File to write; standard output without.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write, for its owner alone to read; standard output without.")
+    ] = None,
 ) -> None:
     """Write the whole trail as JSON Lines, oldest first, with the hashes that prove it."""
     import orjson
@@ -196,7 +205,7 @@ def audit_export(
 
     async def write(database: Any) -> int:
         written = 0
-        stream = output.open("wb") if output else sys.stdout.buffer
+        stream = open_private(output) if output else sys.stdout.buffer
         try:
             async for record in AuditService(database).export():
                 stream.write(orjson.dumps(record, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE))

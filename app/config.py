@@ -29,6 +29,8 @@ DEVELOPMENT_WEBHOOK_SECRET = "whsec_development-webhook-secret"  # noqa: S105
 DEVELOPMENT_CHANNEL_SECRET = "whsec_development-channel-secret"  # noqa: S105
 DEVELOPMENT_DATABASE_PASSWORD = "dev_password"  # noqa: S105
 MINIMUM_SECRET_LENGTH = 32
+MAXIMUM_TOKEN_AGE_MINUTES = 43_200
+"""30 days; a revocation is kept for that long, whatever the maximum was when the token was issued."""
 JOB_TIME_LIMIT_SECONDS = 25
 """A job that takes longer is stopped."""
 
@@ -89,6 +91,7 @@ class Settings(BaseSettings):
     jwks_file: Path | None = Field(None, description="The same as a file.")
     jwks_issuer: str | None = Field(None, description="JWT_ISSUER when absent.")
     jwks_audience: str | None = Field(None, description="JWT_AUDIENCE when absent.")
+    token_max_age_minutes: int = Field(1440, ge=1, le=MAXIMUM_TOKEN_AGE_MINUTES, description="Counted from `iat`.")
     jwks_refresh_seconds: int = Field(300, ge=1, le=3600)
     rate_limit_per_minute: int = Field(100, ge=0, le=100_000, description="Requests of one caller; 0 is no limit.")
     trusted_proxies: str = Field("", description="Addresses and networks whose X-Forwarded-For is believed.")

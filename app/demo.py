@@ -194,7 +194,7 @@ class Demo:
         answer = self._send("GET", path, Role.CUSTOMER)
         self._expect(answer.content.startswith(b"%PDF-"), "the invoice is not a PDF")
         folder = Path(self._info.data_dir) / "demo"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         pdf = folder / f"{record['number']}.pdf"
         pdf.write_bytes(answer.content)
         self._done(

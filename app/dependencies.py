@@ -17,6 +17,7 @@ from app.core.security import (
     JWT_ALGORITHM,
     CredentialsError,
     Principal,
+    VerifiedToken,
     read_provider_token,
     read_token,
     same_secret,
@@ -42,6 +43,7 @@ from app.services.rate_limit_store import WINDOW_SECONDS, SharedWindows
 from app.services.refund_service import RefundService
 from app.services.return_service import ReturnService
 from app.services.stats_service import StatsService
+from app.services.token_service import TokenService
 from app.services.unpaid_orders import UnpaidOrders
 from app.services.verification_service import VerificationService
 from app.utils.clock import Clock, utc_now
@@ -78,6 +80,7 @@ class Services:
         self.orders = OrderService(database, clock, shop_time, settings.prices_set_by)
         self.returns = ReturnService(database, ReturnWindow.from_settings(settings), clock)
         self.keys = KeyService(database)
+        self.tokens = TokenService(database)
         self.idempotency = IdempotencyService(database)
         self.health = HealthService(database, settings)
         self.stats = StatsService(database, clock, review_hours=settings.return_review_sla_hours, shop_time=shop_time)
@@ -310,21 +313,27 @@ async def _by_token(authorization: str, services: Services) -> Principal:
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer":
         raise UnauthenticatedError
-    token = token.strip(" ")
-    keys = services.provider_keys
     try:
-        if keys is None:
-            return read_token(services.settings, token)
-        # What a token says of itself decides who is asked for the key, and nothing else: a secret of ours never
-        # meets another algorithm, nor a key of the provider's the one of our secret.
-        header = token_header(token)
-        if header.get("alg") == JWT_ALGORITHM:
-            return read_token(services.settings, token)
-        return read_provider_token(services.settings, token, await keys.find(header))
+        verified = await _verify(token.strip(" "), services)
     except CredentialsError:
         raise UnauthenticatedError from None
     except KeySetUnavailableError:
         raise ServiceUnavailableError("Tokens of the identity provider cannot be checked right now.") from None
+    if await services.tokens.is_revoked(verified.token_id):
+        raise UnauthenticatedError
+    return verified.principal
+
+
+async def _verify(token: str, services: Services) -> VerifiedToken:
+    keys = services.provider_keys
+    if keys is None:
+        return read_token(services.settings, token)
+    # What a token says of itself decides who is asked for the key, and nothing else: a secret of ours never
+    # meets another algorithm, nor a key of the provider's the one of our secret.
+    header = token_header(token)
+    if header.get("alg") == JWT_ALGORITHM:
+        return read_token(services.settings, token)
+    return read_provider_token(services.settings, token, await keys.find(header))
 
 
 def client_address(scope: Scope) -> str | None:

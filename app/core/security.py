@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,6 +28,7 @@ JWT_MAXIMUM_LENGTH = 2048
 PROVIDER_JWT_MAXIMUM_LENGTH = 8192
 # A provider's clock is not ours.
 PROVIDER_LEEWAY_SECONDS = 5
+TOKEN_ID_LENGTH = 255
 _REQUIRED_CLAIMS = ["exp", "aud", "iss", "sub"]
 # RecursionError and OverflowError: the header is parsed before any signature is checked.
 _FAULTS = (jwt.PyJWTError, ValueError, TypeError, KeyError, RecursionError, OverflowError)
@@ -57,6 +59,19 @@ class Principal:
             raise ValueError("a customer id belongs to the role customer, and only there")
 
 
+@dataclass(frozen=True, slots=True)
+class VerifiedToken:
+    """A token whose signature and claims hold; whether it was revoked, the database knows.
+
+    Attributes:
+        principal: whom it stands for.
+        token_id: by which it can be revoked, see `token_id_of`.
+    """
+
+    principal: Principal
+    token_id: str
+
+
 def new_key() -> tuple[str, str]:
     """Return a new API key, to be shown once, and its prefix, by which people tell keys apart."""
     prefix = secrets.token_hex(4)
@@ -73,12 +88,15 @@ def same_secret(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode("utf-8", "surrogatepass"))
 
 
-def issue_token(settings: Settings, principal: Principal, lifetime: timedelta, now: datetime) -> str:
-    """Return a signed token for `principal`, valid from `now` for `lifetime`."""
+def issue_token(
+    settings: Settings, principal: Principal, lifetime: timedelta, now: datetime, token_id: str | None = None
+) -> str:
+    """Return a signed token for `principal`, valid from `now` for `lifetime`; its `jti` is a random one when absent."""
     claims: dict[str, Any] = {
         "iss": settings.jwt_issuer,
         "aud": settings.jwt_audience,
         "sub": str(principal.id),
+        "jti": token_id or secrets.token_urlsafe(16),
         "role": str(principal.role),
         "iat": now,
         "exp": now + lifetime,
@@ -102,12 +120,12 @@ def token_header(token: str) -> Mapping[str, Any]:
         raise CredentialsError(type(fault).__name__) from fault
 
 
-def read_token(settings: Settings, token: str) -> Principal:
+def read_token(settings: Settings, token: str) -> VerifiedToken:
     """Return whom a token of ours stands for. `SECRET_KEY_PREVIOUS`, where set, still verifies.
 
     Raises:
-        CredentialsError: not signed by us, with another algorithm, expired, not valid yet, for another
-            audience or from another issuer, or without a claim that is needed.
+        CredentialsError: not signed by us, with another algorithm, expired, older than TOKEN_MAX_AGE_MINUTES, not
+            valid yet, for another audience or from another issuer, or without a claim that is needed.
     """
     if len(token) > JWT_MAXIMUM_LENGTH:
         raise CredentialsError("too long")
@@ -119,7 +137,7 @@ def read_token(settings: Settings, token: str) -> Principal:
             if not previous:
                 raise
             claims = _claims_of_ours(settings, token, previous)
-        return _principal(claims)
+        return _verified(settings, token, claims)
     except _FAULTS as fault:
         raise CredentialsError(type(fault).__name__) from fault
 
@@ -135,7 +153,7 @@ def _claims_of_ours(settings: Settings, token: str, secret: str) -> dict[str, An
     )
 
 
-def read_provider_token(settings: Settings, token: str, key: jwt.PyJWK) -> Principal:
+def read_provider_token(settings: Settings, token: str, key: jwt.PyJWK) -> VerifiedToken:
     """Return whom a token of the identity provider stands for.
 
     Args:
@@ -156,9 +174,49 @@ def read_provider_token(settings: Settings, token: str, key: jwt.PyJWK) -> Princ
             leeway=PROVIDER_LEEWAY_SECONDS,
             options={"require": _REQUIRED_CLAIMS},
         )
-        return _principal(claims)
+        return _verified(settings, token, claims)
     except _FAULTS as fault:
         raise CredentialsError(type(fault).__name__) from fault
+
+
+def token_id_of(token: str) -> str:
+    """Return the id by which a token is revoked: its `jti` (RFC 7519, 4.1.7), or a hash of what was signed without one.
+
+    The token is not verified. The hash leaves the signature out, whose text can be changed without a change of its bytes.
+
+    Raises:
+        CredentialsError: no token, or a `jti` that cannot be kept.
+    """
+    try:
+        return _token_id(token, jwt.decode(token, options={"verify_signature": False}))
+    except _FAULTS as fault:
+        raise CredentialsError(type(fault).__name__) from fault
+
+
+def _token_id(token: str, claims: Mapping[str, Any]) -> str:
+    token_id = claims.get("jti")
+    if token_id is None:
+        return f"sha256:{hashlib.sha256(token.rpartition('.')[0].encode()).hexdigest()}"
+    if not isinstance(token_id, str) or not 0 < len(token_id) <= TOKEN_ID_LENGTH or not token_id.isprintable():
+        raise CredentialsError("a jti that cannot be kept")
+    return token_id
+
+
+def _verified(settings: Settings, token: str, claims: Mapping[str, Any]) -> VerifiedToken:
+    """Return what the claims of a proven token say.
+
+    The maximum age is counted from `iat`; a token without one must expire within it.
+
+    Raises:
+        CredentialsError: too old, or a `jti` that cannot be kept.
+        ValueError, TypeError, KeyError: a claim is not what it should be.
+    """
+    maximum, now = settings.token_max_age_minutes * 60, time.time()
+    issued_at = claims.get("iat")
+    seconds = now - float(issued_at) if issued_at is not None else float(claims["exp"]) - now
+    if seconds > maximum:
+        raise CredentialsError("older than TOKEN_MAX_AGE_MINUTES")
+    return VerifiedToken(_principal(claims), _token_id(token, claims))
 
 
 def _principal(claims: Mapping[str, Any]) -> Principal:

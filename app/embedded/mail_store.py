@@ -66,7 +66,8 @@ class MailStore:
         envelope = f"{ENVELOPE_FROM}: {_one_line(sender)}\r\n{ENVELOPE_TO}: {_one_line(', '.join(recipients))}\r\n"
         content = envelope.encode() + content
         unfinished = self._folder / f"{mail_id}.part"
-        with unfinished.open("xb") as file:
+        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -7,6 +7,7 @@ time; a lock on the folder keeps a second process from opening the same books. T
 """
 
 import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,6 +110,15 @@ class StoreInUseError(Exception):
     """Another process holds the books in this folder."""
 
 
+def _make_private(file: Path) -> None:
+    """Make a file that its owner alone can read, or make one so that is there."""
+    handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(handle, 0o600)
+    finally:
+        os.close(handle)
+
+
 class Store:
     """The open database file of one gateway."""
 
@@ -118,13 +128,16 @@ class Store:
         Raises:
             StoreInUseError: another gateway runs on this folder.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(folder / "gateway.lock")
         self._lock = (folder / "gateway.lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
             raise StoreInUseError(f"another gateway already keeps its books in {folder}") from None
+        # SQLite gives its log and index the mode of the database.
+        _make_private(folder / "ledger.sqlite3")
         self._connection = sqlite3.connect(folder / "ledger.sqlite3", isolation_level=None, check_same_thread=False)
         self._connection.row_factory = sqlite3.Row
         self._connection.execute("PRAGMA journal_mode = WAL")

@@ -16,6 +16,7 @@ from app.models.order_correction import OrderCorrection
 from app.models.order_search import OrderSearch
 from app.models.payment import GatewayEvent, Payment, Refund
 from app.models.return_request import ReturnRequest
+from app.models.revoked_token import RevokedToken
 from app.models.state_history import StateHistory, StateTransition, TransitionRejection
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Payment",
     "Refund",
     "ReturnRequest",
+    "RevokedToken",
     "StateHistory",
     "StateTransition",
     "TransitionRejection",

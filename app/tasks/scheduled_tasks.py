@@ -84,10 +84,11 @@ def send_daily_summary() -> None:
 
 @task("app.tasks.scheduled_tasks.forget_idempotency_keys")
 def forget_idempotency_keys() -> None:
-    """Delete the stored answers whose time is over; until then they are passed over where they are."""
+    """Delete the stored answers whose time is over, and the revocations of tokens that have expired since."""
 
     async def work(bench: Workbench) -> int:
-        return await in_batches(bench.sweeps.forget_idempotency_keys)
+        answers = await in_batches(bench.sweeps.forget_idempotency_keys)
+        return answers + await in_batches(bench.tokens.forget_expired)
 
     _tick("forget_idempotency_keys", work)
 

@@ -21,6 +21,7 @@ from app.services.payment_service import PaymentService
 from app.services.refund_service import RefundService
 from app.services.return_service import ReturnService
 from app.services.sweep_service import SweepService
+from app.services.token_service import TokenService
 from app.services.unpaid_orders import UnpaidOrders
 from app.tasks.runner import JOB_TIME_LIMIT, Handler, JobRunner, LastRites
 from app.utils.clock import Clock, utc_now
@@ -130,6 +131,11 @@ class Workbench:
     def sweeps(self) -> SweepService:
         """What time alone makes due."""
         return SweepService(self.database, self.settings, self.clock)
+
+    @cached_property
+    def tokens(self) -> TokenService:
+        """Revoked tokens, for their sweep."""
+        return TokenService(self.database)
 
     def handlers(self) -> Mapping[JobKind, Handler]:
         """Return the table of what to do per kind of job; every kind is in it."""

@@ -12,16 +12,17 @@ import pytest
 
 from app.config import Settings
 from app.core.enums import Role
-from app.core.security import Principal, issue_token
+from app.core.security import Principal, issue_token, token_id_of
 from app.database import Database
 from app.dependencies import Services
 from app.main import create_app
 from app.services.key_service import REMEMBERED_SECONDS, KeyService
+from app.services.token_service import TokenService
 from app.utils.exceptions import InvalidInputError, NotFoundError
 from tests.conftest import MovableClock
 from tests.fakes import Stopwatch
 from tests.identity_provider import AUDIENCE, ISSUER, jwk, key_server, key_set, token
-from tests.integration.conftest import Connect, error_of, new_order
+from tests.integration.conftest import LOGINS, Connect, Login, error_of, new_order
 
 pytestmark = [pytest.mark.req("NFR-004.2"), pytest.mark.security]
 
@@ -128,6 +129,77 @@ async def test_tokens_under_the_previous_secret_hold_while_it_is_named(
     assert (await after.get(signed[old])).status_code == 401
     expired = issue_token(under(old), whom, timedelta(seconds=-1), datetime.now(UTC))
     assert (await during.get(expired)).status_code == 401
+
+
+# --- tokens that are revoked -------------------------------------------------------------------------------------
+
+
+async def test_a_revoked_token_is_dead_at_once_here_and_within_five_seconds_elsewhere(
+    with_provider: Callers, settings: Settings, database: Database
+) -> None:
+    watch = Stopwatch()
+    here, elsewhere = with_provider, TokenService(database, watch)
+    whom = Principal(uuid4(), Role.MANAGER)
+    for kept, bearer in (
+        (
+            issue_token(settings, whom, timedelta(minutes=1), datetime.now(UTC)),
+            issue_token(settings, whom, timedelta(minutes=1), datetime.now(UTC)),
+        ),
+        (token("ES256", "e1", jti="provider-1"), token("ES256", "e1", jti="provider-2")),
+        (token("ES256", "e1"), token("ES256", "e1")),
+    ):
+        token_id = token_id_of(bearer)
+        assert (await here.get(bearer)).status_code == 200
+        assert not await elsewhere.is_revoked(token_id)
+        await here.services.tokens.revoke(token_id)
+        refused = await here.get(bearer)
+        assert (refused.status_code, error_of(refused)["code"]) == (401, "UNAUTHENTICATED")
+        assert (await here.get(kept)).status_code == 200
+        watch.seconds += REMEMBERED_SECONDS
+        assert await elsewhere.is_revoked(token_id)
+
+
+async def test_revoking_twice_changes_nothing_and_a_strange_id_is_refused(database: Database) -> None:
+    tokens = TokenService(database)
+    assert await tokens.revoke("t-1") == await tokens.revoke("t-1")
+    for strange in ("", "x" * 256, "a\x00b"):
+        with pytest.raises(InvalidInputError) as refused:
+            await tokens.revoke(strange)
+        assert "jti" in str(refused.value.details)
+
+
+async def test_who_is_busy_costs_no_query_for_each_request(database: Database) -> None:
+    watch = Stopwatch()
+    tokens = TokenService(database, watch)
+    assert not await tokens.is_revoked("t-1")
+    await TokenService(database).revoke("t-1")
+    watch.seconds += REMEMBERED_SECONDS - 0.1
+    assert not await tokens.is_revoked("t-1"), "it was looked up less than five seconds ago"
+    watch.seconds += 0.1
+    assert await tokens.is_revoked("t-1")
+
+
+@pytest.mark.req("NFR-004.6")
+async def test_a_revocation_stays_until_its_token_has_expired(
+    database: Database, login: Login, owner_connection: psycopg.Connection
+) -> None:
+    tokens = TokenService(database)
+    await tokens.revoke("t-1")
+    for who in LOGINS:
+        for statement in (
+            "DELETE FROM revoked_tokens",
+            "UPDATE revoked_tokens SET expires_at = created_at + interval '1 s'",
+            "TRUNCATE revoked_tokens",
+        ):
+            with pytest.raises(psycopg.Error):
+                login(who).execute(statement)
+    assert await tokens.forget_expired(10) == 0
+    owner_connection.execute(
+        "INSERT INTO revoked_tokens (token_id, created_at, expires_at)"
+        " SELECT 'old-' || n, now() - interval '32 d', now() - interval '1 s' FROM generate_series(1, 3) n"
+    )
+    assert [await tokens.forget_expired(2) for _ in range(3)] == [2, 1, 0]
+    assert await tokens.is_revoked("t-1")
 
 
 # --- keys that end -----------------------------------------------------------------------------------------------

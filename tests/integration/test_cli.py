@@ -23,7 +23,7 @@ from app.cli import cli, main
 from app.config import Settings, get_settings
 from app.core.actor import Actor
 from app.core.enums import OrderStatus, Role
-from app.core.security import read_token
+from app.core.security import read_token, token_id_of
 from app.database import Database
 from app.schemas.order import OrderStateUpdate
 from app.services.order_service import OrderService
@@ -155,9 +155,20 @@ def test_an_unreachable_database_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
 def test_token_is_valid_for_its_role() -> None:
     customer = uuid4()
     token = run("token", "--role", "customer", "--customer-id", customer).stdout.strip()
-    principal = read_token(get_settings(), token)
+    principal = read_token(get_settings(), token).principal
     assert (principal.role, principal.customer_id) == (Role.CUSTOMER, customer)
     run("token", "--role", "manager", "--customer-id", customer, expect=2)
+
+
+def test_a_token_is_printed_with_its_jti_and_revoked_by_it() -> None:
+    made = json.loads(run("token", "--role", "manager", "--json").stdout)
+    assert read_token(get_settings(), made["token"]).token_id == made["jti"]
+    plain = run("token", "--role", "manager")
+    assert plain.stderr == f"jti {token_id_of(plain.stdout.strip())}\n"
+    assert run("token", "revoke", made["jti"]).stdout == f"revoked {made['jti']}\n"
+    assert run("token", "revoke", made["token"]).stdout == f"revoked {made['jti']}\n"
+    assert "TOKEN_MAX_AGE_MINUTES" in run("token", "--role", "manager", "--minutes", 1441, expect=2).stderr
+    run("token", expect=2)
 
 
 @pytest.mark.req("REQ-003.4")
@@ -180,6 +191,7 @@ def test_audit_verify_passes_then_names_the_altered_row(
 def test_audit_export_is_json_lines(settings: Settings, tmp_path: Path) -> None:
     order_id = paid_order(settings, actor(Role.ADMIN))
     run("audit", "export", "--output", tmp_path / "trail.jsonl")
+    assert (tmp_path / "trail.jsonl").stat().st_mode & 0o777 == 0o600
     [row] = [json.loads(line) for line in (tmp_path / "trail.jsonl").read_text().splitlines()]
     assert (row["entity_id"], row["new_state"], len(row["hash"])) == (order_id, "PAID", 64)
 

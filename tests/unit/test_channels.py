@@ -173,11 +173,14 @@ def test_only_what_is_switched_on_is_there() -> None:
 
 PRODUCTION: dict[str, Any] = {
     "environment": "production",
-    "secret_key": "s" * 40,
+    "payment_gateway_url": "https://gateway.example",
+    "smtp_host": "mail.example",
+    "smtp_port": 587,
+    "secret_key": "a-signing-secret-of-our-own-0123456789",
     "api_key": "",
     "payment_gateway_api_key": "sk_live_1",
-    "payment_webhook_secret": "w" * 40,
-    "database_url": "postgresql://app:own@db/orders",
+    "payment_webhook_secret": "whsec_a-webhook-secret-of-our-own-0123",
+    "database_url": "postgresql://app:own@db/orders?sslmode=verify-full",
 }
 
 
@@ -212,7 +215,7 @@ def test_channels_that_are_off_need_no_secret_and_addresses_are_not_shown() -> N
         **PRODUCTION,
         sms_adapter="webhook",
         sms_webhook_url=URL,
-        channel_webhook_secret=SECRET,
+        channel_webhook_secret="whsec_a-channel-secret-of-our-own-0123",
         outbound_allowed_hosts=" Chat.Internal , 10.0.0.5,",
     )
     assert "s3cret" not in repr(settings)

@@ -46,7 +46,7 @@ def read(signed: str, *keys: dict[str, Any]) -> Principal:
     found = jwks.find(jwks.parse(key_set(*keys)), token_header(signed))
     if found is None:
         raise CredentialsError("unknown key")
-    return read_provider_token(SETTINGS, signed, found)
+    return read_provider_token(SETTINGS, signed, found).principal
 
 
 # --- what a set's keys verify ------------------------------------------------------------------------------------
@@ -242,11 +242,14 @@ def test_a_token_of_any_length_is_not_read() -> None:
 def production(**values: Any) -> dict[str, Any]:
     return {
         "environment": "production",
-        "secret_key": "s" * 40,
+        "payment_gateway_url": "https://gateway.example",
+        "smtp_host": "mail.example",
+        "smtp_port": 587,
+        "secret_key": "a-signing-secret-of-our-own-0123456789",
         "api_key": "",
         "payment_gateway_api_key": "own",
-        "payment_webhook_secret": "w" * 40,
-        "database_url": "postgresql://own@db/orders",
+        "payment_webhook_secret": "whsec_a-webhook-secret-of-our-own-0123",
+        "database_url": "postgresql://own@db/orders?sslmode=verify-full",
         **values,
     }
 
@@ -281,7 +284,9 @@ def test_settings_that_would_open_a_door_are_refused(values: dict[str, Any]) -> 
 
 def test_settings_that_are_safe_are_taken() -> None:
     for values in (
-        production(jwks_url="https://login.example/keys?v=1", secret_key_previous="p" * 40),
+        production(
+            jwks_url="https://login.example/keys?v=1", secret_key_previous="the-signing-secret-before-that-0123456"
+        ),
         {"jwks_url": "http://localhost:8080/keys", "jwks_refresh_seconds": 1},
         {"jwks_url": "http://[::1]:8080/keys"},
         {"jwks_url": "", "jwks_file": ""},

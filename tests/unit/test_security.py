@@ -22,6 +22,7 @@ from app.core.security import (
     new_key,
     read_token,
     same_secret,
+    token_id_of,
 )
 
 pytestmark = [pytest.mark.req("NFR-004"), pytest.mark.security]
@@ -73,7 +74,7 @@ def test_a_key_is_long_random_and_kept_as_its_hash() -> None:
 @pytest.mark.parametrize("role", list(Role))
 def test_a_token_gives_back_whom_it_was_issued_for(role: Role) -> None:
     principal = Principal(ID, role, ID if role is Role.CUSTOMER else None)
-    assert read_token(SETTINGS, issue_token(SETTINGS, principal, HOUR, datetime.now(UTC))) == principal
+    assert read_token(SETTINGS, issue_token(SETTINGS, principal, HOUR, datetime.now(UTC))).principal == principal
 
 
 @pytest.mark.req("NFR-004.1")
@@ -100,6 +101,13 @@ def test_a_token_gives_back_whom_it_was_issued_for(role: Role) -> None:
         {"role": "customer", "customer_id": "not-a-uuid"},
         {"role": "admin", "customer_id": str(ID)},
         {"customer_id": 5},
+        # Older than a day, or to last for more than one.
+        {"iat": NOW - 25 * HOUR},
+        {"exp": NOW + 26 * HOUR},
+        {"jti": ""},
+        {"jti": 5},
+        {"jti": "a\x00b"},
+        {"jti": "x" * 256},
     ],
 )
 def test_a_claim_that_does_not_hold_is_refused(changes: dict[str, Any]) -> None:
@@ -108,7 +116,7 @@ def test_a_claim_that_does_not_hold_is_refused(changes: dict[str, Any]) -> None:
 
 
 def test_the_claims_of_these_tests_hold_when_unchanged() -> None:
-    assert read_token(SETTINGS, signed(claims())).role is Role.MANAGER
+    assert read_token(SETTINGS, signed(claims())).principal.role is Role.MANAGER
 
 
 @pytest.mark.req("NFR-004.1")
@@ -130,7 +138,7 @@ def test_what_a_header_names_is_never_followed(header: dict[str, str]) -> None:
     foreign = jwt.encode(claims(), "another secret of sufficient length, really", algorithm="HS256", headers=header)
     with pytest.raises(CredentialsError):
         read_token(SETTINGS, foreign)
-    assert read_token(SETTINGS, jwt.encode(claims(), SECRET, algorithm="HS256", headers=header)).id == ID
+    assert read_token(SETTINGS, jwt.encode(claims(), SECRET, algorithm="HS256", headers=header)).principal.id == ID
 
 
 def deep_header() -> str:
@@ -178,3 +186,25 @@ def test_secrets_are_compared_whatever_is_in_them() -> None:
     assert same_secret("dév\udcff", "dév\udcff")
     assert not same_secret("dev-api-key", "dev-api-kez")
     assert not same_secret("", "x")
+
+
+@pytest.mark.req("NFR-004.1")
+def test_the_maximum_age_is_a_setting() -> None:
+    strict = SETTINGS.model_copy(update={"token_max_age_minutes": 60})
+    aged = signed(claims(iat=NOW - 2 * HOUR))
+    assert read_token(SETTINGS, aged).principal.id == ID
+    with pytest.raises(CredentialsError, match="TOKEN_MAX_AGE_MINUTES"):
+        read_token(strict, aged)
+
+
+@pytest.mark.req("NFR-004.1")
+def test_each_token_has_an_id_by_which_it_can_be_revoked() -> None:
+    made = [issue_token(SETTINGS, Principal(ID, Role.MANAGER), HOUR, NOW) for _ in range(2)]
+    assert len({read_token(SETTINGS, token).token_id for token in made}) == 2
+    assert read_token(SETTINGS, signed(claims(jti="t-1"))).token_id == token_id_of(signed(claims(jti="t-1"))) == "t-1"
+    plain = signed(claims())
+    assert read_token(SETTINGS, plain).token_id == token_id_of(plain)
+    assert token_id_of(plain) == f"sha256:{hashlib.sha256(plain.rpartition('.')[0].encode()).hexdigest()}"
+    assert token_id_of(plain) != token_id_of(signed(claims(role="admin")))
+    with pytest.raises(CredentialsError):
+        token_id_of("no token")

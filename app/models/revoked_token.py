@@ -1,0 +1,30 @@
+"""Bearer tokens that were ended before their time (NFR-004)."""
+
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, Index, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base, CreatedAt
+
+
+class RevokedToken(Base):
+    """A token that opens nothing any more, whoever issued it.
+
+    Attributes:
+        token_id: its `jti` (RFC 7519, 4.1.7).
+        created_at: when it was revoked.
+        expires_at: from when on no token of that id could hold anyway, and the row may go.
+    """
+
+    __tablename__ = "revoked_tokens"
+
+    token_id: Mapped[str] = mapped_column(String(255, collation="C"), primary_key=True)
+    created_at: Mapped[CreatedAt]
+    expires_at: Mapped[datetime]
+
+    __table_args__ = (
+        CheckConstraint("token_id <> ''", name="token_id"),
+        CheckConstraint("expires_at > created_at", name="expires_at"),
+        Index(None, "expires_at"),
+    )
