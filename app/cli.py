@@ -275,22 +275,51 @@ def demo(
             )
 
 
+DOCUMENTS_UP_TO = 1000
+"""Sample orders that get documents without being asked for; drawing and storing take some 40 ms each."""
+
+
 @cli.command()
 def seed(
     orders: Annotated[int, typer.Option(min=1, help="How many.")] = 1000,
     seed: Annotated[int | None, typer.Option(help="The same number gives the same data.")] = None,
+    documents: Annotated[
+        bool | None,
+        typer.Option(help=f"Issue invoices and credit notes, without mail; by default up to {DOCUMENTS_UP_TO} orders."),
+    ] = None,
 ) -> None:
-    """Add sample orders and returns in every state."""
+    """Add sample orders and returns in every state, with their documents."""
+    import asyncio
+
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from app import sample_documents
     from app.config import get_settings
     from app.seed import seed as add_samples
 
     cli_operations.connect_to_running_system()
-    columns = (TextColumn("orders"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    wanted = orders <= DOCUMENTS_UP_TO if documents is None else documents
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    issued = 0
     with Progress(*columns) as progress:
         task = progress.add_task("orders", total=orders)
-        add_samples(get_settings(), orders, seed_value=seed, on_progress=lambda done: progress.advance(task, done))
+        add_samples(
+            get_settings(),
+            orders,
+            seed_value=seed,
+            documents=wanted,
+            on_progress=lambda done: progress.advance(task, done),
+        )
+        if wanted:
+            drawn = progress.add_task("documents", total=None)
+            issuing = sample_documents.issue(
+                get_settings(), on_progress=lambda done, total: progress.update(drawn, completed=done, total=total)
+            )
+            issued = asyncio.run(issuing)
+    if wanted:
+        typer.echo(f"{orders} orders added, {issued} documents issued")
+    else:
+        typer.echo(f"{orders} orders added, without invoices and credit notes (--documents issues them)")
 
 
 cli_keys.register(cli)

@@ -325,14 +325,18 @@ def refunds_reconcile(
     from app.services.refund_service import RefundService
 
     async def compare(database: Any) -> Any:
-        async with HttpPaymentGateway.from_settings(get_settings()) as gateway:
-            return await RefundService(database).reconcile(gateway, repair=repair)
+        settings = get_settings()
+        async with HttpPaymentGateway.from_settings(settings) as gateway:
+            is_production = settings.environment == "production"
+            return await RefundService(database).reconcile(gateway, repair=repair, without_samples=not is_production)
 
     report = with_database(compare)
     if json:
         print_json(asdict(report))
     else:
         typer.echo(f"{report.ours} refunds here, {report.theirs} at the gateway, {len(report.differences)} differences")
+        if report.samples:
+            typer.echo(f"{report.samples} sample refunds left out: no gateway was asked for them")
         for difference in report.differences:
             typer.echo(
                 f"  {difference.kind}  order {difference.order_number}  payment {difference.gateway_payment_id}"

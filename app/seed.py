@@ -3,7 +3,8 @@
 Nothing is faked past the rules. Orders are inserted as new and walked through the same statement that the
 API uses, a thousand at a time, with the times of their steps in the past; so the audit chains, the events
 and the guards hold for sample data as for any other. Its jobs are DISMISSED: no customer of the sample gets
-mail, and no gateway was ever asked for its refunds.
+mail, and no gateway was ever asked for its refunds. The jobs of its documents are made due when documents are wanted
+(`app.sample_documents`).
 """
 
 import random
@@ -24,15 +25,20 @@ from app.database import sync_engine
 from app.models.return_request import ReturnRequest
 from app.sample_catalogue import ADDRESSES, CARRIERS, FIRST_NAMES, LAST_NAMES, PRODUCTS, RETURN_REASONS
 from app.services import order_service, return_service, transitions
-from app.services.job_service import queue_of
+from app.services.job_service import JobKind, queue_of
 from app.services.money_ledger import SETTLED_EFFECTS
 from app.services.order_draft import CENT
+from app.services.reconciliation import SAMPLE_REFUND_PREFIX
 from app.services.transitions import Statement, TransitionRequest
 from app.utils.clock import utc_now, uuid7
 from app.utils.search_terms import order_terms
 from app.utils.shop_time import ShopTime
 
 BATCH = 1000
+WITHOUT_MAIL = '{"mail": false}'
+"""The payload of a job that issues a document and mails it to nobody."""
+LEFT_TO_WORKERS_AFTER = "1 hour"
+"""When workers issue the documents of samples whose seeding was stopped."""
 STAFF = UUID("0190a5f2-0000-7000-8000-0000000000aa")
 
 PATHS: dict[OrderStatus, tuple[OrderStatus, ...]] = {
@@ -88,12 +94,21 @@ class Walk:
     steps: list[tuple[str, datetime, dict[str, Any]]] = field(default_factory=list)
 
 
-def seed(settings: Settings, count: int, *, seed_value: int | None = None, on_progress: Callable[[int], None]) -> None:
+def seed(
+    settings: Settings,
+    count: int,
+    *,
+    seed_value: int | None = None,
+    documents: bool = False,
+    on_progress: Callable[[int], None],
+) -> None:
     """Add `count` sample orders, with returns for some of the delivered ones.
 
     Args:
         settings: names the database; refused in production.
         seed_value: makes the data the same at every run, but for the time of day; None for other data each time.
+        documents: make the jobs of invoices and credit notes due, which `sample_documents.issue` then does. Without,
+            they are DISMISSED like the others.
         on_progress: called with the number of orders done since the last call.
 
     Raises:
@@ -105,14 +120,20 @@ def seed(settings: Settings, count: int, *, seed_value: int | None = None, on_pr
         raise ValueError("count must be at least 1")
     dice = random.Random(seed_value)  # noqa: S311 - sample data
     engine = sync_engine(settings.model_copy(update={"database_statement_timeout_seconds": 600}), "articurated-seed")
-    order_statement = replace(order_service.MACHINE, answer="").statement(JobState.DISMISSED)
+    machine = replace(order_service.MACHINE, answer="")
+    if documents:
+        machine = replace(machine, effects=[e for e in machine.effects if e.kind is not JobKind.ISSUE_INVOICE])
+    order_statement = machine.statement(JobState.DISMISSED)
     return_statement = replace(return_service.MACHINE, answer="").statement(JobState.DISMISSED)
     shop_time = ShopTime.from_settings(settings)
     try:
         for start in range(0, count, BATCH):
             size = min(BATCH, count - start)
             with engine.begin() as connection:
-                _seed_batch(connection, dice, size, order_statement, return_statement, shop_time)
+                order_ids = _seed_batch(connection, dice, size, order_statement, return_statement, shop_time)
+                _settle_refunds(connection, order_ids, documents=documents)
+                if documents:
+                    connection.execute(_INVOICES_DUE, {"ids": order_ids})
             on_progress(size)
     finally:
         engine.dispose()
@@ -125,7 +146,7 @@ def _seed_batch(
     order_statement: Statement,
     return_statement: Statement,
     shop_time: ShopTime,
-) -> None:
+) -> list[UUID]:
     # A plan kept from when the tables were empty would read them whole once they are not.
     connection.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
     now = utc_now()
@@ -139,7 +160,7 @@ def _seed_batch(
         connection.execute(insert(ReturnRequest), [row for row, _ in returns])
         _created_events(connection, "RETURN", "return.created", [(row["id"], row["created_at"]) for row, _ in returns])
         _walk(connection, return_statement, [walk for _, walk in returns])
-    _settle_refunds(connection, [sample.order["id"] for sample in batch])
+    return [sample.order["id"] for sample in batch]
 
 
 def _number_returns(connection: Connection, returns: list[dict[str, Any]]) -> None:
@@ -394,21 +415,37 @@ def _return_of(sample: _Sample, dice: random.Random, now: datetime) -> tuple[dic
     return row, Walk(return_id, steps)
 
 
-def _settle_refunds(connection: Connection, order_ids: list[UUID]) -> None:
+_INVOICES_DUE = text(
+    "INSERT INTO jobs (kind, queue, entity_id, dedupe_key, payload, run_at)"  # noqa: S608 - constants of this code base
+    f" SELECT '{JobKind.ISSUE_INVOICE}', '{queue_of(JobKind.ISSUE_INVOICE)}', entity_id,"
+    f" '{JobKind.ISSUE_INVOICE}:' || entity_id || ':' || seq, '{WITHOUT_MAIL}',"
+    f" now() + interval '{LEFT_TO_WORKERS_AFTER}'"
+    f" FROM events WHERE entity_type = '{EntityType.ORDER}' AND entity_id = ANY(:ids) AND type = 'order.shipped'"
+)
+
+
+def _settle_refunds(connection: Connection, order_ids: list[UUID], *, documents: bool) -> None:
     """Mark the refunds of the batch as paid, with their events, as if a gateway had long since done it."""
+    effects = ", ".join(
+        f"('{kind}', '{queue_of(kind)}', '{WITHOUT_MAIL}'::jsonb, '{JobState.PENDING}',"
+        f" now() + interval '{LEFT_TO_WORKERS_AFTER}')"
+        if documents and kind is JobKind.ISSUE_CREDIT_NOTE
+        else f"('{kind}', '{queue_of(kind)}', '{{}}'::jsonb, '{JobState.DISMISSED}', now())"
+        for kind in SETTLED_EFFECTS
+    )
     connection.execute(
         text(
             f"""
             WITH settled AS (
                 UPDATE refunds SET state = '{RefundState.SUCCEEDED}', version = version + 1,
-                    gateway_refund_id = 'sample_' || id, succeeded_at = updated_at
+                    gateway_refund_id = '{SAMPLE_REFUND_PREFIX}' || id, succeeded_at = updated_at
                 WHERE order_id = ANY(:ids) AND state = '{RefundState.PENDING}'
                 RETURNING id, version, return_id, gateway_refund_id, succeeded_at
             ),
             done AS (
-                INSERT INTO jobs (kind, queue, entity_id, dedupe_key, state)
-                SELECT kind, queue, s.id, kind || ':' || s.id, '{JobState.DISMISSED}' FROM settled s,
-                (VALUES {", ".join(f"('{kind}', '{queue_of(kind)}')" for kind in SETTLED_EFFECTS)}) AS k(kind, queue)
+                INSERT INTO jobs (kind, queue, entity_id, dedupe_key, payload, state, run_at)
+                SELECT kind, queue, s.id, kind || ':' || s.id, payload, job_state, run_at FROM settled s,
+                (VALUES {effects}) AS k(kind, queue, payload, job_state, run_at)
             ),
             noted AS (
                 UPDATE return_requests r SET refund_transaction_id = s.gateway_refund_id, version = r.version + 1

@@ -123,6 +123,8 @@ class InvoiceService:
     async def issue(self, claim: Claim) -> None:
         """Job `invoice.issue`, about an order: issue its invoice and finish the job.
 
+        With `"mail": false` in the job's payload, as sample data has it, the customer gets no mail.
+
         Raises:
             UnprintableDocumentError: no font can show it; a case is open.
             DocumentNumberTakenError, DocumentKeyTakenError: a person has to look.
@@ -323,7 +325,8 @@ class InvoiceService:
             )
             if (version := issued.scalar_one_or_none()) is not None:
                 await _append_event(session, document, version, "issued", now)
-            await job_service.add(session, mail, document.id, f"{mail}:{document.id}")
+            if claim.payload.get("mail", True):
+                await job_service.add(session, mail, document.id, f"{mail}:{document.id}")
             await job_service.finish(session, claim)
         logger.info("document issued", number=document.number, size_bytes=len(content))
 

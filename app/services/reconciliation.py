@@ -11,6 +11,9 @@ from sqlalchemy import Row
 from app.core.enums import RefundState
 from app.services.payment_gateway import GatewayTransaction, PaymentGateway
 
+SAMPLE_REFUND_PREFIX = "sample_"
+"""How the gateway's id of a refund begins that is sample data: no gateway was asked for it."""
+
 
 class DifferenceKind(StrEnum):
     """How the gateway's books and ours can differ about a refund."""
@@ -38,12 +41,22 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """What a comparison found; empty `differences` means that the books agree."""
+    """What a comparison found; empty `differences` means that the books agree.
+
+    Attributes:
+        ours: how many refunds were compared; `samples`: how many were not, as sample data.
+    """
 
     ours: int
     theirs: int
     differences: list[Difference]
     repaired: int
+    samples: int = 0
+
+
+def is_sample(ours: Row[*tuple[Any, ...]]) -> bool:
+    """Return whether a refund of ours is sample data."""
+    return str(ours.gateway_refund_id or "").startswith(SAMPLE_REFUND_PREFIX)
 
 
 async def refunds_at(gateway: PaymentGateway) -> dict[str, list[GatewayTransaction]]:

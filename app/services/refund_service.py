@@ -41,7 +41,7 @@ from app.services.payment_gateway import (
     RefundRequest,
 )
 from app.services.permissions import Action
-from app.services.reconciliation import Difference, DifferenceKind, Reconciliation, compare, refunds_at
+from app.services.reconciliation import Difference, DifferenceKind, Reconciliation, compare, is_sample, refunds_at
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import NotFoundError, OrderNotFoundError, RecordTamperedError
 
@@ -250,21 +250,25 @@ class RefundService:
             raise NotFoundError(f"Refund {refund_id} was not found.", {"refund_id": str(refund_id)})
         return refund_view(row._mapping)
 
-    async def reconcile(self, gateway: PaymentGateway, *, repair: bool = False) -> Reconciliation:
+    async def reconcile(
+        self, gateway: PaymentGateway, *, repair: bool = False, without_samples: bool = False
+    ) -> Reconciliation:
         """Compare our refunds with the gateway's transaction list.
 
         Args:
             repair: record as SUCCEEDED what the gateway paid and we do not know of. Nothing is ever paid here. What
                 the database refuses stays a difference.
+            without_samples: leave out sample data, which no gateway was asked for. Production has none.
         """
         # Refunds go on meanwhile: what their list must have is what we had before it was read, and what we must have
         # is what we have afterwards.
         earlier = await self._all()
         theirs = await refunds_at(gateway)
         ours = await self._all()
+        samples = {reference for reference, row in ours.items() if without_samples and is_sample(row)} - theirs.keys()
         differences = [
             await self._with_order(difference)
-            for reference in sorted(ours.keys() | theirs.keys())
+            for reference in sorted((ours.keys() | theirs.keys()) - samples)
             if (
                 difference := compare(reference, ours.get(reference), theirs.get(reference, []), earlier.get(reference))
             )
@@ -274,7 +278,13 @@ class RefundService:
         for difference in differences if repair else []:
             if difference.kind is DifferenceKind.PAID_BUT_NOT_RECORDED and difference.gateway_refund_id is not None:
                 repaired += await self._record_paid(UUID(difference.reference), difference.gateway_refund_id)
-        return Reconciliation(ours=len(ours), theirs=len(theirs), differences=differences, repaired=repaired)
+        return Reconciliation(
+            ours=len(ours) - len(samples),
+            theirs=len(theirs),
+            differences=differences,
+            repaired=repaired,
+            samples=len(samples),
+        )
 
     async def _record_paid(self, refund_id: UUID, gateway_refund_id: str) -> bool:
         """Record what the gateway paid; return whether that was news and the database took it.

@@ -1,14 +1,15 @@
-"""What waits for a person, made in the way that the system makes it: jobs that have given up, and cases."""
+"""What waits for a person, made in the way that the system makes it: jobs that have given up, cases, refused mails."""
 
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
-from app.core.enums import CaseEntity, CaseKind
+from app.core.enums import CaseEntity, CaseKind, NotificationState
 from app.database import Database
 from app.models.case import Case
 from app.models.job import Job
+from app.models.notification import Notification
 from app.services import job_service
 from app.services.case_service import open_case
 from app.services.job_service import JobKind
@@ -34,3 +35,21 @@ async def raise_case(database: Database, kind: CaseKind = CaseKind.DISPUTE) -> U
             session, kind, entity_type=CaseEntity.ORDER, entity_id=uuid4(), evidence={"status": "lost"}, dedupe_key=key
         )
         return (await session.execute(select(Case.id).where(Case.dedupe_key == key))).scalar_one()
+
+
+async def refuse_mail(database: Database) -> UUID:
+    """Add a mail that the server refused; return its id."""
+    async with database.transaction() as session:
+        mail = Notification(
+            source_key=f"test:{uuid4()}",
+            template="order_shipped",
+            recipient="ada@example.com",
+            entity_id=uuid4(),
+            message_id="<1@a.example>",
+            subject="Your order",
+        )
+        session.add(mail)
+        await session.flush()
+        refused = {"state": NotificationState.REJECTED, "attempts": 1, "last_error": "MailRejected 550"}
+        await session.execute(update(Notification).where(Notification.id == mail.id).values(refused))
+        return mail.id

@@ -9,6 +9,7 @@ from app.schemas.common import TEXT_BLOCK_PATTERN, TEXT_LINE_PATTERN
 
 DOCUMENT = openapi_document()
 TEXT = "text"
+ZERO = "zero"
 _ANY_TEXT = {TEXT_LINE_PATTERN, TEXT_BLOCK_PATTERN}
 
 
@@ -70,8 +71,8 @@ def options(schema: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def example_body(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a valid body with as many fields as can be: the schema's example, and text where text may be."""
-    example = dict(schema.get("examples", [{}])[0])
+    """Return a valid body with as many fields as can be: the schema's longest example, and text where text may be."""
+    example = dict(max(schema.get("examples", [{}]), key=lambda found: len(str(found))))
     for name, field in schema["properties"].items():
         is_free = not any(
             {"format", "enum"} & set(option) or option.get("pattern", TEXT_LINE_PATTERN) not in _ANY_TEXT
@@ -87,7 +88,7 @@ def example_body(schema: dict[str, Any]) -> dict[str, Any]:
 def leaves(
     value: Any, schema: dict[str, Any], path: tuple[Any, ...] = ()
 ) -> Iterator[tuple[tuple[Any, ...], set[str]]]:
-    """Yield the path of every scalar in a body, with the types that the schema allows there."""
+    """Yield the path of every scalar in a body, with the types that the schema allows there, and `ZERO` if that may be."""
     choices = options(schema)
     if isinstance(value, dict):
         for name, member in value.items():
@@ -100,4 +101,4 @@ def leaves(
         for position, member in enumerate(value):
             yield from leaves(member, items, (*path, position))
     else:
-        yield path, kinds(schema)
+        yield path, kinds(schema) | {ZERO for option in choices if option.get("minimum") == 0}

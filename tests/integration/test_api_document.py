@@ -3,7 +3,7 @@
 import re
 from datetime import datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx2
 import pytest
@@ -18,7 +18,7 @@ from tests.conftest import MovableClock
 from tests.factories import order_payload
 from tests.files_support import PNG
 from tests.integration.conftest import TO_DELIVERED, new_order, new_return
-from tests.integration.dead import bury_job, raise_case
+from tests.integration.dead import bury_job, raise_case, refuse_mail
 from tests.integration.operations import DOCUMENT, all_operations
 from tests.integration.test_api_webhook import captured, signed
 
@@ -68,6 +68,21 @@ async def case_decided(tell: Recorder, services: Services) -> None:
     await tell.send("GET", f"cases/{case}", 200)
     await tell.send("POST", f"cases/{case}/close", 200, json={"note": "decided", "action": "KEEP"})
     await tell.send("POST", f"cases/{case}/close", 409, json={"note": "decided again"})
+
+
+async def message_resent(tell: Recorder, services: Services) -> None:
+    """Send a refused mail again, which cannot be done to one that is still being sent."""
+    refused = await refuse_mail(services.database)
+    again = await tell.send("POST", f"notifications/{refused}/resend", 201, json={"to": "ada@example.net"})
+    await tell.send("POST", f"notifications/{again['id']}/resend", 409)
+
+
+async def refunds_shown(tell: Recorder) -> None:
+    """List the refunds and show one."""
+    refunds = await tell.send("GET", "refunds", 200)
+    assert {refund["reason"] for refund in refunds["data"]} == {"ORDER_CANCELLED", "RETURN_COMPLETED"}
+    await tell.send("GET", f"refunds/{refunds['data'][0]['id']}", 200)
+    await tell.send("GET", f"refunds/{uuid4()}", 404)
 
 
 async def correct(tell: Recorder, order: str) -> None:
@@ -133,10 +148,7 @@ async def test_real_answers_have_the_documented_shape(
 
     for path in ("audit", "audit?rejected=true", f"audit?entity=ORDER&entity_id={made['id']}", "audit/verify"):
         await tell.send("GET", path, 200)
-    refunds = await tell.send("GET", "refunds", 200)
-    assert {refund["reason"] for refund in refunds["data"]} == {"ORDER_CANCELLED", "RETURN_COMPLETED"}
-    await tell.send("GET", f"refunds/{refunds['data'][0]['id']}", 200)
-    await tell.send("GET", f"refunds/{made['id']}", 404)
+    await refunds_shown(tell)
 
     for action in ("retry", "dismiss"):
         letter = await bury_job(services.database)
@@ -145,6 +157,7 @@ async def test_real_answers_have_the_documented_shape(
         await tell.send("POST", f"jobs/dead/{letter}/{action}", 409)
     await tell.send("GET", "jobs/dead?include_resolved=true", 200)
     await case_decided(tell, services)
+    await message_resent(tell, services)
     for path in (f"{order}/refunds", "notifications", "stats", "health", "health/live", "state-machines", "metrics"):
         await tell.send("GET", path, 200)
 

@@ -23,8 +23,8 @@ from app.schemas.common import METADATA_BYTES
 from tests.conftest import MovableClock
 from tests.factories import order_payload
 from tests.integration.conftest import TO_DELIVERED, error_of, new_order, new_return
-from tests.integration.dead import bury_job, raise_case
-from tests.integration.operations import Operation, all_operations, example_body, leaves
+from tests.integration.dead import bury_job, raise_case, refuse_mail
+from tests.integration.operations import ZERO, Operation, all_operations, example_body, leaves
 
 pytestmark = [pytest.mark.req("REQ-005", "NFR-004"), pytest.mark.security]
 
@@ -98,7 +98,7 @@ WHOLE = {
 def variants(allowed: set[str]) -> dict[str, str]:
     """Return the hostile values for a field of these JSON types."""
     if "integer" in allowed:
-        return ANYWHERE | NOT_A_COUNT
+        return ANYWHERE | {name: value for name, value in NOT_A_COUNT.items() if value != "0" or ZERO not in allowed}
     return ANYWHERE | (NOT_AN_AMOUNT if "number" in allowed else NOT_TEXT)
 
 
@@ -191,9 +191,14 @@ def webhook_event(order_id: str) -> dict[str, Any]:
 async def attack(api: httpx2.AsyncClient, settings: Settings, services: Services, clock: MovableClock) -> Attack:
     order = await new_order(api, *TO_DELIVERED)
     requested = await new_return(api, order["id"])
-    letter = await bury_job(services.database)
-    ids = {"order_id": order["id"], "return_id": requested["id"], "dead_letter_id": letter}
-    return Attack(api, settings, clock, **ids, case_id=await raise_case(services.database))
+    ids = {
+        "order_id": order["id"],
+        "return_id": requested["id"],
+        "dead_letter_id": await bury_job(services.database),
+        "case_id": await raise_case(services.database),
+        "notification_id": await refuse_mail(services.database),
+    }
+    return Attack(api, settings, clock, **ids)
 
 
 def rows(connection: psycopg.Connection) -> dict[str, int]:

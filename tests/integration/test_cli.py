@@ -253,5 +253,18 @@ def test_diagram_and_openapi_can_be_written(tmp_path: Path) -> None:
 
 
 def test_seed_shows_progress(owner_connection: psycopg.Connection) -> None:
-    run("seed", "--orders", 3, "--seed", 1)
+    run("seed", "--orders", 3, "--seed", 1, "--no-documents")
     assert owner_connection.execute("SELECT count(*) FROM orders").fetchone() == (3,)
+    assert owner_connection.execute("SELECT count(*) FROM invoices").fetchone() == (0,)
+
+
+def test_seed_says_how_many_documents_it_issued(
+    owner_connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = run("seed", "--orders", 6, "--seed", 1).stdout
+    [(issued,)] = owner_connection.execute("SELECT count(*) FROM invoices WHERE state = 'ISSUED'").fetchall()
+    assert issued > 0
+    assert f"6 orders added, {issued} documents issued" in said
+    monkeypatch.setattr("app.cli.DOCUMENTS_UP_TO", 5)
+    assert "6 orders added, without invoices and credit notes" in run("seed", "--orders", 6, "--seed", 1).stdout
+    assert owner_connection.execute("SELECT count(*) FROM invoices").fetchone() == (issued,)
