@@ -30,7 +30,7 @@ DEVELOPMENT_CHANNEL_SECRET = "whsec_development-channel-secret"  # noqa: S105
 DEVELOPMENT_DATABASE_PASSWORD = "dev_password"  # noqa: S105
 MINIMUM_SECRET_LENGTH = 32
 MAXIMUM_TOKEN_AGE_MINUTES = 43_200
-"""30 days; a revocation is kept for that long, whatever the maximum was when the token was issued."""
+"""30 days; a revocation is kept for that long, because the maximum may have been longer when the token was issued."""
 JOB_TIME_LIMIT_SECONDS = 25
 """A job that takes longer is stopped."""
 
@@ -143,7 +143,7 @@ class Settings(BaseSettings):
     attachments_per_return: int = Field(10, ge=1, le=100)
     file_link_ttl_seconds: int = Field(900, ge=10, le=604_800)
     mail_link_ttl_days: int = Field(
-        30, ge=1, le=90, description="Of a link that stands in a mail for an attachment that was too large."
+        30, ge=1, le=90, description="Of a link that a mail has in place of an attachment that was too large."
     )
     file_link_delivery: Literal["redirect", "stream"] = "redirect"
     public_url: str | None = Field(None, description="Where callers reach this API, for links in answers.")

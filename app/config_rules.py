@@ -43,7 +43,7 @@ _VERIFYING = frozenset({"verify-full", "verify-ca"})
 
 
 def contradictions(settings: Settings) -> list[str]:
-    """Return what cannot hold at the same time, whatever the environment."""
+    """Return what cannot hold at the same time, in any environment."""
     return [*_time_rules(settings), *_pairs(settings), *_channels(settings), *_provider(settings)]
 
 

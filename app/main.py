@@ -139,8 +139,8 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
         application.state.refusal = f"Not starting. {fault}"
         await services.close()
         raise
-    # What is loaded by now stays for good. A full collection would otherwise look through all of it, 100 ms in which no
-    # request is served, each time that a large body has made enough new objects.
+    # Modules loaded at start stay for good. A full collection would otherwise look through all their objects, 100 ms in
+    # which no request is served, each time that a large body has made enough new objects.
     gc.collect()
     gc.freeze()
     yield

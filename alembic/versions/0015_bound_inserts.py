@@ -10,7 +10,7 @@ branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
 # As in 0003, and the audit row must continue the chain and have the hash of its own content. Without a step nothing
-# that a step brings may change. Called for every UPDATE: a condition on the trigger is parsed anew in each statement,
+# that a step brings may change. Called for every UPDATE: a condition on the trigger is parsed again in each statement,
 # which costs more than the call.
 GUARD_STATE_CHANGE = """
 CREATE OR REPLACE FUNCTION guard_state_change() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -72,7 +72,7 @@ BEGIN
 END $$
 """
 
-# The function of every rule that stands whole in its trigger's condition.
+# The function of every rule that the condition of its trigger states in full.
 GUARD_ROW = """
 CREATE FUNCTION guard_row() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -101,8 +101,8 @@ BEGIN
 END $$
 """
 
-# An event is written after the change that it tells of, so its number is the version that the entity has now. The
-# name of a state stands for the step that was taken last, once. One small query a branch: each costs on its own.
+# An event is written after the change that it records, so its number is the version that the entity has now. The
+# name of a state means the step that was taken last, once. One small query a branch: each costs on its own.
 GUARD_EVENT = """
 CREATE FUNCTION guard_event() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -283,7 +283,7 @@ BEGIN
 END $$
 """
 # A job that is there before its cause keeps the real one from being made, for its key is taken.
-# Sample data begin DISMISSED, so that nobody does their jobs.
+# Jobs of sample data begin DISMISSED, so that no worker does them.
 GUARD_JOB_CAUSED = """
 CREATE FUNCTION guard_job_caused() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -126,7 +126,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         return True
 
     def abort(self) -> None:
-        """End the connection now, whatever is still to be read or written."""
+        """End the connection now, even with bytes still to be read or written."""
         cast("_LingeringTransport", self.transport).real.abort()
 
     # --- what the client sends --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Requests that reach development secrets from other machines are refused, whatever server listens (NFR-004).
+"""Requests that reach development secrets from other machines are refused, with any ASGI server (NFR-004).
 
 `articurated api --host` refuses at start. Another server, such as `uvicorn app.main:app --host 0.0.0.0`, does not say
 where it listens, so each request is judged by the address of ours that it came to.

@@ -32,7 +32,7 @@ APPLICATION = "articurated-backup"
 RECEIVE_SECONDS = 600
 ARCHIVE_SECONDS = 120
 KEPT_BACKUPS = 2
-"""As many are kept whatever their age."""
+"""So many are kept at any age."""
 
 _BOOTSTRAP_SUPERUSER = "SELECT rolname FROM pg_roles WHERE oid = 10"
 """The role that initdb makes: it is in every cluster, and always a superuser."""
@@ -144,7 +144,7 @@ def collect(source: Source, repository: Repository) -> Collected:
     """Bring the log and the documents of a repository up to this moment.
 
     Raises:
-        BackupError: they could not be fetched; there is no base backup yet that they could follow.
+        BackupError: they could not be fetched, or there is no base backup that they could follow.
     """
     repository.require()
     with connected(source) as connection, repository.writing():
@@ -163,7 +163,7 @@ def mark(source: Source, repository: Repository, name: str) -> Point:
     """Make a named restore point, and bring the repository up to it.
 
     Raises:
-        BackupError: the name is taken or not acceptable, or there is no base backup yet.
+        BackupError: the name is taken or not acceptable, or there is no base backup.
     """
     repository.require()
     if _POINT_NAME.fullmatch(name) is None or name == "latest":

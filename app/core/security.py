@@ -64,7 +64,7 @@ class VerifiedToken:
     """A token whose signature and claims hold; whether it was revoked, the database knows.
 
     Attributes:
-        principal: whom it stands for.
+        principal: whom it was issued to.
         token_id: by which it can be revoked, see `token_id_of`.
     """
 
@@ -121,11 +121,11 @@ def token_header(token: str) -> Mapping[str, Any]:
 
 
 def read_token(settings: Settings, token: str) -> VerifiedToken:
-    """Return whom a token of ours stands for. `SECRET_KEY_PREVIOUS`, where set, still verifies.
+    """Return whom a token of ours was issued to. `SECRET_KEY_PREVIOUS`, where set, still verifies.
 
     Raises:
-        CredentialsError: not signed by us, with another algorithm, expired, older than TOKEN_MAX_AGE_MINUTES, not
-            valid yet, for another audience or from another issuer, or without a claim that is needed.
+        CredentialsError: not signed by us, with another algorithm, expired, older than TOKEN_MAX_AGE_MINUTES, not valid
+            until later, for another audience or from another issuer, or without a claim that is needed.
     """
     if len(token) > JWT_MAXIMUM_LENGTH:
         raise CredentialsError("too long")

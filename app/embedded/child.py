@@ -11,7 +11,7 @@ from app.embedded.process import Process
 
 FIRST_DELAY_SECONDS = 0.2
 PROMOTION_SIGNAL = signal.SIGUSR1
-"""Tells a spare that it takes another's place."""
+"""Sent to a spare that is to take the place of another process."""
 
 
 class Phase(Enum):

@@ -133,7 +133,7 @@ class Supervisor:
         return not any(other.phase is Phase.WAITING for other in waiting)
 
     def _start_spares(self) -> None:
-        """Start each spare once all that it stands in for serve: until then it would take their time."""
+        """Start each spare once all processes that it can replace serve: before, it would slow their start."""
         for spare in self.children:
             if spare.spare and spare.phase is Phase.NEW and self._is_up and not self._stopping:
                 served = [child for child in self.children if child.stand_in is spare]

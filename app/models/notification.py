@@ -13,7 +13,7 @@ from app.models.base import Base, CreatedAt, PrimaryKey, one_of
 class Notification(Base):
     """A message and its delivery.
 
-    `source_key` names the event it tells of, the same on every channel. `customer_id` is set where the message is for a
+    `source_key` names the event it reports, the same on every channel. `customer_id` is set where the message is for a
     customer who placed the order with their own credentials: such messages are limited per customer. A message that
     was sent again names the one before in `resend_of`, and who asked for it.
     """

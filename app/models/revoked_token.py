@@ -9,7 +9,7 @@ from app.models.base import Base, CreatedAt
 
 
 class RevokedToken(Base):
-    """A token that opens nothing any more, whoever issued it.
+    """A token that is refused, issued by us or by the identity provider.
 
     Attributes:
         token_id: its `jti` (RFC 7519, 4.1.7).

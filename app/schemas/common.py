@@ -195,7 +195,7 @@ VatId = Annotated[str, Field(strict=True, pattern=r"^[A-Z]{2}[A-Z0-9+*. -]{2,28}
 Locale = Annotated[
     str, Field(strict=True, pattern=r"^[A-Za-z]{2,3}(-[A-Za-z]{4})?(-([A-Za-z]{2}|[0-9]{3}))?$", examples=["fr-FR"])
 ]
-"""A language tag (BCP 47): language, perhaps script and region."""
+"""A language tag (BCP 47): a language, with an optional script and region."""
 
 Timestamp = Annotated[AwareDatetime, Field(description="RFC 3339, UTC")]
 

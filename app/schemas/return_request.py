@@ -84,7 +84,7 @@ class ReturnStateUpdate(Request):
     """`PATCH /returns/{id}/state`: for the steps after the review.
 
     The last three fields are for the step to COMPLETED: the refund is what was approved less `deduction_amount`, which
-    needs its reason. The customer is told of the inspection and the reason.
+    needs its reason. The mail to the customer states the inspection and the reason.
     """
 
     new_state: ReturnStatus

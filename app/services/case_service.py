@@ -1,7 +1,7 @@
 """Cases: what a person must decide. Opened by the system, closed once, by a manager, with a note.
 
 A case is opened in the transaction of what it is about, together with its event and the job that mails operations:
-one without the others does not exist, whatever is killed. `dedupe_key` makes opening idempotent.
+none exists without the others, even if a process is killed. `dedupe_key` makes opening idempotent.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -191,8 +191,8 @@ class CaseService:
         """Record how a person has decided a case, and carry the decision out where the system can; return the case.
 
         Args:
-            action: the way out that is taken, one of the kind's. Without one the decision is on record, and whatever
-                follows from it is done by people.
+            action: the way out that is taken, one of the kind's. Without one the decision is recorded, and people
+                carry it out.
 
         Raises:
             ForbiddenError: the role may not.

@@ -56,7 +56,7 @@ async def receive(
             # A manager has let the refunds go on; how the bank decides changes nothing for them.
             return "DISPUTE_KNOWN"
     elif await _is_known(session, money_in.case_key(CaseKind.DISPUTE, f"closed:{dispute.id}")):
-        return "DISPUTE_KNOWN"  # Told late: the end of this dispute came first.
+        return "DISPUTE_KNOWN"  # Reported late: the end of this dispute came first.
     evidence = {
         "dispute_id": dispute.id,
         "event_id": event_id,

@@ -8,7 +8,7 @@ It is asked before a number is taken, without a transaction or a lock, and the s
     take     the next one above it; number and document commit together
     mark     put under the number's key, only if nothing is there, before a byte of the document is stored
 
-A process that dies after `take` leaves a document that keeps its number; the next try marks it. A mark without a
+A process that is killed after `take` leaves a document that keeps its number; the next try marks it. A mark without a
 document in the database is a number that a document of a lost database has: it is never given again.
 """
 

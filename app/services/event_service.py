@@ -35,8 +35,8 @@ async def append(
         data: ids and codes, never names or addresses.
 
     Raises:
-        RecordTamperedError: the entity has an event of that number, which only somebody past the application can have
-            written.
+        RecordTamperedError: the entity has an event of that number, which cannot have been written through the
+            application.
     """
     statement = insert(Event).values(
         entity_type=entity_type, entity_id=entity_id, seq=seq, type=event_type, data=dict(data or {}), created_at=at

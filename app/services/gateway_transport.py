@@ -3,7 +3,7 @@
 GatewayUnavailable (nothing was carried out)
     connect refused or timed out, no free connection: no byte of the request was sent
     429: turned away before it was read
-    a mock gateway answers in production: whatever it says, no money moved
+    a mock gateway answers in production: no money moved, even if it says so
 GatewayCircuitOpen
     not tried
 GatewayOutcomeUnknown (it may have been carried out)
@@ -143,7 +143,7 @@ class GatewayTransport:
         """
         if self._is_identified:
             return
-        # Without our key: it is not known yet who would get it.
+        # Without our key: who would get it is not known before the answer.
         request = self._client.build_request("GET", "/health")
         del request.headers["Authorization"]
         try:

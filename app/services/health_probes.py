@@ -113,7 +113,7 @@ def smtp_look(settings: Settings) -> Look:
 
 
 def gateway_look(settings: Settings) -> Look:
-    """Return a look at the payment gateway: it answers HTTP, with whatever status below 500.
+    """Return a look at the payment gateway: it answers HTTP, with any status below 500.
 
     In production, a mock gateway is a StandInError.
     """

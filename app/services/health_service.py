@@ -64,8 +64,8 @@ HINTS = {
     "behind": "The read replica is more than 30 s behind, and so are lists and figures. Look at its replication, or unset"
     " DATABASE_REPLICA_URL.",
     "redis": "Redis does not answer in time. Requests are served; jobs wait in PostgreSQL and go on by themselves.",
-    "unknown": "Not to be told while Redis is away: signs of life are kept there.",
-    "unwritten": "Not to be told while Redis takes no writes: signs of life are kept there.",
+    "unknown": "Unknown while Redis is away: signs of life are kept there.",
+    "unwritten": "Unknown while Redis takes no writes: signs of life are kept there.",
     "worker": "No worker is alive: start `articurated worker`. Jobs wait meanwhile.",
     "queues": "No worker takes from: {queues}. What lies there waits; start a worker with --queues.",
     "relay": "No relay is alive: start `articurated relay`. Due jobs wait meanwhile.",

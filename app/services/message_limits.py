@@ -1,9 +1,9 @@
 """How many messages one recipient gets, and one customer causes, in an hour (NFR-004).
 
-Whoever places an order chooses where its messages go, so without a limit the shop's mail server can be made to flood a
-stranger. Messages are counted in PostgreSQL, in the transaction that records the next one: the count holds for all
-workers, and is not lost with Redis. Beyond a limit a message is recorded as SUPPRESSED and not handed over; a manager
-can send it again.
+The caller who places an order chooses where its messages go. Without a limit, the shop's mail server could be used to
+flood a stranger. Messages are counted in PostgreSQL, in the transaction that records the next one: the count holds for
+all workers, and is not lost with Redis. Beyond a limit a message is recorded as SUPPRESSED and not handed over; a
+manager can send it again.
 
 Invoices, credit notes and refunds are counted and never suppressed: money has moved, and its paper must arrive.
 """

@@ -1,4 +1,4 @@
-"""Which order a row of work is about: jobs and dead letters hold the id of an entity, whatever its table."""
+"""Which order a row of work is about: jobs and dead letters hold the id of an entity of any table."""
 
 from typing import Any
 

@@ -41,7 +41,7 @@ EFFECTS = (
     Effect(OrderStatus.SHIPPED, JobKind.ISSUE_INVOICE),
     Effect(OrderStatus.SHIPPED, JobKind.NOTIFY_ORDER_SHIPPED),
     Effect(OrderStatus.DELIVERED, JobKind.NOTIFY_ORDER_DELIVERED),
-    # Of an unpaid order nobody is told: its address may be a stranger's, who would get a mail for each attempt.
+    # Not from PENDING_PAYMENT: the address may be a stranger's, who would get a mail for each attempt.
     Effect(OrderStatus.CANCELLED, JobKind.NOTIFY_ORDER_CANCELLED, origin=OrderStatus.PAID),
 )
 """Which job follows which transition. Money follows in `MONEY`, for it needs rows of its own."""
@@ -187,7 +187,7 @@ class OrderService:
             )
 
     async def _pay_nothing(self, session: AsyncSession, order_id: UUID, at: datetime) -> dict[str, Any]:
-        """Bring a new order that costs nothing to PAID, as SYSTEM: nobody will ever report a payment for it."""
+        """Bring a new order that costs nothing to PAID, as SYSTEM: no payment will be reported for it."""
         request = TransitionRequest(
             entity_id=order_id,
             new_state=OrderStatus.PAID,

@@ -198,7 +198,7 @@ class GatewayRefund:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayDispute:
-    """A payment that its customer disputes at their bank, as an event tells it; the texts are the provider's.
+    """A payment that its customer disputes at their bank, as an event reports it; the texts are the provider's.
 
     Attributes:
         payment_id: the provider's id of the payment.

@@ -118,7 +118,7 @@ class _Books:
 
 
 class PaymentReconciler:
-    """Compares payments, and repairs what can be told for certain."""
+    """Compares payments, and repairs the differences whose cause is certain."""
 
     def __init__(self, database: Database, gateway: PaymentGateway, unpaid_orders: UnpaidOrders) -> None:
         self._database = database

@@ -35,14 +35,14 @@ logger = structlog.get_logger(__name__)
 GATEWAY = Actor(id=None, type=ActorType.SYSTEM, trigger=Trigger.WEBHOOK)
 
 TOLD_BY_MAIL = frozenset({"PAID_AFTER_CANCEL", "REFUND_DUE_AGAIN"})
-"""Outcomes that operations are told of, and that need no decision: the system does what follows."""
+"""Outcomes that operations get a mail about, and that need no decision: the system does what follows."""
 
 NEEDS_A_PERSON = (
     TOLD_BY_MAIL
     | money_in.CASES.keys()
     | {"UNREADABLE", "UNKNOWN_KIND", "DISPUTE", "DISPUTE_CLOSED", "RECORD_TAMPERED"}
 )
-"""Outcomes in which the gateway's books and ours differ, or what a person was told has changed."""
+"""Outcomes in which the gateway's books and ours differ, or in which an earlier mail or case is no longer true."""
 
 
 class PaymentService:

@@ -103,7 +103,7 @@ class RateLimiter:
         return await self._count(ADDRESS, _network_of(address))
 
     def has_failed_too_often(self, address: str | None) -> bool:
-        """Return whether failures from an address are refused, as far as this process knows; it asks nobody else."""
+        """Return whether failures from an address are refused, as far as this process knows; it does not ask Redis."""
         whom = _network_of(address)
         window = self._windows.get(f"{ADDRESS}:{whom}")
         return window is not None and self._refusal(ADDRESS, whom, window, self._now()) is not None

@@ -57,7 +57,7 @@ async def verify_schema(database: Database, *, restricted: bool = False) -> None
     """Compare the database with this code.
 
     Args:
-        restricted: refuse a login that could lift the guards, whatever role it takes on (an owner, a superuser), a
+        restricted: refuse a login that could lift the guards under any role it takes on (an owner, a superuser), a
             connection that has not taken on the role, and a database whose guards are off, missing or changed. Without,
             both are logged.
 

@@ -140,7 +140,7 @@ class AttachmentNotAllowedError(AppError):
 
 
 class CorrectionNotAllowedError(AppError):
-    """The order is in a state in which correcting this field no longer matters, or not as yet (REQ-001)."""
+    """The order is in a state in which this field can no longer be corrected, or not before a later state (REQ-001)."""
 
     code = "CORRECTION_NOT_ALLOWED"
     status = 409

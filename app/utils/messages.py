@@ -83,7 +83,7 @@ class NotificationChannel(Protocol):
 
         Raises:
             MessageRefused: it will never be taken; `code` is what the receiver answered, if it did.
-            MessageTooLarge: likewise, and a smaller one may be.
+            MessageTooLarge: as MessageRefused, but a smaller message may be taken.
             MessageDelayed: it could not be handed over now.
             ValueError: an address or a header value is not acceptable; that, too, is for good.
         """

@@ -82,7 +82,7 @@ def country_name(code: str) -> str:
 
 
 def _line(part: str, values: Mapping[str, str]) -> str:
-    """Return one line of an order; what stands between two fields is left out where one of them is empty."""
+    """Return one line of an order; the text between two fields is left out where one of them is empty."""
     line, between = "", ""
     for token in _TOKEN.findall(part):
         if token not in values:

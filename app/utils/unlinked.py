@@ -1,7 +1,7 @@
 """Text of callers in messages: it is shown, and no mail or telephone program makes a link of it (NFR-004).
 
-Whoever places an order chooses the address that is written to, so a link in what they typed would be sent to a
-stranger in the shop's name.
+The caller who places an order chooses the address of its mails. A link in a text of theirs would be sent to a stranger
+in the shop's name.
 """
 
 import re
@@ -16,7 +16,7 @@ _SCHEME: Final = re.compile(r"(?<![^\W_])[A-Za-z][A-Za-z0-9+.-]{1,20}:(?=[^\s\d]
 # Mail programs make links of `www.` and of any name with a dot and letters behind it, known top-level domain or not.
 _INNER_DOT: Final = re.compile(rf"(?<=[\w\]-]){_DOT}(?=[^\W\d_])")
 _AT: Final = re.compile(r"(?<=\S)[@\uff20](?=\S)")
-# A dot in a name stands behind an initial and before a capital: J.R.Tolkien.
+# A dot in a name follows an initial and precedes a capital: J.R.Tolkien.
 _NO_NAME: Final = re.compile(rf"[\d@\uff20/\\:<>|]|(?<!\b\w){_DOT}(?=[^\W\d_])|{_DOT}(?=[a-z])")
 
 

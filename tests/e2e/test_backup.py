@@ -66,7 +66,7 @@ def rows(connection: psycopg.Connection[Any]) -> dict[str, str]:
 
 
 def triggers_of(connection: psycopg.Connection[Any]) -> set[tuple[str, str, str]]:
-    """Return table, name and state of each trigger; `A` is one that works whatever a session says."""
+    """Return table, name and state of each trigger; `A` is one that fires under every setting of a session."""
     question = "SELECT tgrelid::regclass::text, tgname, tgenabled::text FROM pg_trigger WHERE NOT tgisinternal"
     found = {(str(table), str(name), str(state)) for table, name, state in connection.execute(question)}
     assert ("state_history", "A") in {(table, state) for table, _, state in found}

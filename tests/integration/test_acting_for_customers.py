@@ -169,7 +169,7 @@ async def test_an_address_cannot_be_found_by_trying_hashes(
     assert [(row["hash"], row["prev_hash"]) for row in seen] == [(None, None), (None, None)]
     staff = (await api.get(f"{url}/history")).json()["data"]
     assert all(row["hash"] and row["prev_hash"] for row in staff)
-    assert guess(staff[0], "192.0.2.9") == staff[0]["hash"], "whoever has the hash finds the address"
+    assert guess(staff[0], "192.0.2.9") == staff[0]["hash"], "a reader of the hash can find the address"
     for answer in (await mine.get(url), await mine.get("/api/v1/returns")):
         assert staff[0]["actor_id"] not in answer.text
 

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.req("REQ-005", "NFR-004"), pytest.mark.security]
 
 WITH_BODY = [operation for operation in all_operations() if operation.body_schema is not None]
 BY_SIGNATURE = {"payments_webhook"}
-"""What is signed is kept and answered 2xx, whatever it says."""
+"""Every signed body is kept and answered 2xx."""
 
 WEBHOOK = [operation for operation in WITH_BODY if operation.id in BY_SIGNATURE]
 REFUSING = [operation for operation in WITH_BODY if operation.id not in BY_SIGNATURE]

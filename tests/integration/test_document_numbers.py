@@ -1,4 +1,4 @@
-"""A number that the storage knows to be used is never given again, whatever became of the database (REQ-004)."""
+"""A number that the storage knows to be used is never given again, even after the database was lost (REQ-004)."""
 
 import asyncio
 from collections.abc import Callable

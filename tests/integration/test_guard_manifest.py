@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.req("NFR-003"), pytest.mark.req("NFR-004"), pytest.mar
 CAP = "ALTER TABLE payments DROP CONSTRAINT ck_payments_refund_cap"
 ADD_CAP = "ALTER TABLE payments ADD CONSTRAINT ck_payments_refund_cap CHECK"
 
-# What somebody did → what is said of it.
+# What a superuser did → what is said of it.
 SABOTAGE = {
     "ALTER TABLE orders DISABLE TRIGGER guard_state_change": "trigger orders.guard_state_change is off",
     "ALTER TABLE orders ENABLE TRIGGER guard_state_change": "trigger orders.guard_state_change fires only as origin",

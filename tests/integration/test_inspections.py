@@ -1,4 +1,4 @@
-"""What was found in a returned parcel: kept, told to the customer, and deducted from the refund (REQ-002)."""
+"""What was found in a returned parcel: kept, reported to the customer, and deducted from the refund (REQ-002)."""
 
 from decimal import Decimal
 from typing import Any

@@ -46,7 +46,7 @@ class NextRelease(FakeRenderer):
 
 
 class DyingStorage(Storage):
-    """Dies with a put of a document, before or after the bytes are kept."""
+    """Fails at the put of a document, before or after the bytes are kept."""
 
     def __init__(self, settings: Settings, when: str) -> None:
         super().__init__(storage_for(settings)._store, settings.storage_path)

@@ -58,7 +58,7 @@ async def test_one_recipient_gets_so_many_messages_an_hour(
     assert {row.last_error for row in suppressed} == {"more than 3 messages to this recipient within an hour"}
     assert {(row.attempts, row.sent_at) for row in suppressed} == {(0, None)}
     assert len(told_to_customers(post)) == 4
-    # One case for the recipient and the day, whatever the number.
+    # One case for the recipient and the day, for any number.
     [case] = await rows(database, "SELECT kind, evidence FROM cases")
     assert case.kind == "UNDELIVERABLE_MESSAGE"
     assert case.evidence["error"] == "more than 3 messages to this recipient within an hour"

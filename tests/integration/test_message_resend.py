@@ -127,7 +127,7 @@ async def test_a_mail_that_is_too_large_goes_with_a_link(
     path, _, query = link.partition("?")
     assert path == f"{BASE}/api/v1/files/invoices/{invoice_id}"
     given = dict(part.split("=", 1) for part in query.split("&"))
-    # It works to the end of the day that the mail names, and not for ever.
+    # It works to the end of the day that the mail names, and no longer.
     clock.advance(days=29, hours=23)
     files = FileService(database, post.bench.storage, post.bench.notifications._links, redirects=False)  # type: ignore[arg-type]
     found = await files.find(FileKind.INVOICES, invoice_id, given["expires"], given["signature"])

@@ -253,7 +253,7 @@ OLD_RETURN = (
 
 @pytest.mark.req("DEV.4")
 def test_returns_of_the_release_before_get_numbers(servers: TestServers) -> None:
-    """In the order of their creation; what a customer was told in the mail of the approval stays."""
+    """In the order of their creation; the number in a mail of approval stays."""
     name = f"{servers.template}_{uuid4().hex[:8]}"
     databases.create_database(servers, name, None)
     url = databases.url_of(servers.owner_url, name)

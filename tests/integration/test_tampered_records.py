@@ -1,4 +1,4 @@
-"""A record that a superuser tampered with: a clear answer and one case, and nobody else has to wait."""
+"""A record that a superuser tampered with: a clear answer and one case, and no one else has to wait."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""The memory of a real API process stays small, whatever it is sent (NFR-004)."""
+"""The memory of a real API process stays small under any request (NFR-004)."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Files that hold customers' data or secrets can be read by their owner alone, whatever the umask (NFR-004)."""
+"""Files that hold customers' data or secrets can be read by their owner alone, with any umask (NFR-004)."""
 
 import os
 from collections.abc import Iterator

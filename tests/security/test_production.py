@@ -69,7 +69,7 @@ def test_production_starts_with_secrets_of_its_own() -> None:
         ({"storage_type": "memory"}, "STORAGE_TYPE"),
         ({"log_format": "console"}, "LOG_FORMAT"),
         ({"allow_development_secrets": True}, "ALLOW_DEVELOPMENT_SECRETS"),
-        # Trivial to guess, whatever their length.
+        # Trivial to guess, at any length.
         ({"secret_key": "a" * 64}, "SECRET_KEY"),
         ({"secret_key": "secret" * 10}, "SECRET_KEY"),
         ({"secret_key": "0123456789abcdefghijklmnopqrstuvwxyz"}, "SECRET_KEY"),

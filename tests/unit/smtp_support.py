@@ -12,7 +12,7 @@ from app.config import Settings
 
 
 class Mailbox:
-    """Keeps what is accepted; answers each step as told."""
+    """Keeps what is accepted; answers each step as configured."""
 
     def __init__(self, **answers: str) -> None:
         self.answers = answers
@@ -35,7 +35,7 @@ class Mailbox:
             envelope.rcpt_tos.append(address)
         return self.answers.get("rcpt", "250 OK")
 
-    async def handle_DATA(self, _server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - likewise
+    async def handle_DATA(self, _server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - as above
         """Answer the message, and keep it."""
         if "data" not in self.answers:
             self.envelopes.append(envelope)

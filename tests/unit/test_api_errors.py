@@ -69,7 +69,7 @@ class Wanted(BaseModel):
 
 
 class DatabaseAway:
-    """A database that nobody can reach."""
+    """A database that cannot be reached."""
 
     def transaction(self) -> None:
         """Refuse."""

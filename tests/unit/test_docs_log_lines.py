@@ -1,4 +1,4 @@
-"""Every log line that the documentation tells people to look for is one that the source writes."""
+"""Every log line that the documentation names is one that the source writes."""
 
 import ast
 import re

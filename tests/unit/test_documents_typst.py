@@ -364,7 +364,7 @@ def test_a_mixed_name_keeps_the_order_of_its_first_letter(
 
 
 def test_the_sums_carry_a_position_along_and_no_row_is_divided(renderer: TypstRenderer) -> None:
-    """Whatever the number of positions, the page with the sums has one of them under the header of the table."""
+    """With any number of positions, the page with the sums has one of them under the header of the table."""
     for count in (1, 9, *range(10, 17), *range(31, 37)):
         held = pages(renderer.render(view(*(line(number) for number in range(count)))))
         [last] = [page for page in held if "All amounts in" in page]

@@ -91,7 +91,7 @@ def test_a_spare_takes_the_place_of_a_child_and_another_one_is_started(tmp_path:
     ]
     with supervised(tmp_path, *children) as running:
         running.until("ready")
-        assert "started api-spare" not in " ".join(running.lines), "nobody waits for it"
+        assert "started api-spare" not in " ".join(running.lines), "no process waits for it"
         for _ in range(3):
             running.until("started api-spare")
             spare = running.pids["api-spare"]
