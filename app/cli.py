@@ -5,7 +5,8 @@ Bodies import what they need when they run: a command that lists its verbs must 
 
 import signal
 import sys
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -275,8 +276,23 @@ def demo(
             )
 
 
+@contextmanager
+def _without_log_lines() -> Iterator[None]:
+    """Keep the services' lines below a warning off the terminal while a progress bar is on it."""
+    import logging
+
+    import structlog
+
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
 DOCUMENTS_UP_TO = 1000
-"""Sample orders that get documents without being asked for; drawing and storing take some 40 ms each."""
+"""Sample orders that get documents without being asked for: a minute's work or two."""
 
 
 @cli.command()
@@ -315,7 +331,8 @@ def seed(
             issuing = sample_documents.issue(
                 get_settings(), on_progress=lambda done, total: progress.update(drawn, completed=done, total=total)
             )
-            issued = asyncio.run(issuing)
+            with _without_log_lines():
+                issued = asyncio.run(issuing)
     if wanted:
         typer.echo(f"{orders} orders added, {issued} documents issued")
     else:
