@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from app.backup.create import Source
     from app.backup.repository import Repository
 
-backup = typer.Typer(help="Backups of database and documents.", invoke_without_command=True)
+backup = typer.Typer(
+    help="Backups of database and documents; without a command, make one.", invoke_without_command=True
+)
 From = Annotated[
     Path | None,
     typer.Option(

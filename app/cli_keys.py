@@ -127,7 +127,7 @@ def token_revoke(
 
 
 def _as_owner(work: Callable[[Any], Awaitable[T]]) -> T:
-    """Return what `work` gives of the database; the application's role may neither make nor end a key."""
+    """Return what `work` gives of the database; the application's role has no right to make or end a key."""
     from sqlalchemy.exc import ProgrammingError
 
     try:

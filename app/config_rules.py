@@ -103,7 +103,7 @@ def _channels(settings: Settings) -> Iterator[str]:
 
 
 def _provider(settings: Settings) -> Iterator[str]:
-    """The provider's keys come over TLS or from a file: who can change them on the way can sign for any caller."""
+    """The provider's keys come over TLS or from a file: others could sign for any caller."""
     if settings.jwks_url is None:
         return
     if settings.jwks_file is not None:

@@ -92,7 +92,7 @@ ERROR_KINDS: Mapping[str, ErrorKind] = {
     ),
     "RECORD_TAMPERED": ErrorKind(
         409,
-        f"The record of order {_ID} was changed past the application. Nothing was done; a person has to put it right"
+        f"The record of order {_ID} was changed outside the application. Nothing was done; a person has to put it right"
         " first.",
         {"entity_type": "ORDER", "entity_id": _ID},
     ),

@@ -33,7 +33,7 @@ _LEVEL = 3
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A file as it lies in the repository.
+    """A file as it is in the repository.
 
     Attributes:
         path: relative to the repository.

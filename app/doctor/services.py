@@ -151,9 +151,11 @@ async def backup(settings: Settings) -> list[Finding]:
     try:
         await asyncio.to_thread(require_current, folder, settings)
     except BackupTooOldError:
-        return [broken("backup", "a base backup is overdue", "run `articurated backup`, and see why none was made")]
+        return [
+            broken("backup", "a base backup is overdue", "run `articurated backup`, and find out why none was made")
+        ]
     except BackupLogTooOldError:
-        advice = "start `articurated backup run`, or see why it does not get on"
+        advice = "start `articurated backup run`, or find out why it fails"
         return [broken("backup", "the log of the database was not backed up for 5 minutes", advice)]
     return [fine("backup", f"base backup and log in {folder} are current")]
 

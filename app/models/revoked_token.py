@@ -14,7 +14,7 @@ class RevokedToken(Base):
     Attributes:
         token_id: its `jti` (RFC 7519, 4.1.7).
         created_at: when it was revoked.
-        expires_at: from when on no token of that id could hold anyway, and the row may go.
+        expires_at: when every token of that id has expired, and the row may be removed.
     """
 
     __tablename__ = "revoked_tokens"

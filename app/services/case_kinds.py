@@ -107,7 +107,7 @@ MEANINGS: Mapping[CaseKind, Meaning] = {
         ),
     ),
     CaseKind.TAMPERED_RECORD: Meaning(
-        "A record was changed past the application, so the audit trail of its entity no longer holds.",
+        "A record was changed outside the application, so the audit trail of its entity no longer holds.",
         (
             WayOut("RESTORE", "Restore the record from a backup, check with `articurated audit verify`, then close."),
             WayOut("EXPLAIN", "Close with who changed it, when, and why it is left so."),

@@ -1,6 +1,6 @@
 """The terms that an order is found by, and the condition that finds it (REQ-005).
 
-PostgreSQL cannot tell how many orders have a word that begins with what was typed: its estimate for a prefix is never
+PostgreSQL cannot estimate how many orders have a word with a given prefix: its estimate for a prefix is never
 below 0.5 %. So the matches are counted first, up to `FEW`. A few are fetched by their ids. For more, the newest orders are
 walked until the page is full, which ends soon because every few hundredth order is a match.
 """

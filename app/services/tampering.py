@@ -1,4 +1,4 @@
-"""Records that were changed past the application: refused to callers by name, and a case for a person (REQ-003).
+"""Records that were changed outside the application: refused to callers by name, and a case for a person (REQ-003).
 
 A superuser can write an audit row or an event ahead of an order or return. The next step, or the next change, of that
 entity then meets a number that is taken. It is refused until the record is put right.

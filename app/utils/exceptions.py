@@ -164,7 +164,7 @@ class LinkExpiredError(AppError):
 
 
 class RecordTamperedError(AppError):
-    """A record was changed past the application: what should come next is there already.
+    """A record was changed outside the application: what should come next is there already.
 
     Attributes:
         entity_type: of what was changed, as `EntityType` has it.
@@ -183,8 +183,8 @@ class RecordTamperedError(AppError):
         self.number = number
         self.constraint = constraint
         super().__init__(
-            f"The record of {entity_type.lower()} {entity_id} was changed past the application. Nothing was done; a person"
-            " has to put it right first.",
+            f"The record of {entity_type.lower()} {entity_id} was changed outside the application. Nothing was done; a"
+            " person has to put it right first.",
             {"entity_type": entity_type, "entity_id": str(entity_id)},
         )
 

@@ -36,6 +36,7 @@ RUN = [
     "how-to/woken-at-night.md",
     "how-to/settle-a-dispute.md",
     "how-to/handle-dead-letters.md",
+    "how-to/decide-cases.md",
     "how-to/manage-keys.md",
     "how-to/watch-the-system.md",
     "how-to/preview-mails.md",
@@ -194,6 +195,8 @@ def test_a_page_can_be_followed(reader: Reader, journey: Journey, servers: TestS
         before += f"RETURN={open_return(journey)}\n"
     elif name == "how-to/handle-dead-letters.md":
         dead = [bury(journey) for _ in range(4)]
+    elif name == "how-to/decide-cases.md":
+        before += f"ID={pay_another_amount(journey)}\n"
     elif name == "how-to/manage-keys.md":
         before += "ID=$(articurated keys create --role manager --name example --json | id)\n"
     followed = reader.follow(ROOT / "docs" / name, before, dead)
@@ -258,6 +261,25 @@ def bury(journey: Journey) -> str:
         job_id,
     )
     return str(job_id)
+
+
+def pay_another_amount(journey: Journey) -> str:
+    """Have the gateway take another amount than an order costs; return the id of the case."""
+    order = journey.order()
+    answer = journey.http.post(
+        f"{journey.stack.info.gateway}/v1/payments",
+        headers={"Authorization": "Bearer sk_test_articurated", "Idempotency-Key": f"storefront:{order['id']}"},
+        json={
+            "reference": order["id"],
+            "amount": "1.00",
+            "currency": order["currency"],
+            "payment_token": "tok_visa",
+            "capture": True,
+        },
+    )
+    assert answer.is_success, answer.text
+    [case] = eventually("the case", lambda: journey.call("GET", f"/cases?order_id={order['id']}")["data"])
+    return str(case["id"])
 
 
 @pytest.mark.req("DOC.5")

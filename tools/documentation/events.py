@@ -22,7 +22,8 @@ _EVENTS_HEAD = """\
 
 Each change of an entity writes one row into the table `events`, in the transaction of the change: `entity_type`,
 `entity_id`, `seq` (the entity's version after the change: no gap, no repeat), `type`, `data`, `created_at`. Rows are
-never changed or removed. `data` holds ids, codes and amounts, never names or addresses. Amounts are decimal strings.
+never changed or removed. `data` holds ids, codes, amounts and notes of the staff. It holds no name or address of a
+customer; a recipient is masked. Amounts are decimal strings. `operator` is the name given for a command on the command line.
 
 | Type | Entity | When | `data` |
 |---|---|---|---|
@@ -71,7 +72,7 @@ class EventKind:
 
 _REFUND = ("order_id", "amount", "currency")
 _DOCUMENT = ("number", "order_id")
-_RESOLVED = ("dead_letter_id", "actor_id", "note")
+_RESOLVED = ("dead_letter_id", "actor_id", "operator", "note")
 _TRANSITION = ("from", "to", "trigger")
 
 
@@ -85,7 +86,7 @@ def _transitions() -> dict[str, EventKind]:
 
 
 EVENTS: Mapping[str, EventKind] = {
-    "order.created": EventKind(EntityType.ORDER, "it was created", ("customer_id",)),
+    "order.created": EventKind(EntityType.ORDER, "it was created", ("customer_id", "placed_by")),
     "return.created": EventKind(EntityType.RETURN, "it was requested", ("order_id", "return_number")),
     "order.corrected": EventKind(EntityType.ORDER, "a field was corrected", ("correction_id", "fields")),
     **_transitions(),
@@ -107,11 +108,27 @@ EVENTS: Mapping[str, EventKind] = {
     "case.opened": EventKind(
         EntityType.CASE, "a person must decide something", ("kind", "entity_type", "entity_id", "order_id")
     ),
-    "case.closed": EventKind(EntityType.CASE, "a person decided it", ("actor_id", "trigger", "action", "note")),
+    "case.closed": EventKind(
+        EntityType.CASE, "a person decided it", ("actor_id", "operator", "trigger", "action", "note")
+    ),
     "job.retried": EventKind(
         EntityType.JOB, "a dead job was made due again, by a person or by what the gateway reported", _RESOLVED
     ),
     "job.dismissed": EventKind(EntityType.JOB, "a person gave a dead job up", _RESOLVED),
+    "job.resent": EventKind(
+        EntityType.JOB,
+        "a person had a message sent again",
+        (
+            "notification_id",
+            "resend_of",
+            "order_id",
+            "actor_id",
+            "operator",
+            "trigger",
+            "former_recipient",
+            "recipient",
+        ),
+    ),
 }
 """Every type of event."""
 
