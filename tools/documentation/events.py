@@ -52,9 +52,9 @@ all: [Preview the mails](../how-to/preview-mails.md).
 _SHORT_HEAD = """\
 ## SMS and chat
 
-One line each, beside the mail of the same name, when `SMS_ADAPTER` or `CHAT_ADAPTER` is on. An SMS goes to the number
-in the order's `metadata.phone`, when it is one in the form `+33612345678`; chat goes to operations and tells ids and
-amounts only. [Webhooks](webhooks.md#to-sms-and-chat-services) says what is sent.
+One line each, beside the mail of the same name, when `SMS_ADAPTER` or `CHAT_ADAPTER` is on. An SMS goes to the order's
+`customer_phone`, or to `phone` in its `metadata`, when it has the form `+33612345678`. Chat goes to operations and has ids
+and amounts only. [Webhooks](webhooks.md#to-sms-and-chat-services) says what is sent.
 
 | Channel | Name | For example |
 |---|---|---|
