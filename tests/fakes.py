@@ -216,8 +216,10 @@ class FakeGateway:
     async def find_payment(self, reference: UUID) -> GatewayPayment | None:
         """See `PaymentGateway.find_payment`."""
         await self._look_up(reference)
-        found = [payment for payment in self.payments.values() if payment.reference == reference]
-        return min(reversed(found), key=lambda payment: payment.status == "failed", default=None)
+        known = [payment for payment in self.payments.values() if payment.reference == reference]
+        found = min(reversed(known), key=lambda payment: payment.status == "failed", default=None)
+        await self._hook("lookup", "moved")
+        return found
 
     async def find_refund(self, reference: UUID) -> GatewayRefund | None:
         """See `PaymentGateway.find_refund`."""

@@ -7,14 +7,15 @@ gateway, which refuses a second payment for it: two that do this at once leave o
 """
 
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, func, select, update
 
 from app.core.enums import EntityType
 from app.database import Database
 from app.models.payment import Payment
-from app.services import event_service
+from app.services import event_service, money_in
 from app.services.payment_gateway import GatewayPayment, GatewayRejected, PaymentGateway, PaymentRequest
 from app.utils.clock import Clock
 
@@ -39,13 +40,20 @@ async def collected(database: Database, gateway: PaymentGateway, payment_id: UUI
         return str(payment.gateway_payment_id)
     found = await _at_gateway(gateway, payment)
     async with database.transaction() as session:
+        changes: dict[str, Any] = {"gateway_payment_id": found.id}
+        if found.refunded_amount:
+            # No refund of ours was sent before the id was known, so this went back elsewhere.
+            left = Payment.captured_amount - Payment.refund_reserved_amount
+            changes["refunded_elsewhere_amount"] = func.least(found.refunded_amount, left)
         noted = await session.execute(
             update(Payment)
             .where(Payment.id == payment_id, Payment.gateway_payment_id.is_(None))
-            .values(gateway_payment_id=found.id)
-            .returning(Payment.id)
+            .values(**changes)
+            .returning(Payment)
         )
-        if noted.first() is not None:
+        if (known := noted.scalar_one_or_none()) is not None:
+            if found.refunded_amount:
+                await money_in.ask_a_person(session, "REFUNDED_ELSEWHERE", found, known, clock(), found_by="collection")
             await event_service.append(
                 session,
                 EntityType.PAYMENT,

@@ -30,7 +30,8 @@ async def order_of(session: AsyncSession, dispute: GatewayDispute) -> UUID | Non
     matches += [Payment.order_id == dispute.reference] if dispute.reference is not None else []
     if not matches:
         return None
-    found = select(Payment.order_id).where(or_(*matches)).order_by(Payment.gateway_payment_id.is_(None)).limit(1)
+    by_id = Payment.gateway_payment_id.is_not_distinct_from(dispute.payment_id)
+    found = select(Payment.order_id).where(or_(*matches)).order_by(by_id.desc()).limit(1)
     return (await session.execute(found)).scalar_one_or_none()
 
 

@@ -10,9 +10,12 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import structlog
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.config import MONEY_LIMIT
 from app.core.actor import Actor
 from app.core.enums import CaseEntity, CaseKind, EntityType, OrderStatus, PaymentState, RefundReason
 from app.models.order import Order
@@ -23,6 +26,10 @@ from app.services.job_service import JobKind
 from app.services.payment_gateway import GatewayPayment, GatewayRefund
 from app.services.transitions import Outcome, TransitionRequest
 from app.utils.clock import uuid7
+
+logger = structlog.get_logger(__name__)
+
+CENT = Decimal("0.01")
 
 CASES: dict[str, CaseKind] = {
     "AMOUNT_MISMATCH": CaseKind.AMOUNT_MISMATCH,
@@ -59,7 +66,8 @@ async def book(
     """Book what the provider captured for an order, as far as it fits; return the outcome.
 
     Outcomes: PAID, PAID_AFTER_CANCEL, ALREADY_CAPTURED; and, with nothing booked, AMOUNT_MISMATCH, SECOND_PAYMENT,
-    REFUNDED_ELSEWHERE, UNKNOWN_REFERENCE. What the provider has refunded in part is booked as refunded elsewhere.
+    REFUNDED_ELSEWHERE, UNKNOWN_REFERENCE. What the provider has refunded in part is booked as refunded elsewhere; so is
+    what it has refunded of an order that was marked PAID by hand, which is REFUNDED_ELSEWHERE too.
 
     Args:
         payment: from `locked_payment`; None when no order has the reference.
@@ -70,9 +78,7 @@ async def book(
     if (difference := _difference(payment, reported)) is not None:
         return difference
     if payment.state == PaymentState.CAPTURED:
-        # Marked PAID by hand before the gateway reported it: now its id is known.
-        payment.gateway_payment_id = reported.id
-        return "ALREADY_CAPTURED"
+        return await _book_id(session, payment, reported)
     if reported.refunded_amount >= reported.captured_amount:
         return "REFUNDED_ELSEWHERE"
     if await mark_paid(session, order_statement, payment, reported.id, actor, at):
@@ -83,12 +89,29 @@ async def book(
     return "PAID_AFTER_CANCEL"
 
 
+async def _book_id(session: AsyncSession, payment: Payment, reported: GatewayPayment) -> str:
+    """Book whose money it is that counts as captured: the order was marked PAID by hand, or it is no news."""
+    if payment.gateway_payment_id is not None:
+        return "ALREADY_CAPTURED"
+    payment.gateway_payment_id = reported.id
+    # No refund of ours was sent without the id, so what has gone back went back elsewhere.
+    unreserved = payment.captured_amount - payment.refund_reserved_amount
+    payment.refunded_elsewhere_amount = min(reported.refunded_amount, unreserved)
+    await session.flush()
+    return "REFUNDED_ELSEWHERE" if reported.refunded_amount else "ALREADY_CAPTURED"
+
+
 def _difference(payment: Payment, reported: GatewayPayment) -> str | None:
     if payment.gateway_payment_id not in (None, reported.id):
         return "SECOND_PAYMENT"
     if (reported.captured_amount, reported.currency) != (expected_amount(payment), payment.currency):
         return "AMOUNT_MISMATCH"
-    return None
+    return None if is_storable(reported.refunded_amount) else "AMOUNT_MISMATCH"
+
+
+def is_storable(amount: Decimal) -> bool:
+    """Return whether a column of money holds exactly this amount: the gateway's may have more digits."""
+    return amount <= MONEY_LIMIT and amount == amount.quantize(CENT)
 
 
 def expected_amount(payment: Payment) -> Decimal:
@@ -158,6 +181,25 @@ async def give_back(
     facts = {"order_id": str(payment.order_id), "amount": str(amount), "currency": refund.currency}
     await event_service.append(session, EntityType.REFUND, refund.id, 1, "refund.created", at, facts)
     await job_service.add(session, JobKind.PROCESS_REFUND, refund.id, f"{JobKind.PROCESS_REFUND}:{refund.id}")
+
+
+async def ask_about_refused(
+    session: AsyncSession,
+    reported: GatewayPayment | GatewayRefund,
+    subject: Payment | Refund | None,
+    refusal: IntegrityError,
+    at: datetime,
+    **evidence: Any,
+) -> str:
+    """Open the case of what the provider reports and a constraint refuses to book; return the outcome.
+
+    Such as a payment that another order has already, or a refund that was given up, whose share went to another one.
+    """
+    outcome = "SECOND_REFUND" if isinstance(reported, GatewayRefund) else "SECOND_PAYMENT"
+    constraint = getattr(getattr(refusal.orig, "diag", None), "constraint_name", None)
+    logger.critical("gateway_money.refused", gateway_id=reported.id, error=constraint)
+    await ask_a_person(session, outcome, reported, subject, at, refused_by=constraint, **evidence)
+    return outcome
 
 
 async def ask_a_person(

@@ -27,7 +27,7 @@ from app.services import (
     transitions,
 )
 from app.services.due_time import due_time, hold_overdue
-from app.services.job_service import JobKind
+from app.services.job_service import JobKind, queue_of
 from app.services.order_views import order_summary, order_view, with_lines
 from app.services.permissions import Action
 from app.services.transitions import Effect, Machine, Outcome, TransitionRequest
@@ -46,6 +46,9 @@ EFFECTS = (
 )
 """Which job follows which transition. Money follows in `MONEY`, for it needs rows of its own."""
 
+# CANCELLED, unpaid: the provider was asked before. What it reserved after that, and reported before this statement, is
+# released by a job; what it reports later is released by the webhook's own.
+#
 # PAID: what the order costs counts as captured; unless the gateway itself reported it, a job finds the money
 # there, or reports it as received elsewhere. It charges nobody. PAID → CANCELLED: all that was captured is reserved for a refund, which
 # is due from this very statement on. The payment row is as old as the order, so it is never outside the
@@ -74,6 +77,13 @@ refund AS (
     SELECT id, order_id, '{RefundReason.ORDER_CANCELLED}', due_back, currency, updated_at, updated_at
     FROM money WHERE status = 'CANCELLED' AND due_back > 0
     RETURNING id, amount, currency, order_id, created_at
+),
+release AS (
+    INSERT INTO jobs (kind, queue, entity_id, dedupe_key, state)
+    SELECT '{JobKind.RELEASE_PAYMENT}', '{queue_of(JobKind.RELEASE_PAYMENT)}', m.id,
+        '{JobKind.RELEASE_PAYMENT}:' || m.id || ':' || m.version, '{{job_state}}'
+    FROM moved m WHERE m.status = 'CANCELLED' AND m.from_state = 'PENDING_PAYMENT'
+        AND EXISTS (SELECT FROM gateway_events g WHERE g.reference = m.id AND g.type = 'payment.authorized')
 ),
 {transitions.REFUND_DUE}"""  # noqa: S608 - constants of this code base
 

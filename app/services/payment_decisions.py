@@ -88,8 +88,10 @@ async def _decidable(session: AsyncSession, case: Case) -> tuple[Payment, Decima
         raise _refused("the payment is booked already; refund the other one in the gateway's console")
     if case.evidence["reported_currency"] != payment.currency:
         raise _refused(f"what came in is not in {payment.currency}; refund it in the gateway's console")
-    came_in = Decimal(case.evidence["reported_amount"])
-    if came_in <= Decimal(case.evidence.get("refunded_amount", "0")):
+    came_in, gone_back = (Decimal(case.evidence.get(name, "0")) for name in ("reported_amount", "refunded_amount"))
+    if not (money_in.is_storable(came_in) and money_in.is_storable(gone_back)):
+        raise _refused("the amount cannot be booked exactly; refund it in the gateway's console")
+    if came_in <= gone_back:
         raise _refused("nothing of what came in is left at the gateway")
     return payment, came_in
 

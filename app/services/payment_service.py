@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 import structlog
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.actor import Actor
@@ -114,13 +116,20 @@ class PaymentService:
         return None
 
     async def _sound_effect(self, session: AsyncSession, event: WebhookEvent, subject: Payment | Refund | None) -> str:
-        """Return the outcome; a record that was tampered with has its case opened, and the webhook is kept."""
+        """Return the outcome; what the database refuses to book has its case opened, and the webhook is kept."""
         try:
             async with session.begin_nested():
                 return await self._effect(session, event, subject)
         except RecordTamperedError as fault:
             await tampering.open_case(session, fault)
             return "RECORD_TAMPERED"
+        except IntegrityError as refusal:
+            if not isinstance(event.object, GatewayPayment | GatewayRefund):
+                raise
+            if subject is not None:
+                await session.refresh(subject)
+            facts = {"event_id": event.id, "event_type": event.type, "event_created": event.created}
+            return await money_in.ask_about_refused(session, event.object, subject, refusal, self._clock(), **facts)
 
     async def _effect(self, session: AsyncSession, event: WebhookEvent, subject: Payment | Refund | None) -> str:
         if isinstance(event.object, GatewayDispute):
@@ -129,7 +138,7 @@ class PaymentService:
         if event.object is None:
             return await self._not_acted_on(session, event)
         if event.type == "payment.authorized":
-            return await self._reserved(session, event.object.reference)
+            return await self._reserved(session, event.id, event.object.reference)
         if isinstance(event.object, GatewayPayment):
             payment = subject if isinstance(subject, Payment) else None
             outcome = await money_in.book(session, self._order_statement, payment, event.object, GATEWAY, self._clock())
@@ -168,13 +177,16 @@ class PaymentService:
         return "UNREADABLE" if event.problem is not None else "UNKNOWN_KIND"
 
     @staticmethod
-    async def _reserved(session: AsyncSession, order_id: Any) -> str:
-        """Let a reservation go that arrives for an order that was cancelled meanwhile."""
+    async def _reserved(session: AsyncSession, event_id: str, order_id: UUID) -> str:
+        """Let a reservation go that arrives for an order that was cancelled meanwhile.
+
+        Each event has a job of its own: a storefront may reserve again after the first reservation was released.
+        """
         status = (await session.execute(select(Order.status).where(Order.id == order_id))).scalar_one_or_none()
         if status != OrderStatus.CANCELLED:
             return "IGNORED"
         kind = JobKind.RELEASE_PAYMENT
-        await job_service.add(session, kind, order_id, f"{kind}:{order_id}")
+        await job_service.add(session, kind, order_id, f"{kind}:{order_id}:{event_id}")
         return "RESERVED_AFTER_CANCEL"
 
     async def _refund_outcome(

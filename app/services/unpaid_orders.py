@@ -21,6 +21,7 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy import ColumnElement, Row, select, tuple_
+from sqlalchemy.exc import IntegrityError
 
 from app.core.actor import SYSTEM_JOB, Actor
 from app.core.enums import ActorType, EntityType, OrderStatus, Trigger
@@ -175,18 +176,32 @@ class UnpaidOrders:
             found = await self._released(found)
         if found is None or found.status != "captured":
             return Standing.NOTHING
-        async with self._database.transaction() as session:
-            payment = await money_in.locked_payment(session, order.id)
-            now = self._clock()
-            outcome = await money_in.book(session, STATEMENT, payment, found, actor, now)
-            partly = outcome == "PAID" and found.refunded_amount > 0
-            if outcome in money_in.CASES or partly:
-                asked = "REFUNDED_ELSEWHERE" if partly else outcome
-                await money_in.ask_a_person(session, asked, found, payment, now, found_by="look-up")
+        outcome = await self._booked(order.id, found, actor)
         logger.warning("unpaid_order.paid", order_id=str(order.id), gateway_id=found.id, outcome=outcome)
-        if outcome == "REFUNDED_ELSEWHERE":
-            return Standing.NOTHING
-        return Standing.UNDECIDED if outcome in money_in.CASES else Standing.BOOKED
+        if outcome not in money_in.CASES:
+            return Standing.BOOKED
+        # Money of another amount that has all gone back is nothing held either.
+        return Standing.NOTHING if found.refunded_amount >= found.captured_amount else Standing.UNDECIDED
+
+    async def _booked(self, order_id: UUID, found: GatewayPayment, actor: Actor) -> str:
+        """Book what was captured, with the case that it may need; return the outcome, as `money_in.book` does."""
+        try:
+            async with self._database.transaction() as session:
+                payment = await money_in.locked_payment(session, order_id)
+                now = self._clock()
+                outcome = await money_in.book(session, STATEMENT, payment, found, actor, now)
+                partly = outcome == "PAID" and found.refunded_amount > 0
+                if outcome in money_in.CASES or partly:
+                    asked = "REFUNDED_ELSEWHERE" if partly else outcome
+                    await money_in.ask_a_person(session, asked, found, payment, now, found_by="look-up")
+                return outcome
+        except IntegrityError as refusal:
+            # A person decides; the orders behind this one do not wait for it.
+            async with self._database.transaction() as session:
+                payment = await money_in.locked_payment(session, order_id)
+                return await money_in.ask_about_refused(
+                    session, found, payment, refusal, self._clock(), found_by="look-up"
+                )
 
     async def _book_nothing(self, order_id: UUID, actor: Actor) -> Standing:
         """Bring an order of an earlier release that costs nothing to PAID."""

@@ -1,5 +1,6 @@
 """What a manager decides about money: amounts that differ, refunds made elsewhere, and disputes (INT-001, REQ-004)."""
 
+import asyncio
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -17,6 +18,7 @@ from app.schemas.case import CaseQuery
 from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateUpdate
 from app.services.case_service import CaseService
+from app.services.job_service import JobKind
 from app.services.order_service import STATEMENT
 from app.services.payment_decisions import decisions
 from app.services.payment_gateway import GatewayDispute, GatewayPayment
@@ -171,6 +173,107 @@ async def test_a_partly_refunded_payment_of_a_cancelled_order_gives_back_the_res
     assert await shop.work(refund.id) is Verdict.SUCCEEDED
 
 
+@pytest.mark.parametrize("gone", ["41.10", "341.10"])
+@pytest.mark.parametrize("found_by", ["webhook", "capture job", "refund job"])
+async def test_what_went_back_of_an_order_marked_paid_by_hand_is_booked(
+    shop: Shop, cases: CaseService, admin: Actor, found_by: str, gone: str
+) -> None:
+    order = await shop.ordered()
+    payment = replace(shop.charged(order), refunded_amount=Decimal(gone))
+    shop.gateway.payments[payment.id] = payment
+    await shop.orders.transition(order["id"], OrderStateUpdate(new_state=OrderStatus.PAID), admin)
+    booked = await shop.payment(order["id"])
+    if found_by == "webhook":
+        assert await shop.tell("payment.captured", payment) == "REFUNDED_ELSEWHERE"
+        assert await shop.work(booked.id, JobKind.CAPTURE_PAYMENT) is Verdict.SUCCEEDED
+    elif found_by == "capture job":
+        assert await shop.work(booked.id, JobKind.CAPTURE_PAYMENT) is Verdict.SUCCEEDED
+        assert await shop.tell("payment.captured", payment) == "ALREADY_CAPTURED"
+    else:
+        # All of it is reserved for the refund by then, so nothing is left to be booked: the case tells.
+        await shop.orders.cancel(order["id"], OrderCancel(), admin)
+        await shop.work((await refund_of(shop.database, order["id"])).id)
+    booked = await shop.payment(order["id"])
+    elsewhere = "0" if found_by == "refund job" else gone
+    assert (booked.gateway_payment_id, booked.refunded_elsewhere_amount) == (payment.id, Decimal(elsewhere))
+    [case] = await open_cases(cases, admin)
+    assert (case["kind"], case["order_number"]) == ("REFUNDED_ELSEWHERE", order["order_number"])
+    assert case["evidence"]["refunded_amount"] == gone
+
+
+async def test_our_own_refunds_are_not_refunded_elsewhere(shop: Shop, cases: CaseService, admin: Actor) -> None:
+    refund = await shop.part_refund()
+    await shop.work(refund.id)
+    [payment] = shop.gateway.payments.values()
+    assert payment.refunded_amount == Decimal("50.00")
+    assert await shop.tell("payment.captured", payment) == "ALREADY_CAPTURED"
+    assert await open_cases(cases, admin) == []
+
+
+# --- what the database refuses -----------------------------------------------------------------------------------
+
+
+async def test_a_payment_of_another_order_is_kept_and_a_case(shop: Shop, cases: CaseService, admin: Actor) -> None:
+    known = await shop.payment((await shop.paid())["id"])
+    order = await shop.ordered()
+    foreign = replace(shop.charged(order), id=known.gateway_payment_id)
+    assert await shop.tell("payment.captured", foreign, "evt_1") == "SECOND_PAYMENT"
+    assert await shop.tell("payment.captured", foreign, "evt_1") == "DUPLICATE"
+    [case] = await open_cases(cases, admin)
+    assert (case["kind"], case["order_number"]) == ("SECOND_PAYMENT", order["order_number"])
+    assert case["evidence"]["refused_by"] == "uq_payments_gateway_payment_id"
+    assert (await shop.payment(order["id"])).state == "PENDING"
+    [event] = await rows(shop.database, "SELECT outcome FROM gateway_events WHERE id = 'evt_1'")
+    assert event.outcome == "SECOND_PAYMENT"
+
+
+async def test_a_payment_of_another_refund_is_kept_and_a_case(shop: Shop, cases: CaseService, admin: Actor) -> None:
+    first, second = await shop.cancelled(), await shop.cancelled()
+    await shop.work(first.id)
+    [paid] = shop.gateway.refunds.values()
+    assert await shop.tell("refund.succeeded", replace(paid, reference=second.id)) == "SECOND_REFUND"
+    [case] = await open_cases(cases, admin)
+    assert case["kind"] == "SECOND_REFUND"
+    assert case["evidence"]["refused_by"] == "uq_refunds_gateway_refund_id"
+    assert (await shop.refund(second.id)).state == "PENDING"
+
+
+async def test_a_part_of_more_digits_than_money_has_is_a_case(shop: Shop, cases: CaseService, admin: Actor) -> None:
+    order = await shop.ordered()
+    await shop.orders.cancel(order["id"], OrderCancel(), admin)
+    odd = replace(shop.charged(order), refunded_amount=Decimal("0.005"))
+    assert await shop.tell("payment.captured", odd) == "AMOUNT_MISMATCH"
+    assert (await shop.payment(order["id"])).state == "PENDING"
+
+
+@pytest.mark.parametrize("captured", ["90.965", "999999999999.99"])
+async def test_an_amount_that_no_column_holds_cannot_be_accepted(
+    shop: Shop, cases: CaseService, admin: Actor, captured: str
+) -> None:
+    await mismatched(shop, captured)
+    [case] = await open_cases(cases, admin)
+    for action in ("ACCEPT", "REFUND"):
+        with pytest.raises(InvalidInputError):
+            await cases.close(case["id"], admin, "try", action)
+
+
+async def test_of_managers_who_decide_at_once_one_does(shop: Shop, cases: CaseService, admin: Actor) -> None:
+    order, _ = await mismatched(shop, "90.96")
+    [case] = await open_cases(cases, admin)
+    actions = ["ACCEPT", "REFUND", "LEAVE_AS_IS", None] * 2
+    answers = await asyncio.gather(
+        *(cases.close(case["id"], admin, "so", action) for action in actions), return_exceptions=True
+    )
+    decided = [answer for answer in answers if isinstance(answer, dict)]
+    assert len(decided) == 1
+    assert all(isinstance(answer, InvalidStateTransitionError) for answer in answers if answer not in decided)
+    refunds = await rows(shop.database, "SELECT amount FROM refunds")
+    assert [refund.amount for refund in refunds] == [Decimal("90.96")] * (decided[0]["action"] == "REFUND")
+    status = {"ACCEPT": "PAID", "REFUND": "CANCELLED"}.get(decided[0]["action"], "PENDING_PAYMENT")
+    assert (await shop.orders.get(order["id"], admin))["status"] == status
+    assert len(await rows(shop.database, "SELECT 1 FROM events WHERE type = 'case.closed'")) == 1
+
+
 # --- disputes ----------------------------------------------------------------------------------------------------
 
 
@@ -288,6 +391,18 @@ async def test_a_dispute_of_nothing_that_is_known_is_a_case_all_the_same(
     await cases.close(case["id"], admin, "of another shop", "RELEASE")
 
 
+async def test_the_payment_that_is_named_is_disputed_rather_than_the_reference(
+    shop: Shop, cases: CaseService, admin: Actor
+) -> None:
+    orders = [await shop.paid(), await shop.paid()]
+    for named, other in (orders, orders[::-1]):
+        payment_id = (await shop.payment(named["id"])).gateway_payment_id
+        told = dispute(None, id=f"dp_{payment_id}", payment_id=payment_id, reference=other["id"])
+        assert await shop.tell("dispute.created", told) == "DISPUTE"
+        [case, *_] = await open_cases(cases, admin)
+        assert case["order_id"] == named["id"]
+
+
 async def test_a_dispute_that_comes_as_the_refund_is_about_to_be_sent(
     shop: Shop, cases: CaseService, admin: Actor
 ) -> None:
@@ -314,15 +429,26 @@ async def test_the_database_sends_no_held_refund_and_lifts_no_hold(
     attacks = {
         "held_refund": "UPDATE refunds SET state = 'PROCESSING', first_sent_at = now()",
         "hold": "UPDATE payments SET refunds_held_by = NULL",
-        "refunded_elsewhere": "UPDATE payments SET refunded_elsewhere_amount = -1",
         "accepted": "UPDATE payments SET accepted_amount = captured_amount, accepted_case_id = (SELECT id FROM cases)",
     }
-    for attack in attacks.values():
-        with pytest.raises(errors.IntegrityError):
+    for guard, attack in attacks.items():
+        with pytest.raises(errors.IntegrityError) as refused:
             connection.execute(attack.encode())
+        assert refused.value.diag.constraint_name == guard
     [case] = await open_cases(cases, admin)
     await cases.close(case["id"], admin, "go on", "RELEASE")
     connection.execute(attacks["held_refund"].encode())
+
+
+@pytest.mark.parametrize("name", ["application", "owner", "superuser", "superuser in replica mode"])
+async def test_money_that_went_back_elsewhere_does_not_return(shop: Shop, login: Login, name: str) -> None:
+    order = await shop.ordered()
+    await shop.tell("payment.captured", replace(shop.charged(order), refunded_amount=Decimal("41.10")))
+    connection: psycopg.Connection = login(name)
+    with pytest.raises(errors.IntegrityError) as refused:
+        connection.execute(b"UPDATE payments SET refunded_elsewhere_amount = 41.09")
+    assert refused.value.diag.constraint_name == "refunded_elsewhere"
+    connection.execute(b"UPDATE payments SET refunded_elsewhere_amount = 41.11")
 
 
 async def test_marked_paid_by_hand_stays_what_it_was(shop: Shop, admin: Actor) -> None:

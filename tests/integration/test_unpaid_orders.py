@@ -18,6 +18,7 @@ from app.database import Database
 from app.dependencies import Services
 from app.services import money_in
 from app.services.job_service import JobKind
+from app.services.payment_gateway import GatewayPayment
 from app.services.unpaid_orders import UnpaidOrders
 from app.tasks.runner import Verdict
 from tests.conftest import MovableClock
@@ -146,6 +147,32 @@ async def test_money_that_went_back_already_is_nothing_held(shop: Shop, unpaid: 
     assert (await shop.payment(order["id"])).state == "PENDING"
 
 
+async def test_another_amount_that_went_back_is_nothing_held(shop: Shop, unpaid: UnpaidOrders) -> None:
+    """The way out REFUND_AT_GATEWAY of its case leaves an order that is still cancelled in time."""
+    order = await overdue(shop)
+    payment = shop.charged(order, captured=Decimal("10.00"))
+    assert await unpaid.cancel_overdue(DAY) == 0
+    shop.gateway.payments[payment.id] = replace(payment, refunded_amount=Decimal("10.00"))
+    assert await unpaid.cancel_overdue(DAY) == 1
+    assert await status_of(shop, order) == "CANCELLED"
+
+
+async def test_money_that_the_database_refuses_holds_up_no_other(shop: Shop, unpaid: UnpaidOrders) -> None:
+    """The provider names another order's payment for the oldest one, at every question."""
+    first = await overdue(shop)
+    shop.clock.advance(hours=-24, minutes=-59)
+    other = await shop.ordered()
+    known = await shop.payment((await shop.paid())["id"])
+    shop.clock.advance(hours=25)
+    foreign = replace(shop.charged(first), id=known.gateway_payment_id)
+    shop.gateway.payments = {foreign.id: foreign}
+    assert await unpaid.cancel_overdue(DAY) == 1
+    assert [await status_of(shop, order) for order in (first, other)] == ["PENDING_PAYMENT", "CANCELLED"]
+    [case] = await rows(shop.database, "SELECT * FROM cases")
+    assert (case.kind, case.order_id) == ("SECOND_PAYMENT", first["id"])
+    assert case.evidence["refused_by"] == "uq_payments_gateway_payment_id"
+
+
 async def test_captured_while_it_is_being_released(shop: Shop, unpaid: UnpaidOrders) -> None:
     order = await overdue(shop)
     reserved = shop.charged(order, status="authorized")
@@ -241,6 +268,38 @@ async def test_a_reservation_that_comes_after_the_cancellation_is_released(shop:
     assert await shop.work(order["id"], JobKind.RELEASE_PAYMENT) is Verdict.SUCCEEDED
     assert shop.gateway.payments[reserved.id].status == "voided"
     assert len(shop.gateway.moved("void", order["id"])) == 1
+
+
+async def test_a_second_reservation_after_the_cancellation_is_released_too(shop: Shop, unpaid: UnpaidOrders) -> None:
+    order = await overdue(shop)
+    assert await unpaid.cancel_overdue(DAY) == 1
+    for number in (1, 2):
+        reserved = shop.charged(order, status="authorized")
+        assert await shop.tell("payment.authorized", reserved, f"evt_{number}") == "RESERVED_AFTER_CANCEL"
+        assert await shop.tell("payment.authorized", reserved, f"evt_{number}") == "DUPLICATE"
+        [job] = await rows(shop.database, "SELECT id FROM jobs WHERE kind = 'payment.release' AND state = 'PENDING'")
+        assert await shop.bench().runner("one").run(job.id) is Verdict.SUCCEEDED
+        del shop.gateway.payments[reserved.id]
+    assert len(shop.gateway.moved("void", order["id"])) == 2
+
+
+async def test_a_reservation_between_the_question_and_the_cancellation_is_released(
+    shop: Shop, unpaid: UnpaidOrders
+) -> None:
+    """Its webhook finds the order unpaid, and so does nothing."""
+    order = await overdue(shop)
+    reserved: list[GatewayPayment] = []
+
+    async def reserve() -> None:
+        reserved.append(shop.charged(order, status="authorized"))
+        assert await shop.tell("payment.authorized", reserved[0]) == "IGNORED"
+
+    shop.gateway.hooks["lookup", "moved"] = reserve
+    assert await unpaid.cancel_overdue(DAY) == 1
+    assert await status_of(shop, order) == "CANCELLED"
+    assert shop.gateway.payments[reserved[0].id].status == "authorized"
+    assert await shop.work(order["id"], JobKind.RELEASE_PAYMENT) is Verdict.SUCCEEDED
+    assert shop.gateway.payments[reserved[0].id].status == "voided"
 
 
 async def test_what_was_captured_meanwhile_is_given_back(shop: Shop, unpaid: UnpaidOrders) -> None:
