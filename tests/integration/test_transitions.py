@@ -40,7 +40,7 @@ PATHS: dict[OrderStatus, tuple[OrderStatus, ...]] = {
 
 JOBS: dict[tuple[str, str], list[str]] = {
     ("PENDING_PAYMENT", "PAID"): ["notify.order_confirmation", "notify.warehouse_order_ready"],
-    ("PENDING_PAYMENT", "CANCELLED"): ["notify.order_cancelled"],
+    ("PENDING_PAYMENT", "CANCELLED"): [],
     ("PAID", "PROCESSING_IN_WAREHOUSE"): [],
     ("PAID", "CANCELLED"): ["notify.order_cancelled"],
     ("PROCESSING_IN_WAREHOUSE", "SHIPPED"): ["invoice.issue", "notify.order_shipped"],
