@@ -1,11 +1,20 @@
 """Small real files of every accepted kind, and bodies that carry them."""
 
 import base64
+import io
 import os
 import struct
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
+
+from PIL import Image
+
+from app.utils.media_types import HEIC as HEIC_KIND
+from app.utils.media_types import JPEG as JPEG_KIND
+from app.utils.media_types import PDF as PDF_KIND
+from app.utils.media_types import MediaType, sniff
+from app.utils.photo_cleaner import clean
 
 JPEG = base64.b64decode(
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAFA3PEY8MlBGQUZaVVBfeMiCeG5uePWvuZHI////////////////////////////////////////"
@@ -27,7 +36,19 @@ def box(kind: bytes, content: bytes = b"") -> bytes:
     return struct.pack(">I4s", 8 + len(content), kind) + content
 
 
-HEIC = box(b"ftyp", b"heic\0\0\0\0mif1heic") + box(b"meta", b"\0" * 40) + box(b"mdat", b"\1" * 40)
+# 16 by 8 pixels, left half blue and right half red, made with pillow-heif 1.8; its EXIF says "SecretMaker", a position,
+# and that it is to be turned, which makes it 8 by 16 with the blue half above.
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAcdtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAADRpbG9j"
+    "AAAAAERAAAIAAQAAAAAB6wABAAAAAAAAAEQAAgAAAAACLwABAAAAAAAAAH4AAAA4aWluZgAAAAAAAgAAABVpbmZlAgAAAAABAABodmMxAAAA"
+    "ABVpbmZlAgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAABBmlwcnAAAADlaXBjbwAAAHVodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNg"
+    "AAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQApQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbqrprm4CGgwIAAAAyAAAADAIRiAAEABkQB"
+    "wXPBiQAAABNjb2xybmNseAABAA0ABoAAAAAUaXNwZQAAAAAAAABAAAAAQAAAAChjbGFwAAAAEAAAAAEAAAAIAAAAAf///9AAAAAC////yAAA"
+    "AAIAAAAQcGl4aQAAAAADCAgIAAAACWlyb3QDAAAAGWlwbWEAAAAAAAAAAQABBoECAwWEhgAAABppcmVmAAAAAAAAAA5jZHNjAAIAAQABAAAA"
+    "ym1kYXQAAABAKAGvCchoCRojmJb/tP+9w2/8cYxan2/CiV3MGn3a8u1ABq/d9Xrid0DzLvpmb8PzzOOg6lD0b79ToORVFch4bAAAAAZFeGlm"
+    "AABNTQAqAAAACAADAQ8AAgAAAAwAAAAyARIAAwAAAAEABgAAiCUABAAAAAEAAAA+AAAAAFNlY3JldE1ha2VyAAACAAEAAgAAAAJOAAAAAAIA"
+    "BQAAAAMAAABcAAAAAAAAADQAAAABAAAAHwAAAAEAAAAMAAAAAQ=="
+)
 
 KINDS = {
     "image/jpeg": JPEG,
@@ -46,8 +67,30 @@ def backdate(folder: Path, moment: datetime) -> None:
 
 
 def photo(number: int) -> bytes:
-    """Return a JPEG that differs from every other number's; what follows the picture's end is nobody's concern."""
-    return JPEG + b"%d" % number
+    """Return a JPEG whose picture differs from every other number's, up to 65,535."""
+    image = Image.new("L", (16, 8), number % 256)
+    image.paste(number // 256, (8, 0, 16, 8))
+    written = io.BytesIO()
+    image.save(written, "JPEG", quality=100)
+    return written.getvalue()
+
+
+def as_stored(content: bytes) -> tuple[bytes, MediaType]:
+    """Return what is stored of a file, a photo without its metadata, and its kind."""
+    kind = sniff(content)
+    assert kind is not None
+    if kind is PDF_KIND:
+        return content, kind
+    written = io.BytesIO()
+    clean(io.BytesIO(content), kind.name, written)
+    return written.getvalue(), JPEG_KIND if kind is HEIC_KIND else kind
+
+
+def paper(size: int, mark: bytes = b"") -> bytes:
+    """Return a PDF of so many bytes, with a comment that makes it longer and begins with `mark`."""
+    head, rest = PDF.split(b"\n", 1)
+    filling = size - len(PDF) - 2 - len(mark)
+    return head + b"\n%" + mark + b" " * filling + b"\n" + rest
 
 
 BOUNDARY = "limit-of-parts"

@@ -15,12 +15,15 @@ REQUEST_BYTES = 16_777_216
 WEBHOOK_BYTES = 4_194_304
 """Bytes of bodies that a process holds at once. Webhooks have a share of their own: anyone may begin to send one."""
 
+UPLOADS_AT_ONCE = 32
+"""Files that a process takes at once. Each is in a temporary file, with 64 KiB in memory at most."""
+
 SHARE = "articurated.body_share"
 """Where a request's scope holds its `Share`."""
 
 
 class Budget:
-    """Bytes that all requests of a process may hold together."""
+    """Bytes, or places, that all requests of a process may hold together."""
 
     def __init__(self, maximum: int) -> None:
         self.left = maximum
@@ -28,6 +31,7 @@ class Budget:
 
 REQUESTS = Budget(REQUEST_BYTES)
 WEBHOOKS = Budget(WEBHOOK_BYTES)
+UPLOADS = Budget(UPLOADS_AT_ONCE)
 
 
 class Share:

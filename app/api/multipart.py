@@ -1,7 +1,7 @@
-"""Strict reading of multipart/form-data: one file and a few words, in memory, or a 4xx (RFC 7578, NFR-004).
+"""Strict reading of multipart/form-data: one file and a few words, or a 4xx (RFC 7578, NFR-004).
 
 Parsed while it arrives, so that a body that is no upload of ours is refused at its first wrong byte and a file
-that is too large is not read to its end. Nothing is written to disk on the way: no temporary file can be left.
+that is too large is not read to its end. A large file goes to a temporary file without a name, so none can be left.
 """
 
 import logging
@@ -16,6 +16,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.api.json_body import BODY, printable
 from app.utils.exceptions import InvalidInputError, PayloadTooLargeError, UnsupportedMediaTypeError
+from app.utils.held_file import HeldFile
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -36,7 +37,7 @@ logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part: its bytes, and the file name its sender gave it, None where there was none."""
+    """One part: its bytes, none of the file's, and the file name its sender gave it, None where there was none."""
 
     content: bytes
     file_name: str | None
@@ -63,7 +64,9 @@ class _Reader:
         self._name = ""
         self._limit = 0
         self._content = bytearray()
+        self._size = 0
         self._file_name: str | None = None
+        self.held = HeldFile()
         self.parts: dict[str, Part] = {}
         self.is_complete = False
 
@@ -83,7 +86,7 @@ class _Reader:
     def _begin(self) -> None:
         if len(self.parts) == len(self._sizes):
             raise InvalidInputError((BODY, f"has more than {len(self._sizes)} parts"))
-        self._headers, self._content, self._file_name = {}, bytearray(), None
+        self._headers, self._content, self._size, self._file_name = {}, bytearray(), 0, None
 
     def _read_header(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
@@ -117,11 +120,15 @@ class _Reader:
         self._name, self._limit = name, self._sizes[name]
 
     def _read_content(self, data: bytes, start: int, end: int) -> None:
-        if len(self._content) + end - start > self._limit:
+        self._size += end - start
+        if self._size > self._limit:
             if self._name == self._file:
                 raise _TooLargeError
             raise InvalidInputError((self._name, f"has more than {self._limit} bytes"))
-        self._content += data[start:end]
+        if self._name == self._file:
+            self.held.write(data[start:end])
+        else:
+            self._content += data[start:end]
 
     def _end(self) -> None:
         self.parts[self._name] = Part(bytes(self._content), self._file_name)
@@ -145,8 +152,10 @@ def _text(value: bytes, field: str) -> str:
     return text
 
 
-async def read_multipart(request: Request, file: str, file_limit: int, texts: tuple[str, ...] = ()) -> dict[str, Part]:
-    """Return the parts of a body by name: the file, and such of `texts` as were sent.
+async def read_multipart(
+    request: Request, file: str, file_limit: int, texts: tuple[str, ...] = ()
+) -> tuple[HeldFile, dict[str, Part]]:
+    """Return the file, to be closed by the caller, and the parts of a body by name: it, and such of `texts` as were sent.
 
     Args:
         file: name of the part that must be there.
@@ -158,12 +167,22 @@ async def read_multipart(request: Request, file: str, file_limit: int, texts: tu
         PayloadTooLargeError: the file or the whole is too large, by header or by what arrives.
         InvalidInputError: the body ends early, or has other parts, or none that is the file.
     """
-    reader = _Reader({file: file_limit, **dict.fromkeys(texts, TEXT_BYTES)}, file)
     boundary = _boundary(request)
     limit = file_limit + FRAMING_BYTES
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limit:
         raise _too_large(file_limit)
+    reader = _Reader({file: file_limit, **dict.fromkeys(texts, TEXT_BYTES)}, file)
+    try:
+        await _read(request, reader, boundary, limit, file_limit)
+        _require_whole(reader, file)
+    except BaseException:
+        reader.held.close()
+        raise
+    return reader.held, reader.parts
+
+
+async def _read(request: Request, reader: _Reader, boundary: bytes, limit: int, file_limit: int) -> None:
     parser = MultipartParser(
         boundary, reader.callbacks(), max_header_count=HEADERS_MAXIMUM, max_header_size=HEADER_BYTES
     )
@@ -182,11 +201,13 @@ async def read_multipart(request: Request, file: str, file_limit: int, texts: tu
         raise InvalidInputError((BODY, "is not valid multipart/form-data")) from None
     except _TooLargeError:
         raise _too_large(file_limit) from None
+
+
+def _require_whole(reader: _Reader, file: str) -> None:
     if not reader.is_complete:
         raise InvalidInputError((BODY, "ended too early"))
     if file not in reader.parts:
         raise InvalidInputError((file, "Field required"))
-    return reader.parts
 
 
 def _boundary(request: Request) -> bytes:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from app.core.enums import Role
 from app.schemas.common import TEXT_BLOCK_PATTERN, Answer, PageQuery, Pagination, Request, Timestamp, text_block
+from app.utils.held_file import HeldFile
 
 NAME_MAXIMUM = 200
 # Format characters turn text around or hide; these two join letters and emoji, and names need them.
@@ -23,9 +24,9 @@ _SAME = {"jpg": {"jpg", "jpeg"}}
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file as it came: its bytes, the name its sender gave it, and what was said of it."""
+    """A file as it came, the name its sender gave it, and what was said of it."""
 
-    content: bytes
+    file: HeldFile
     file_name: str
     description: str | None
 

@@ -6,8 +6,6 @@ that no row names, never a row without bytes. `remove_orphans` finds those bytes
 them.
 """
 
-import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -37,7 +35,9 @@ from app.utils.exceptions import (
     ReturnNotFoundError,
     UnsupportedMediaTypeError,
 )
-from app.utils.media_types import ACCEPTED, BY_NAME, MediaType, content_disposition, sniff
+from app.utils.held_file import HeldFile
+from app.utils.media_types import ACCEPTED, BY_NAME, PDF, MediaType, content_disposition, sniff
+from app.utils.photos import PhotoCleaner
 from app.utils.storage import Storage, StorageError
 
 logger = structlog.get_logger(__name__)
@@ -71,15 +71,17 @@ class PreparedUpload:
     """An upload that was looked at: what it is, the names it gets, and what became of it so far.
 
     Attributes:
+        file: what is to be stored: a photo without its metadata, anything else as it was sent.
+        kind: of `file`.
         found: the record of the same bytes, if the return has them already; these were not stored then.
         refusal: why it cannot be added, if it cannot; it was not stored then.
         may_be_named: whether a row may name the stored bytes.
     """
 
     upload: Upload
+    file: HeldFile
     id: UUID
     kind: MediaType
-    sha256: bytes
     storage_key: str
     found: Mapping[Any, Any] | None = None
     refusal: AppError | None = None
@@ -97,6 +99,7 @@ class AttachmentService:
         self._links = links
         self._maximum = settings.attachments_per_return
         self._clock = clock
+        self._photos = PhotoCleaner()
 
     async def require_addable(self, return_id: UUID, actor: Actor) -> None:
         """Refuse, before a body is read, whoever may not add to this return whatever it holds.
@@ -117,11 +120,27 @@ class AttachmentService:
 
         Raises:
             ForbiddenError: the role may not.
-            UnsupportedMediaTypeError: the bytes are of no kind that is accepted.
+            UnsupportedMediaTypeError: the bytes are of no kind that is accepted, or of a photo that cannot be decoded.
+            InvalidInputError: a photo of too many pixels.
+            ServiceUnavailableError: too many photos are being read at once.
             StorageError: the bytes cannot be stored now.
         """
         permissions.require(actor, Action.ADD_ATTACHMENT)
-        prepared = await self._look_at(return_id, upload)
+        kind = _kind_of(upload)
+        if kind is PDF:
+            file = upload.file
+        else:
+            file, kind = await self._photos.clean(upload.file, kind, "file")
+        try:
+            attachment_id = uuid7(self._clock())
+            key = f"{FOLDER}/{return_id}/{attachment_id}.{kind.extension}"
+            async with self._kept(PreparedUpload(upload, file, attachment_id, kind, key), return_id, actor) as prepared:
+                yield prepared
+        finally:
+            file.close()
+
+    @asynccontextmanager
+    async def _kept(self, prepared: PreparedUpload, return_id: UUID, actor: Actor) -> AsyncIterator[PreparedUpload]:
         # Nothing is stored that would be refused in the end, unless somebody comes in between.
         try:
             async with self._database.autocommit() as connection:
@@ -133,8 +152,10 @@ class AttachmentService:
             yield prepared
             return
         # A bucket answers without our headers: from there nothing of a stranger's is shown in a browser.
-        disposition = content_disposition(display_name(upload.file_name, prepared.kind.extension), is_shown=False)
-        await self._storage.put_new(prepared.storage_key, upload.content, prepared.kind.name, disposition)
+        disposition = content_disposition(
+            display_name(prepared.upload.file_name, prepared.kind.extension), is_shown=False
+        )
+        await self._storage.put_file(prepared.storage_key, prepared.file.start(), prepared.kind.name, disposition)
         try:
             yield prepared
         finally:
@@ -163,18 +184,6 @@ class AttachmentService:
                 prepared.may_be_named = True
                 row = await self._insert(session, return_id, prepared, actor)
         return self._view(row, actor), is_new
-
-    async def _look_at(self, return_id: UUID, upload: Upload) -> PreparedUpload:
-        kind = sniff(upload.content)
-        if kind is None:
-            names = [accepted.name for accepted in ACCEPTED]
-            raise UnsupportedMediaTypeError(
-                "The file is none of the accepted kinds; its bytes decide, not its name or type.", {"accepted": names}
-            )
-        digest = await asyncio.to_thread(hashlib.sha256, upload.content)
-        attachment_id = uuid7(self._clock())
-        key = f"{FOLDER}/{return_id}/{attachment_id}.{kind.extension}"
-        return PreparedUpload(upload, attachment_id, kind, digest.digest(), key)
 
     async def list(self, return_id: UUID, query: AttachmentQuery, actor: Actor) -> dict[str, Any]:
         """Return a page of a return's attachments, oldest first, each with a link.
@@ -239,7 +248,9 @@ class AttachmentService:
         """
         status = await _return(executor, return_id, actor, lock=lock)
         of_return = _ATTACHMENTS.return_id == return_id
-        same = await executor.execute(select(*_ATTACHMENTS).where(of_return, _ATTACHMENTS.sha256 == new.sha256))
+        # As it is stored, and as it was sent: an earlier release stored photos as they were sent.
+        hashes = {new.file.sha256, new.upload.file.sha256}
+        same = await executor.execute(select(*_ATTACHMENTS).where(of_return, _ATTACHMENTS.sha256.in_(hashes)).limit(1))
         if (row := same.one_or_none()) is not None:
             return row._mapping
         if status in CLOSED:
@@ -270,8 +281,8 @@ class AttachmentService:
                 return_id=return_id,
                 file_name=display_name(upload.file_name, new.kind.extension),
                 media_type=new.kind.name,
-                size_bytes=len(upload.content),
-                sha256=new.sha256,
+                size_bytes=new.file.size,
+                sha256=new.file.sha256,
                 description=upload.description,
                 storage_key=new.storage_key,
                 uploaded_by=actor.id,
@@ -286,7 +297,7 @@ class AttachmentService:
             .values(version=ReturnRequest.version + 1, updated_at=func.greatest(ReturnRequest.updated_at, now))
             .returning(ReturnRequest.version)
         )
-        facts = {"attachment_id": str(new.id), "media_type": new.kind.name, "size": len(upload.content)}
+        facts = {"attachment_id": str(new.id), "media_type": new.kind.name, "size": new.file.size}
         version = changed.scalar_one()
         await event_service.append(
             session, EntityType.RETURN, return_id, version, "return.attachment_added", now, facts
@@ -316,6 +327,22 @@ class AttachmentService:
             "created_at": row["created_at"],
             **self._links.to(FileKind.ATTACHMENTS, row["id"]),
         }
+
+
+def _kind_of(upload: Upload) -> MediaType:
+    """Return what the bytes of an upload are.
+
+    Raises:
+        UnsupportedMediaTypeError: of no kind that is accepted.
+    """
+    with upload.file.view() as data:
+        kind = sniff(data)
+    if kind is None:
+        names = [accepted.name for accepted in ACCEPTED]
+        raise UnsupportedMediaTypeError(
+            "The file is none of the accepted kinds; its bytes decide, not its name or type.", {"accepted": names}
+        )
+    return kind
 
 
 async def _return(

@@ -1,18 +1,21 @@
 """What a file is, told from its bytes alone: its name and the type its sender gave it prove nothing (NFR-004).
 
 A first few bytes are easily put before something else, so each kind is followed as far as its own structure goes
-without decoding an image, which would be an attack surface of its own: JPEG to the start of its picture, PNG and
+without decoding an image, which is an attack surface of its own (`app.utils.photos`): JPEG to the start of its picture, PNG and
 WebP to the header that holds the size, HEIC through its boxes, PDF from its header to its end mark. What is found
 is what the file is served as, under `nosniff`; a browser that is told "image/jpeg" runs nothing.
 """
 
+import mmap
 import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeAlias
 from urllib.parse import quote
+
+Bytes: TypeAlias = bytes | mmap.mmap
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +42,23 @@ _HEIC_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis"})
 _PDF_HEAD: Final = re.compile(rb"%PDF-[12]\.[0-9][\r\n ]")
 _PDF_TAIL_BYTES: Final = 1024
 _BOXES_MAXIMUM: Final = 64
+_BRANDS_BYTES: Final = 1024
+_MARKERS_MAXIMUM: Final = 10_000
 
 
-def sniff(data: bytes) -> MediaType | None:
+def sniff(data: Bytes) -> MediaType | None:
     """Return what `data` is, or None when it is none of `ACCEPTED`."""
     return next((kind for kind, is_one in _CHECKS.items() if is_one(data)), None)
 
 
-def _is_jpeg(data: bytes) -> bool:
+def _is_jpeg(data: Bytes) -> bool:
     """Follow the segments to the picture itself: a frame with a size has to come before it."""
     if data[:2] != b"\xff\xd8":
         return False
     position, has_frame = 2, False
-    while position + 4 <= len(data) and data[position] == 0xFF:
+    for _ in range(_MARKERS_MAXIMUM):
+        if position + 4 > len(data) or data[position] != 0xFF:
+            return False
         marker = data[position + 1]
         if marker == 0xFF:
             position += 1
@@ -71,15 +78,15 @@ def _is_jpeg(data: bytes) -> bool:
     return False
 
 
-def _is_png(data: bytes) -> bool:
+def _is_png(data: Bytes) -> bool:
     """Check the header: signature, size, and the checksum over both; and that something follows."""
-    if not data.startswith(_PNG_HEAD) or len(data) < 45:
+    if data[: len(_PNG_HEAD)] != _PNG_HEAD or len(data) < 45:
         return False
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     return width > 0 and height > 0 and zlib.crc32(data[12:29]) == int.from_bytes(data[29:33])
 
 
-def _is_webp(data: bytes) -> bool:
+def _is_webp(data: Bytes) -> bool:
     """Check the container, which says how long the file is, and its first chunk."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or data[12:16] not in _WEBP_FORMATS:
         return False
@@ -89,7 +96,7 @@ def _is_webp(data: bytes) -> bool:
     return 20 + first_chunk <= len(data) and first_chunk >= 5 and 0 <= len(data) - size <= 1
 
 
-def _is_heic(data: bytes) -> bool:
+def _is_heic(data: Bytes) -> bool:
     """Go through the outer boxes: the first names HEIC as a brand, one describes the pictures, all fit the file."""
     if data[4:8] != b"ftyp":
         return False
@@ -103,7 +110,7 @@ def _is_heic(data: bytes) -> bool:
             size = len(data) - position
         if size < head or position + size > len(data):
             return False
-        if position == 0 and not _has_heic_brand(data[8:size]):
+        if position == 0 and (size > _BRANDS_BYTES or not _has_heic_brand(data[8:size])):
             return False
         found.add(kind)
         if found >= {b"meta", b"mdat"}:
@@ -119,13 +126,13 @@ def _has_heic_brand(brands: bytes) -> bool:
     )
 
 
-def _is_pdf(data: bytes) -> bool:
+def _is_pdf(data: Bytes) -> bool:
     """Take a PDF that begins with its header and ends with its end mark; readers that search for either are fooled."""
     tail = data[-_PDF_TAIL_BYTES:]
     return _PDF_HEAD.match(data) is not None and b"startxref" in tail and b"%%EOF" in tail
 
 
-_CHECKS: Final[Mapping[MediaType, Callable[[bytes], bool]]] = MappingProxyType(
+_CHECKS: Final[Mapping[MediaType, Callable[[Bytes], bool]]] = MappingProxyType(
     {JPEG: _is_jpeg, PNG: _is_png, WEBP: _is_webp, HEIC: _is_heic, PDF: _is_pdf}
 )
 ACCEPTED: Final = tuple(_CHECKS)

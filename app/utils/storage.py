@@ -12,6 +12,7 @@ get their name, and the folders afterwards.
 import asyncio
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 import obstore
 import structlog
@@ -38,6 +39,8 @@ logger = structlog.get_logger(__name__)
 
 MAXIMUM_KEY_LENGTH: Final = 512
 PIECE_BYTES: Final = 65_536
+_FILES_AT_ONCE: Final = 2
+_COPY_BYTES: Final = 1_048_576
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _STAGING: Final = ".staging"
 _STAGING_KEPT_SECONDS: Final = 3600
@@ -92,6 +95,7 @@ class Storage:
     def __init__(self, store: "ObjectStore", folder: Path | None = None) -> None:
         self._store = store
         self._folder = folder
+        self._turns = asyncio.Semaphore(_FILES_AT_ONCE)
 
     @observed_storage("put", _OUTCOMES)
     async def put_new(self, key: str, data: bytes, content_type: str, disposition: str | None = None) -> None:
@@ -112,6 +116,9 @@ class Storage:
         if self._folder is not None:
             await self._put_local(self._folder, key, data)
             return
+        await self._put_cloud(key, data, content_type, disposition)
+
+    async def _put_cloud(self, key: str, data: bytes, content_type: str, disposition: str | None) -> None:
         # The memory store keeps attributes too; only the local one refuses them.
         attributes: Attributes = {"Content-Type": content_type}
         if disposition is not None:
@@ -125,6 +132,28 @@ class Storage:
                 mode="create",
                 use_multipart=False,
             )
+
+    @observed_storage("put", _OUTCOMES)
+    async def put_file(self, key: str, file: IO[bytes], content_type: str, disposition: str | None = None) -> None:
+        """Store a file under a key that is free, as `put_new` does.
+
+        A local folder gets it piece by piece. A cloud takes it in one request, which alone can refuse a key that is
+        taken: so many at once as there are turns are in memory.
+
+        Args:
+            key, content_type, disposition: as for `put_new`.
+            file: at its first byte; read to its end.
+
+        Raises:
+            StorageKeyExists, StorageError, ValueError: as `put_new`.
+        """
+        checked_key(key)
+        if self._folder is not None:
+            await self._put_local(self._folder, key, file)
+            return
+        async with self._turns:
+            data = await asyncio.to_thread(file.read)
+            await self._put_cloud(key, data, content_type, disposition)
 
     @observed_storage("get", _OUTCOMES)
     async def get(self, key: str) -> bytes:
@@ -233,11 +262,14 @@ class Storage:
             found = await obstore.list(self._store, prefix).collect_async()
             return sorted(entry["path"] for entry in found if entry["last_modified"] < before)
 
-    async def _put_local(self, folder: Path, key: str, data: bytes) -> None:
+    async def _put_local(self, folder: Path, key: str, data: bytes | IO[bytes]) -> None:
         staged = f"{_STAGING}/{uuid.uuid4().hex}"
         with _translated(key):
             try:
-                await obstore.put_async(self._store, staged, data, use_multipart=False)
+                if isinstance(data, bytes):
+                    await obstore.put_async(self._store, staged, data, use_multipart=False)
+                else:
+                    await asyncio.to_thread(_copy, data, folder / staged)
                 await asyncio.to_thread(_flush, folder / staged)
                 await obstore.rename_async(self._store, staged, key, overwrite=False)
             finally:
@@ -335,6 +367,12 @@ def _sweep(staging: Path) -> None:
     for leftover in staging.iterdir():
         if leftover.stat().st_mtime < time.time() - _STAGING_KEPT_SECONDS:
             leftover.unlink(missing_ok=True)
+
+
+def _copy(file: IO[bytes], path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("xb") as target:
+        shutil.copyfileobj(file, target, _COPY_BYTES)
 
 
 def _flush(path: Path) -> None:

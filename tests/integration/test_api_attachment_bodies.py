@@ -13,7 +13,7 @@ import pytest
 
 from app.api.multipart import FRAMING_BYTES
 from app.config import Settings
-from tests.files_support import JPEG, KINDS, MULTIPART, PDF, body, chunks, part, photo, text_part
+from tests.files_support import JPEG, KINDS, MULTIPART, PDF, body, chunks, paper, part, text_part
 from tests.integration.attachments_support import LIMIT, counted, files_in, kept_files, limited, return_of, send, url_of
 from tests.integration.conftest import error_of
 
@@ -158,7 +158,7 @@ async def test_the_largest_file_is_taken_in_pieces_of_any_size(
     api: httpx2.AsyncClient, returned: dict[str, Any]
 ) -> None:
     for size in (1, 7, 1000):
-        content = (photo(size) + bytes(LIMIT))[:LIMIT]
+        content = paper(LIMIT, b"%d" % size)
         upload = body(text_part("description", "piece by piece"), part(content))
         response = await send(api, returned, arriving(upload, size))
         assert response.status_code == 201, response.text

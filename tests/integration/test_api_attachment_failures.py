@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import IO, Any
 from uuid import UUID, uuid4
 
 import httpx2
@@ -19,9 +19,10 @@ from app.schemas.attachment import Upload
 from app.services.attachment_service import ORPHAN_AGE, PARTS, SEARCHED_AGE, AttachmentService
 from app.services.file_links import FileLinks
 from app.utils.exceptions import AttachmentNotAllowedError, ReturnNotFoundError
+from app.utils.held_file import HeldFile
 from app.utils.storage import Storage, StorageError, storage_for
 from tests.conftest import MovableClock
-from tests.files_support import JPEG, backdate
+from tests.files_support import JPEG, as_stored, backdate
 from tests.integration.attachments_support import add, counted, kept_files, limited, return_of
 from tests.integration.conftest import error_of
 
@@ -36,9 +37,9 @@ class Interrupted(Storage):
         self.meanwhile: Any = None
         self.cannot_delete = False
 
-    async def put_new(self, key: str, data: bytes, content_type: str, disposition: str | None = None) -> None:
+    async def put_file(self, key: str, file: IO[bytes], content_type: str, disposition: str | None = None) -> None:
         """Store, then let it happen."""
-        await super().put_new(key, data, content_type, disposition)
+        await super().put_file(key, file, content_type, disposition)
         if self.meanwhile is not None:
             await self.meanwhile()
 
@@ -73,8 +74,12 @@ def attachments(database: Database, storage: Interrupted, settings: Settings, cl
 async def put(attachments: AttachmentService, returned: dict[str, Any], actor: Actor) -> tuple[dict[str, Any], bool]:
     """Add a file without HTTP."""
     return_id = UUID(returned["id"])
-    async with attachments.prepared(return_id, Upload(JPEG, "a.jpg", None), actor) as prepared:
-        return await attachments.add(return_id, prepared, actor)
+    file = HeldFile.of(JPEG)
+    try:
+        async with attachments.prepared(return_id, Upload(file, "a.jpg", None), actor) as prepared:
+            return await attachments.add(return_id, prepared, actor)
+    finally:
+        file.close()
 
 
 @pytest.fixture
@@ -183,7 +188,7 @@ async def test_a_commit_that_nobody_heard_of_keeps_its_bytes(
         await put(attachments, returned, admin)
     row = owner_connection.execute("SELECT storage_key FROM attachments").fetchone()
     assert row is not None
-    assert (settings.storage_path / row[0]).read_bytes() == JPEG
+    assert (settings.storage_path / row[0]).read_bytes() == as_stored(JPEG)[0]
 
 
 async def test_the_sweep_spares_what_is_not_known_to_be_ours(

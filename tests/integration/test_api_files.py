@@ -28,7 +28,7 @@ from app.utils.exceptions import LinkExpiredError, NotFoundError
 from app.utils.storage import Storage, storage_for
 from tests.conftest import MovableClock
 from tests.databases import past_guard
-from tests.files_support import JPEG, KINDS, PNG, photo
+from tests.files_support import JPEG, KINDS, PNG, as_stored, photo
 from tests.integration.conftest import TO_DELIVERED, Connect, error_of, new_order, new_return
 from tests.integration.test_api_invoices import PlainRenderer, issue
 
@@ -86,17 +86,17 @@ async def test_what_a_stranger_gave_is_delivered_so_that_nothing_in_it_runs(
     attached: dict[str, Any], api: httpx2.AsyncClient, anonymous: httpx2.AsyncClient
 ) -> None:
     list_url = f"/api/v1/returns/{attached['return_id']}/attachments"
-    for media_type, content in {**KINDS, "image/jpeg": photo(1)}.items():
+    for content in {**KINDS, "image/jpeg": photo(1)}.values():
+        kept, kind = as_stored(content)
         added = await api.post(list_url, files={"file": ("Glaçure'.html", content)})
         response = await anonymous.get(added.json()["link"])
-        assert response.content == content
-        assert response.headers["content-type"] == media_type
+        assert response.content == kept
+        assert response.headers["content-type"] == kind.name
         assert response.headers["x-content-type-options"] == "nosniff"
         assert response.headers["cache-control"] == "no-store"
         [policy] = response.headers.get_list("content-security-policy")
         assert {directive.strip() for directive in policy.split(";")} >= {"sandbox", "default-src 'none'"}
-        shown = media_type in {"image/jpeg", "image/png", "image/webp"}
-        extension = media_type.partition("/")[2].replace("jpeg", "jpg")
+        shown, extension = kind.name != "application/pdf", kind.extension
         named = f"filename=\"Gla_ure'.{extension}\"; filename*=UTF-8''Gla%C3%A7ure%27.{extension}"
         assert response.headers["content-disposition"] == f"{'inline' if shown else 'attachment'}; {named}"
 
@@ -345,7 +345,7 @@ async def test_a_storage_that_can_sign_is_where_callers_are_sent(
     assert len(signing.asked) == 1, "nothing is signed for a forged link"
     # Where it cannot, the bytes come from here.
     signing.url = None
-    assert (await anonymous.get(attached["link"])).content == JPEG
+    assert (await anonymous.get(attached["link"])).content == as_stored(JPEG)[0]
 
 
 async def test_callers_who_cannot_reach_the_storage_get_the_bytes_from_here(
@@ -356,7 +356,7 @@ async def test_callers_who_cannot_reach_the_storage_get_the_bytes_from_here(
     services.storage = storage
     application.state.services = services
     attached = await attach(connect(**{"X-API-Key": "dev-api-key"}), PNG)
-    assert (await connect().get(attached["link"])).content == PNG
+    assert (await connect().get(attached["link"])).content == as_stored(PNG)[0]
     assert storage.asked == []
     await services.health.close()
 
@@ -370,5 +370,5 @@ async def test_a_link_of_one_process_works_in_another(
     anonymous: httpx2.AsyncClient,
 ) -> None:
     application.state.services = other = Services(settings, database, clock)
-    assert (await anonymous.get(attached["link"])).content == JPEG
+    assert (await anonymous.get(attached["link"])).content == as_stored(JPEG)[0]
     await other.health.close()

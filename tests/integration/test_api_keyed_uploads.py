@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import Context
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from uuid import UUID, uuid4
 
 import httpx2
@@ -37,9 +37,9 @@ class Watched(Storage):
         self.asked: list[str] = []
         self.meanwhile: Callable[[str], Awaitable[None]] | None = None
 
-    async def put_new(self, key: str, data: bytes, content_type: str, disposition: str | None = None) -> None:
+    async def put_file(self, key: str, file: IO[bytes], content_type: str, disposition: str | None = None) -> None:
         """Store, then let it happen."""
-        await super().put_new(key, data, content_type, disposition)
+        await super().put_file(key, file, content_type, disposition)
         await self._note("put")
 
     async def delete(self, key: str) -> None:

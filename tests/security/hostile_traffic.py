@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from time import time
+from typing import Any
 
 from tests import files_support
 from tests.factories import order_payload
-from tests.files_support import MULTIPART, PDF
+from tests.files_support import MULTIPART, PDF, paper, part, photo
 
 ORDERS = "/api/v1/orders"
 WEBHOOK = "/api/v1/payments/webhook"
 MEGABYTE = 1_048_576
+UPLOAD_BYTES = 10 * MEGABYTE
 _BLOCK = b"x" * 65_536
 
 
@@ -220,6 +222,50 @@ def bodies_at_once(target: Target) -> None:
         target.request("GET", "/api/v1/health/live")
 
 
+def uploads_at_once(target: Target) -> None:
+    """Upload 40 files of 10 MB at once, PDFs and padded JPEGs, each held back by its last byte and then completed."""
+    path = _return_of_an_order(target)
+    ends = b"\r\n--limit-of-parts--\r\n"
+    statuses = []
+    with ExitStack() as stack:
+        connections = [stack.enter_context(target.connect()) for _ in range(40)]
+        for number, connection in enumerate(connections):
+            file = paper(UPLOAD_BYTES, b"%d" % number) if number % 2 else photo(number).ljust(UPLOAD_BYTES, b"\0")
+            content = part(file)[:-2]
+            head = (
+                b"POST %s HTTP/1.1\r\nHost: localhost\r\nconnection: close\r\nx-api-key: %s\r\n"
+                b"content-type: %s\r\ncontent-length: %d\r\n\r\n"
+            ) % (path.encode(), target.api_key.encode(), MULTIPART.encode(), len(content) + len(ends))
+            with suppress(OSError):
+                connection.sendall(head + content + ends[:-1])
+        for connection in connections:
+            with suppress(OSError):
+                connection.sendall(ends[-1:])
+        for connection in connections:
+            with suppress(OSError):
+                statuses.append(int(connection.recv(65_536)[9:12]))
+            _read_to_the_end(connection)
+    assert set(statuses) <= {201, 409, 503}, statuses
+    # As many as the return takes; and some were not let in at all.
+    assert (statuses.count(201), 503 in statuses) == (10, True), statuses
+
+
+def _return_of_an_order(target: Target) -> str:
+    """Return the path of the attachments of a return, made of an order that is there."""
+
+    def sent(method: str, path: str, **body: str) -> dict[str, Any]:
+        status, answer = target.request(method, path, json.dumps(body).encode() if body else b"")
+        assert status in {200, 201}, (path, answer)
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
+    order_id = sent("GET", f"{ORDERS}?limit=1")["data"][0]["id"]
+    for step in ("PAID", "PROCESSING_IN_WAREHOUSE", "SHIPPED", "DELIVERED"):
+        sent("PATCH", f"{ORDERS}/{order_id}/state", new_state=step)
+    returned = sent("POST", "/api/v1/returns", order_id=order_id, reason="Glaze is cracked")
+    return f"/api/v1/returns/{returned['id']}/attachments"
+
+
 def _read_to_the_end(connection: socket.socket) -> None:
     with suppress(OSError):
         while connection.recv(65_536):
@@ -229,6 +275,7 @@ def _read_to_the_end(connection: socket.socket) -> None:
 SCENARIOS: list[Callable[[Target], None]] = [
     hostile_bodies,
     large_orders_in_lists,
+    uploads_at_once,
     stalled_readers,
     stalled_downloads,
     endless_header,

@@ -9,10 +9,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.utils.media_types import ACCEPTED, BY_NAME, content_disposition, sniff
-from tests.files_support import HEIC, JPEG, KINDS, PDF, PNG, WEBP, box
+from tests.files_support import JPEG, KINDS, PDF, PNG, WEBP, box
 
 pytestmark = [pytest.mark.req("INT-004.3", "NFR-004"), pytest.mark.security]
 
+BOXES = box(b"ftyp", b"heic\0\0\0\0mif1heic") + box(b"meta", b"\0" * 40) + box(b"mdat", b"\1" * 40)
 HTML = b"<!doctype html><script>alert(1)</script>"
 SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>'
 SCRIPT = b"GIF89a=1;alert(1)//"
@@ -53,8 +54,8 @@ GENUINE = {
     "JPEG with HTML in a comment": ("image/jpeg", jpeg_of(segment(0xFE, HTML), FRAME, SCAN)),
     "padded WebP": ("image/webp", WEBP + b"\0"),
     "HEIC by a compatible brand": ("image/heic", box(b"ftyp", b"mif1\0\0\0\0heix") + box(b"meta") + box(b"mdat", b"x")),
-    "HEIC whose last box has no size": ("image/heic", HEIC[:-48] + b"\0\0\0\0mdat" + b"x" * 9),
-    "HEIC with a large box": ("image/heic", HEIC[:-48] + b"\0\0\0\1mdat" + (20).to_bytes(8) + b"data"),
+    "HEIC whose last box has no size": ("image/heic", BOXES[:-48] + b"\0\0\0\0mdat" + b"x" * 9),
+    "HEIC with a large box": ("image/heic", BOXES[:-48] + b"\0\0\0\1mdat" + (20).to_bytes(8) + b"data"),
     "PDF 2.0": ("application/pdf", PDF.replace(b"1.4", b"2.0")),
 }
 
@@ -98,7 +99,9 @@ PRETENDING = {
     "HEIC without pictures": box(b"ftyp", b"heic\0\0\0\0heic") + box(b"meta"),
     "HEIC without a description": box(b"ftyp", b"heic\0\0\0\0heic") + box(b"mdat", b"x"),
     "HEIC whose version says heic": box(b"ftyp", b"isomheic") + box(b"meta") + box(b"mdat", b"x"),
-    "HEIC whose box is longer than the file": HEIC[:-1],
+    "HEIC whose box is longer than the file": BOXES[:-1],
+    "HEIC of endless brands": box(b"ftyp", b"mif1\0\0\0\0" + b"mif1" * 300 + b"heic") + BOXES[24:],
+    "JPEG of endless markers": jpeg_of(b"\xff" * 20_000 + FRAME, SCAN),
     "HEIC of boxes without an end": box(b"ftyp", b"heic\0\0\0\0heic") + box(b"free") * 200,
     "box that is shorter than its own head": box(b"ftyp", b"heic\0\0\0\0heic") + b"\0\0\0\4meta",
     "PDF behind something else": b"MZ" + PDF,

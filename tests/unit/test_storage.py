@@ -1,6 +1,7 @@
 """The storage port on a local folder and in memory: one writer wins, odd keys touch nothing, bytes are flushed."""
 
 import asyncio
+import io
 import os
 import stat
 import time
@@ -120,6 +121,18 @@ async def test_of_forty_writers_one_wins_and_its_bytes_stay_whole(storage: Stora
     assert len(winners) == 1
     assert all(isinstance(outcome, StorageKeyExists) for outcome in outcomes if outcome is not None)
     assert await storage.get(KEY) == bodies[winners[0]]
+
+
+async def test_a_file_is_stored_as_bytes_are(storage: Storage, folder: Path) -> None:
+    content = bytes(index % 251 for index in range(3_000_000))
+    await storage.put_file(KEY, io.BytesIO(content), PDF)
+    assert await storage.get(KEY) == content
+    with pytest.raises(StorageKeyExists):
+        await storage.put_file(KEY, io.BytesIO(b"another"), PDF)
+    assert await storage.get(KEY) == content
+    assert _files(folder) in ([], [folder / KEY])
+    with pytest.raises(ValueError, match="a storage key"):
+        await storage.put_file("../a", io.BytesIO(b"x"), PDF)
 
 
 async def test_a_missing_key_is_told_apart(storage: Storage) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 from uuid import UUID
 
 import orjson
@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from app.api.deps import Context
+from app.api.incoming import UPLOADS, Share
 from app.api.multipart import Part, read_multipart
 from app.api.responses import answer, refuses
 from app.api.routes import ApiRoute
@@ -24,9 +25,6 @@ from app.schemas.attachment import (
     Upload,
 )
 from app.utils.exceptions import InvalidInputError
-
-if TYPE_CHECKING:
-    from app.services.attachment_service import PreparedUpload
 
 FILE, DESCRIPTION = "file", "description"
 _UPLOAD, _PREPARED = "articurated.upload", "articurated.prepared_upload"
@@ -45,20 +43,26 @@ class UploadRoute(ApiRoute):
 
         Raises:
             ForbiddenError, ReturnNotFoundError: as `AttachmentService.require_addable`; nothing was read.
+            ServiceUnavailableError: too many files are being uploaded at once.
             UnsupportedMediaTypeError, PayloadTooLargeError, InvalidInputError: as `read_multipart`.
             RequestValidationError: a description that is none.
         """
         scope = request.scope
         services: Services = request.app.state.services
         await services.attachments.require_addable(_return_id(request), scope[ACTOR])
-        parts = await read_multipart(request, FILE, services.settings.attachment_max_bytes, (DESCRIPTION,))
-        scope[_UPLOAD] = _upload(parts)
+        Share.of(scope).take(UPLOADS, 1)
+        file, parts = await read_multipart(request, FILE, services.settings.attachment_max_bytes, (DESCRIPTION,))
+        try:
+            scope[_UPLOAD] = Upload(file, parts[FILE].file_name or "", _description(parts))
+        except BaseException:
+            file.close()
+            raise
         return request
 
     async def essence(self, request: Request) -> bytes:
-        """Return what an upload says: its bytes, name and description, whatever the boundary between them."""
-        prepared: PreparedUpload = request.scope[_PREPARED]
-        return orjson.dumps([prepared.sha256.hex(), prepared.upload.file_name, prepared.upload.description])
+        """Return what an upload says: its bytes as sent, name and description, whatever the boundary between them."""
+        upload: Upload = request.scope[_UPLOAD]
+        return orjson.dumps([upload.file.sha256.hex(), upload.file_name, upload.description])
 
     @asynccontextmanager
     async def around(self, request: Request) -> AsyncIterator[None]:
@@ -69,9 +73,13 @@ class UploadRoute(ApiRoute):
         """
         scope = request.scope
         services: Services = request.app.state.services
-        async with services.attachments.prepared(_return_id(request), scope[_UPLOAD], scope[ACTOR]) as prepared:
-            scope[_PREPARED] = prepared
-            yield
+        upload: Upload = scope[_UPLOAD]
+        try:
+            async with services.attachments.prepared(_return_id(request), upload, scope[ACTOR]) as prepared:
+                scope[_PREPARED] = prepared
+                yield
+        finally:
+            upload.file.close()
 
 
 router = APIRouter(prefix="/api/v1/returns", tags=["Returns"], route_class=UploadRoute)
@@ -105,7 +113,7 @@ def _return_id(request: Request) -> UUID:
         raise InvalidInputError(("return_id", "must be a UUID")) from None
 
 
-def _upload(parts: Mapping[str, Part]) -> Upload:
+def _description(parts: Mapping[str, Part]) -> str | None:
     try:
         texts = {name: part.content.decode() for name, part in parts.items() if name != FILE}
     except UnicodeDecodeError:
@@ -114,7 +122,7 @@ def _upload(parts: Mapping[str, Part]) -> Upload:
         fields = AttachmentFields.model_validate(texts)
     except ValidationError as fault:
         raise RequestValidationError([{**error, "loc": ("body", *error["loc"])} for error in fault.errors()]) from None
-    return Upload(parts[FILE].content, parts[FILE].file_name or "", fields.description)
+    return fields.description
 
 
 @router.get(
