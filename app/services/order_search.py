@@ -5,8 +5,8 @@ below 0.5 %. So the matches are counted first, up to `FEW`. A few are fetched by
 walked until the page is full, which ends soon because every few hundredth order is a match.
 """
 
-from sqlalchemy import ColumnElement, cast, exists, false, func, select, update
-from sqlalchemy.dialects.postgresql import TSQUERY
+from sqlalchemy import ColumnElement, Uuid, case, cast, exists, false, func, select, update
+from sqlalchemy.dialects.postgresql import TSQUERY, array
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.models.order import Order
@@ -57,9 +57,11 @@ async def condition(connection: AsyncConnection, typed: str) -> ColumnElement[bo
     found = _found(typed)
     if found is None:
         return false()
-    few = select(OrderSearch.order_id).where(found).limit(FEW + 1)
-    order_ids = (await connection.execute(few)).scalars().all()
-    return matches(typed) if len(order_ids) > FEW else Order.id.in_(order_ids)
+    few = select(OrderSearch.order_id).where(found).limit(FEW + 1).subquery()
+    # In the database: of a frequent word the ids would be read, made into objects and thrown away.
+    ids = case((func.count() <= FEW, func.coalesce(func.array_agg(few.c.order_id), array([], type_=Uuid))))
+    order_ids = (await connection.execute(select(ids).select_from(few))).scalar_one()
+    return matches(typed) if order_ids is None else Order.id.in_(order_ids)
 
 
 def _found(typed: str) -> ColumnElement[bool] | None:
