@@ -269,6 +269,11 @@ def corrected(connection: psycopg.Connection, order_id: UUID, old: str, change: 
     with connection.transaction():
         connection.execute(CORRECTION.format(old=old).encode(), (order_id,))
         connection.execute(f"UPDATE orders SET {change}, version = version + 1 WHERE id = %s".encode(), (order_id,))
+        connection.execute(
+            "INSERT INTO events (entity_type, entity_id, seq, type, data) SELECT 'ORDER', order_id, version,"
+            " 'order.corrected', jsonb_build_object('correction_id', id) FROM order_corrections WHERE order_id = %s",
+            (order_id,),
+        )
 
 
 async def test_a_correction_says_what_it_changes(orders: OrderService, admin: Actor, login: Login) -> None:

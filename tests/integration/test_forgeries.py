@@ -99,6 +99,17 @@ CAPTURED = (
     "INSERT INTO payments (order_id, method, amount, currency, state, captured_amount, captured_at)"
     " SELECT id, 'card', 1, 'USD', 'CAPTURED', 1, now() FROM orders WHERE order_number = 'ORD-FORGED'"
 )
+CORRECTION = (
+    "INSERT INTO order_corrections (order_id, version, changes, reason, actor_id, actor_role) SELECT id, version + {ahead},"
+    " jsonb_build_object('customer_email', jsonb_build_object('old', 'a@b.example', 'new', {new})), 'x', id, 'admin'"
+    " FROM orders WHERE id = '{{paid}}'"
+)
+CORRECTED = (
+    "INSERT INTO events (entity_type, entity_id, seq, type, data) SELECT 'ORDER', order_id, version, 'order.corrected',"
+    " jsonb_build_object('correction_id', id) FROM order_corrections WHERE order_id = '{paid}'"
+)
+NEXT_VERSION = "UPDATE orders SET version = version + 1 WHERE id = '{paid}'"
+REVOCATION = "INSERT INTO revoked_tokens (token_id, created_at, expires_at) VALUES ('jti', "
 KEY = "INSERT INTO api_keys (name, role, prefix, sha256) VALUES ('mine', 'admin', 'ack_mine', sha256('of my own choosing'))"
 JOB = "INSERT INTO jobs (kind, queue, entity_id, dedupe_key{columns}) VALUES ('{kind}', 'invoices', {entity}, {key}{values})"
 
@@ -184,6 +195,68 @@ FORGERIES = {
         [EVENT.format(kind="JOB", entity="dead_job", seq=1, type="job.dismissed", data="'{{}}'::jsonb", at="now()")],
         "event_of_change",
         "events.guard_event",
+    ),
+    "an event ahead of a job's decisions": Forgery(
+        [EVENT.format(kind="JOB", entity="dead_job", seq=1, type="job.greeted", data="'{{}}'::jsonb", at="now()")],
+        "event_of_change",
+        "events.guard_event",
+    ),
+    "an event of a decision under a number of its own": Forgery(
+        [
+            "UPDATE dead_letters SET resolution = 'DISMISSED', resolved_at = now() WHERE job_id = '{dead_job}'",
+            (
+                "INSERT INTO events (entity_type, entity_id, seq, type, data) SELECT 'JOB', job_id, 2, 'job.dismissed',"
+                " jsonb_build_object('dead_letter_id', id) FROM dead_letters WHERE job_id = '{dead_job}'"
+            ),
+        ],
+        "event_of_change",
+        "events.guard_event",
+    ),
+    "an event of a message that was not sent again": Forgery(
+        [EVENT.format(kind="JOB", entity="dead_job", seq=1, type="job.resent", data="'{{}}'::jsonb", at="now()")],
+        "event_of_change",
+        "events.guard_event",
+    ),
+    "an event ahead of a payment's only one": Forgery(
+        [
+            (
+                "INSERT INTO events (entity_type, entity_id, seq, type) SELECT 'PAYMENT', id, 1, 'payment.greeted'"
+                " FROM payments WHERE order_id = '{unpaid}'"
+            )
+        ],
+        "event_of_change",
+        "events.guard_event",
+    ),
+    "an event of a correction that was not made": Forgery(
+        [
+            NEXT_VERSION,
+            EVENT.format(kind="ORDER", entity="paid", seq=3, type="order.corrected", data="'{{}}'::jsonb", at="now()"),
+        ],
+        "event_of_change",
+        "events.guard_event",
+    ),
+    "a correction ahead of the version": Forgery(
+        [CORRECTION.format(ahead=1, new="'c@d.example'")],
+        "correction_made",
+        "order_corrections.guard_correction_made",
+    ),
+    "a correction of the past": Forgery(
+        [CORRECTION.format(ahead=0, new="customer_email")],
+        "correction_made",
+        "order_corrections.guard_correction_made",
+    ),
+    "a correction to what the order does not say": Forgery(
+        [CORRECTION.format(ahead=1, new="'c@d.example'"), NEXT_VERSION, CORRECTED],
+        "correction_made",
+        "order_corrections.guard_correction_made",
+    ),
+    "a revocation that ends before its token": Forgery(
+        [REVOCATION + "now(), now() + interval '1 s')"], "revocation", "revoked_tokens.guard_revocation"
+    ),
+    "a revocation of last month": Forgery(
+        [REVOCATION + "now() - interval '40 d', now() + interval '60 d')"],
+        "revocation",
+        "revoked_tokens.guard_revocation",
     ),
     "an event of nothing": Forgery(
         [
