@@ -309,7 +309,8 @@ def is_loopback(host: str | None) -> bool:
 
 def is_trivial(secret: str) -> bool:
     """Return whether a secret has too little in it: few different characters, a short repetition, a plain sequence."""
-    if len(set(secret)) < _MINIMUM_DISTINCT or (secret + secret).find(secret, 1) < _MINIMUM_UNIT:
+    # The last repetition may be cut short.
+    if len(set(secret)) < _MINIMUM_DISTINCT or any(secret[unit:] == secret[:-unit] for unit in range(1, _MINIMUM_UNIT)):
         return True
     # A plain sequence has one step, and a second one where it begins again.
     return len({ord(later) - ord(earlier) for earlier, later in pairwise(secret)}) <= _SEQUENCE_STEPS

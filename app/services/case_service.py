@@ -133,8 +133,8 @@ async def _close(session: AsyncSession, case: Case, actor: Actor, note: str, act
         "actor_id": str(actor.id) if actor.id else None,
         "trigger": str(actor.trigger),
         **({"operator": actor.operator} if actor.operator else {}),
+        # The note is people's text and stays with the case: an event holds ids and codes.
         "action": action,
-        "note": note,
     }
     await event_service.append(session, EntityType.CASE, case.id, case.version, "case.closed", now, facts)
 

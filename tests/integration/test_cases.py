@@ -104,7 +104,6 @@ async def test_a_case_is_closed_once_with_a_note(
         "actor_id": str(DEVELOPMENT_PRINCIPAL_ID),
         "trigger": "API_CALL",
         "action": None,
-        "note": "refunded there, re_1",
     }
     again = await api.post(f"{URL}/{case['id']}/close", json={"note": "no, otherwise"})
     assert again.status_code == 409

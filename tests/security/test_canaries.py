@@ -37,6 +37,7 @@ from app.utils.card_numbers import holds_card_number
 from tests.conftest import MovableClock
 from tests.files_support import PDF
 from tests.integration.conftest import API_KEY, Connect
+from tests.integration.dead import raise_case
 from tests.integration.test_api_webhook import captured, signed
 from tests.unit.gateway_support import http_answer, scripted_server
 from tests.unit.smtp_support import Mailbox
@@ -49,6 +50,13 @@ PERSONAL = {
     "mail": "canary-7q2@vogelfrei.example",
     "street": "7q3 Rue du Canari",
     "phone": "+33 6 99 73 74 75",
+    "own phone": "+33 7 99 71 70 79",
+    "company": "Canari-7qe Freres",
+    "VAT id": "FR7QF030265045",
+    "corrected mail": "kanari-7qg@vogelfrei.example",
+    "parcel": "7QH-PARCEL-0001",
+    "internal note": "7qi calls twice a day",
+    "decision": "7qj agreed with her on the phone",
     "note": "7q4 my doorbell is broken",
     "file": "7q5-portrait.pdf",
 }
@@ -65,18 +73,24 @@ NEEDLES = {**PERSONAL, **SECRET}
 CARD = "4242 4242 4242 4242"
 
 BELONGS = {
-    "orders": {"name", "mail", "street", "phone"},
+    "orders": {"name", "street", "phone", "own phone", "company", "VAT id", "corrected mail"},
+    # Old and new values, and the reason.
+    "order_corrections": {"mail", "corrected mail", "note"},
+    "notes": {"internal note"},
+    "cases": {"decision"},
+    # What an order is found by.
+    "order_search": {"mail", "corrected mail"},
     "order_line_items": set(),
     "payments": {"payment token"},
-    "invoices": {"name", "street"},
+    "invoices": {"name", "street", "company", "VAT id"},
     "return_requests": {"note"},
     # Reasons and notes of whoever moved something are part of its history.
     "state_history": {"note"},
     "transition_rejections": {"note"},
     "attachments": {"file", "note"},
-    "notifications": {"mail", "name"},
+    "notifications": {"mail", "name", "corrected mail"},
     # The answer to a request with an Idempotency-Key, for as long as it may be asked for again.
-    "idempotency_keys": {"name", "mail", "street", "phone"},
+    "idempotency_keys": {"name", "mail", "street", "phone", "own phone", "company", "VAT id", "internal note"},
 }
 """Tables in which a customer's own data are at home; no secret is at home in any, the gateway's token apart."""
 
@@ -194,6 +208,9 @@ def order_body(customer_id: UUID) -> dict[str, Any]:
         "customer_id": str(customer_id),
         "customer_email": PERSONAL["mail"],
         "customer_name": PERSONAL["name"],
+        "customer_phone": PERSONAL["own phone"],
+        "customer_company": PERSONAL["company"],
+        "customer_vat_id": PERSONAL["VAT id"],
         "payment_method": "card",
         "payment_token": SECRET["payment token"],
         "shipping_address": address,
@@ -225,6 +242,10 @@ class Story:
             {**body, "shipping_address": {**body["shipping_address"], "country": PERSONAL["street"]}},
             {**body, "payment_token": {"token": SECRET["payment token"]}},
             {**body, "metadata": [PERSONAL["phone"]]},
+            {**body, "customer_phone": PERSONAL["internal note"]},
+            {**body, "customer_company": [PERSONAL["company"]]},
+            {**body, "customer_vat_id": PERSONAL["name"]},
+            {**body, "locale": PERSONAL["VAT id"]},
         ):
             self.seen.refused(await self.api.post("/api/v1/orders", json=wrong), 422)
         broken = f'{{"customer_name": "{PERSONAL["name"]}", "payment_token": "{SECRET["payment token"]}",,'
@@ -249,6 +270,27 @@ class Story:
             with monkeypatch.context() as patched:
                 patched.setattr(OrderService, "get", broken)
                 self.seen.refused(await self.api.get(f"/api/v1/orders/{order_id}"), 500)
+
+    async def noted_and_corrected(self, order_id: str, case_id: str) -> None:
+        """A note, corrections, and a case that is closed; each refused first, with the data in it."""
+        order, case = f"/api/v1/orders/{order_id}", f"/api/v1/cases/{case_id}/close"
+        key = {"Idempotency-Key": "canary-story-0002"}
+        noted = await self.api.post(f"{order}/notes", json={"text": PERSONAL["internal note"]}, headers=key)
+        assert noted.status_code == 201, noted.text
+        self.seen.refused(await self.api.post(f"{order}/notes", json={"text": [PERSONAL["internal note"]]}), 422)
+        change = {"customer_email": PERSONAL["corrected mail"], "reason": PERSONAL["note"]}
+        corrected = await self.api.patch(order, json=change)
+        assert corrected.status_code == 200, corrected.text
+        self.seen.refused(await self.api.patch(order, json=change), 422)
+        parcel = {"tracking_number": PERSONAL["parcel"], "reason": PERSONAL["note"]}
+        self.seen.refused(await self.api.patch(order, json=parcel), 409)
+        for query in (PERSONAL["company"], PERSONAL["own phone"], PERSONAL["corrected mail"]):
+            assert (await self.api.get("/api/v1/orders", params={"q": query})).status_code == 200
+        unknown = {"note": PERSONAL["decision"], "action": PERSONAL["decision"]}
+        self.seen.refused(await self.api.post(case, json=unknown), 422)
+        closed = await self.api.post(case, json={"note": PERSONAL["decision"]})
+        assert closed.status_code == 200, closed.text
+        self.seen.refused(await self.api.post(case, json={"note": PERSONAL["decision"]}), 409)
 
     async def work(self, *expected: Verdict) -> None:
         """Do all jobs that there are, each once."""
@@ -337,7 +379,18 @@ async def told(
     await story.returned(order["id"])
     await story.work(Verdict.SUCCEEDED, Verdict.BURIED)
     await story.work(Verdict.SUCCEEDED)
-    for path in ("orders", "returns", "refunds", "notifications", "jobs/dead", "audit", "audit?rejected=true", "stats"):
+    await story.noted_and_corrected(order["id"], str(await raise_case(services.database)))
+    for path in (
+        "orders",
+        "returns",
+        "refunds",
+        "notifications",
+        "jobs/dead",
+        "cases",
+        "audit",
+        "audit?rejected=true",
+        "stats",
+    ):
         assert (await api.get(f"/api/v1/{path}")).status_code == 200, path
     seen.metrics = (await api.get("/api/v1/metrics")).text
     seen.mails = [envelope.content for envelope in box.envelopes if isinstance(envelope.content, bytes)]

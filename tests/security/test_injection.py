@@ -110,12 +110,35 @@ async def test_a_cursor_is_data_too(api: httpx2.AsyncClient) -> None:
         told_nothing(await api.get("/api/v1/orders", params={"cursor": cursor}), cursor)
 
 
-@pytest.mark.parametrize("search", ["' OR '1'='1", "%%", "__", "%a%", "a_a", "\\\\", "' OR customer_name ILIKE '%"])
+@pytest.mark.parametrize(
+    "search",
+    [
+        "' OR '1'='1",
+        "%zq%",
+        "zq_zq",
+        "zq\\\\",
+        "' OR customer_name ILIKE '%",
+        "zq' | 'ada",
+        "zq':* | 'ada':*",
+        "!zqx",
+        "zq <-> zr",
+        "(zq",
+        "zq\\' | ada",
+        "zq:ABCD",
+    ],
+)
 async def test_a_search_finds_what_it_says_and_no_more(api: httpx2.AsyncClient, search: str) -> None:
     await new_order(api, customer_name="Ada", customer_email="ada@example.com")
     literal = await new_order(api, customer_name=f"{search} & Sons")
     found = (await api.get("/api/v1/orders", params={"q": search})).json()["data"]
     assert [order["id"] for order in found] == [literal["id"]]
+
+
+@pytest.mark.parametrize("search", ["%%", "__", "\\\\", "''", "':*", "!!", "&|", "<->", "~~"])
+async def test_a_search_without_a_letter_or_digit_finds_nothing(api: httpx2.AsyncClient, search: str) -> None:
+    await new_order(api, customer_name=f"{search} & Sons")
+    found = await api.get("/api/v1/orders", params={"q": search})
+    assert (found.status_code, found.json()["data"]) == (200, [])
 
 
 async def test_what_looks_like_sql_is_kept_as_the_text_it_is(api: httpx2.AsyncClient) -> None:

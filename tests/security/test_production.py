@@ -160,6 +160,11 @@ def test_the_mode_that_libpq_takes_from_the_environment_counts(monkeypatch: pyte
     assert started_with(database_url="postgresql://shop:word@db.example/shop")
 
 
+@pytest.mark.parametrize("secret", ["change-me-" * 3 + "change-me", "password" * 4 + "pass", "abcabc" * 6 + "ab"])
+def test_a_repetition_is_trivial_also_where_the_last_one_is_cut_short(secret: str) -> None:
+    assert is_trivial(secret)
+
+
 def test_a_random_secret_is_never_taken_for_a_trivial_one() -> None:
     assert not [secret for secret in (secrets.token_hex(24) for _ in range(2000)) if is_trivial(secret)]
 

@@ -18,7 +18,7 @@ def test_redis_lets_nobody_in_without_the_password(tmp_path: Path) -> None:
     """Its command is run as it is, but on a port and in a folder of the test's own."""
     shell, option, script = SERVICES["redis"]["command"]
     assert (shell, option) == ("sh", "-c")
-    (tmp_path / "redis-server").symlink_to(valkey_server())
+    (tmp_path / "valkey-server").symlink_to(valkey_server())
     port = choose_port()
     words = [shell, option, f"{script.replace('/tmp/', f'{tmp_path}/')} --bind {LOOPBACK} --port {port}"]  # noqa: S108
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", **SERVICES["redis"]["environment"]}
