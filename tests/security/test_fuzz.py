@@ -227,5 +227,7 @@ async def test_the_document_holds_against_a_fuzzer(
     for operation in rare:
         assert sum(phase["accepted"] for phase in report["valid_rates"][operation].values()) > 0, operation
     logged = [json.loads(line) for line in (await asyncio.to_thread((folder / "api.log").read_text)).splitlines()]
-    assert [line for line in logged if line["level"] not in {"info", "warning"}] == []
+    # A proven webhook that a person must look at is an alert, and no fault.
+    faults = [line for line in logged if line["level"] not in {"info", "warning"} and line["event"] != "gateway event"]
+    assert faults == []
     assert (await api.get("/api/v1/audit/verify")).json()["ok"]
