@@ -2,8 +2,8 @@
 
 `alembic/guards.json` lists every trigger, function, constraint, unique index, NOT NULL and the rights of the
 application's role. It is generated (`python -m tools.guard_manifest`) and a test compares it with a database that was
-just migrated. Definitions are the server's own text; where PostgreSQL 15 to 18 print them differently they are
-brought to one form here.
+just migrated. Definitions are the server's own text; where PostgreSQL 15 to 18 print them differently, or a restored
+dump does, they are brought to one form.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.config import ROOT
+from app.services.guard_text import one_form
 
 PATH = ROOT / "alembic" / "guards.json"
 
@@ -122,7 +123,7 @@ async def read_guards(executor: AsyncConnection | AsyncSession) -> Guards:
     await executor.execute(_PATH)
     found: Guards = {kind: {} for kind in _KINDS}
     for kind, name, definition in await executor.execute(_GUARDS):
-        found[kind][name] = _function(name, definition) if kind == "function" else definition
+        found[kind][name] = _function(name, definition) if kind == "function" else one_form(definition)
     return found
 
 

@@ -1,7 +1,10 @@
 """A guard that is off, missing or changed is found: at start, by health and by the doctor."""
 
+import asyncio
 import json
+import subprocess
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -11,6 +14,7 @@ from typer.testing import CliRunner
 from app.cli import cli
 from app.config import Settings, get_settings
 from app.database import Database, driver_url
+from app.embedded.binaries import postgres_install
 from app.services import guard_manifest
 from app.services.health_service import HealthService
 from app.services.schema_check import SchemaMismatchError, guard_differences, verify_schema
@@ -110,6 +114,31 @@ async def test_another_search_path_and_other_tables_make_no_difference(superuser
     await superuser.exec_driver_sql("CREATE TABLE public.notes_of_an_operator (id int PRIMARY KEY)")
     await superuser.exec_driver_sql("CREATE INDEX of_an_operator ON public.orders (carrier)")
     assert await seen_by_the_application(superuser) == []
+
+
+async def test_a_restored_dump_has_no_differences(
+    settings: Settings, servers: TestServers, database_name: str, tmp_path: Path
+) -> None:
+    """What a dump brings is printed otherwise than what the migrations made."""
+    if servers.given:
+        pytest.skip("a given server may be of a version that our pg_dump does not know")
+    name = f"{database_name}_restored"
+    programs, dump = postgres_install() / "bin", tmp_path / "dump"
+    source, target = (databases.url_of(servers.owner_url, each) for each in (database_name, name))
+    databases.create_database(servers, name, None)
+    restored = Database(
+        settings.model_copy(update={"database_url": databases.url_of(servers.app_url, name)}), pool_size=1
+    )
+    try:
+        for words in (
+            ("pg_dump", "--format=custom", f"--file={dump}", source),
+            ("pg_restore", "--exit-on-error", f"--dbname={target}", str(dump)),
+        ):
+            await asyncio.to_thread(subprocess.check_call, [programs / words[0], *words[1:]])
+        await verify_schema(restored, restricted=True)
+    finally:
+        await restored.close()
+        databases.drop_database(servers, name)
 
 
 @pytest.fixture
