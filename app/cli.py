@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from app import cli_backup, cli_cases, cli_keys, cli_notifications, cli_operations, cli_payments
+from app import cli_backup, cli_cases, cli_keys, cli_notifications, cli_operations, cli_payments, cli_replication
 
 cli = typer.Typer(
     name="articurated",
@@ -345,6 +345,7 @@ cli_backup.register(cli)
 cli_notifications.register(cli)
 cli_cases.register(cli)
 cli_payments.register(cli)
+cli_replication.register(cli)
 
 
 def main() -> None:
@@ -380,6 +381,7 @@ def _exit_code(fault: Exception) -> int | None:
         ("app.embedded.process", "EmbeddedError", 1),
         ("app.backup.errors", "BackupError", 1),
         ("app.services.schema_check", "SchemaMismatchError", 1),
+        ("app.services.replication_service", "ReplicationError", 1),
         ("app.utils.exceptions", "AppError", 1),
         ("app.services.payment_gateway", "GatewayError", 1),
         ("sqlalchemy.exc", "OperationalError", 1),

@@ -114,6 +114,28 @@ _MAINTAIN_SINCE = 170000
 _UUID7 = ("SELECT uuidv7()", "lpad(to_hex((extract(epoch FROM clock_timestamp()) * 1000)::bigint), 12, '0')")
 
 
+SUBSCRIBER = "articurated: subscriber of a logical replication since "
+"""Begins the comment on `alembic_version` while the guards let a subscription pass."""
+
+_SUBSCRIBER_SINCE = text(
+    "SELECT substr(d, :begins) FROM obj_description(to_regclass('public.alembic_version'), 'pg_class') AS d"
+    " WHERE starts_with(d, :mark)"
+)
+
+
+def always_triggers() -> list[tuple[str, str]]:
+    """Return (table, trigger) of every trigger that fires in replica mode too."""
+    triggers = expected()[0]["trigger"]
+    names = sorted(name for name, definition in triggers.items() if definition.startswith("always: "))
+    return [(table, trigger) for table, _, trigger in (name.partition(".") for name in names)]
+
+
+async def subscriber_since(executor: AsyncConnection | AsyncSession) -> str | None:
+    """Return since when the database has been prepared as a subscriber; None when it is not."""
+    since = await executor.scalar(_SUBSCRIBER_SINCE, {"mark": SUBSCRIBER, "begins": len(SUBSCRIBER) + 1})
+    return None if since is None else str(since)
+
+
 async def read_guards(executor: AsyncConnection | AsyncSession) -> Guards:
     """Return the guards that the database has.
 
@@ -168,10 +190,23 @@ async def differences(executor: AsyncConnection | AsyncSession, *, restricted: b
     guards, rights = expected()
     role, login = (await executor.execute(text("SELECT current_user::text, session_user::text"))).one()
     found = list(_guard_differences(await read_guards(executor), guards))
+    if (since := await subscriber_since(executor)) is not None:
+        found = _as_subscriber(found, since)
     found += _right_differences(await read_rights(executor, role), rights, role, may_lack=False)
     if restricted and login != role:
         found += _right_differences(await read_rights(executor, login), rights, login, may_lack=True)
     return found
+
+
+def _as_subscriber(found: list[str], since: str) -> list[str]:
+    """Say in one sentence what was prepared for a logical replication; the other differences stay."""
+    prepared = {f"trigger {table}.{trigger} fires only as origin" for table, trigger in always_triggers()}
+    others = [difference for difference in found if difference not in prepared]
+    count = len(found) - len(others)
+    prepared_as = (
+        f"prepared as a subscriber of a logical replication since {since}: {count} triggers fire only as origin"
+    )
+    return [f"{prepared_as}, until `articurated replication finish`", *others]
 
 
 def _guard_differences(found: Guards, wanted: Guards) -> Iterable[str]:

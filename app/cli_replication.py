@@ -1,0 +1,174 @@
+"""`articurated replication`: what the database needs before and after a logical replication (NFR-003)."""
+
+import asyncio
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli_operations import Json, connect_to_running_system, print_json
+
+if TYPE_CHECKING:
+    from app.config import Settings
+
+replication = typer.Typer(
+    help="Logical replication to another server: for an upgrade of PostgreSQL.", no_args_is_help=True
+)
+
+
+class Side(StrEnum):
+    """Of a logical replication."""
+
+    PUBLISHER = "publisher"
+    SUBSCRIBER = "subscriber"
+
+
+Publisher = Annotated[
+    str | None,
+    typer.Option(
+        envvar="REPLICATION_PUBLISHER_URL", help="Owner's connection to the database that this one is copied from."
+    ),
+]
+
+
+@replication.command("prepare")
+def prepare(
+    on: Annotated[Side, typer.Option("--on", help="Which side DATABASE_ADMIN_URL leads to.")],
+    json: Json = False,
+) -> None:
+    """Make the publication, or let the guards of an empty database pass what a subscription applies."""
+    from app.services import replication_service
+
+    settings = _owner_settings()
+
+    async def work() -> dict[str, Any]:
+        from app.database import Database
+
+        owner = Database(settings, "articurated-replication", pool_size=1, as_owner=True)
+        try:
+            if on is Side.PUBLISHER:
+                tables = await replication_service.prepare_publisher(owner)
+                return {"publication": replication_service.PUBLICATION, "tables": tables}
+            return {"guards": await replication_service.prepare_subscriber(owner)}
+        finally:
+            await owner.close()
+
+    done = asyncio.run(work())
+    if json:
+        print_json(done)
+    elif on is Side.PUBLISHER:
+        typer.echo(f"Publication {done['publication']} has {len(done['tables'])} tables.")
+    else:
+        typer.echo(
+            f"{done['guards']} guards let a subscription pass. Production refuses to start on this database until"
+            " `articurated replication finish`."
+        )
+
+
+@replication.command("finish")
+def finish(publisher: Publisher = None, json: Json = False) -> None:
+    """Set sequences, restore the guards and verify everything; exit 1 if anything differs."""
+    settings = _owner_settings()
+    report = asyncio.run(_finish(settings, publisher))
+    faults = report["differing"]
+    if json:
+        print_json(report)
+    else:
+        rows = sum(report["rows"].values())
+        compared = "compared with the publisher" if publisher else "not compared: REPLICATION_PUBLISHER_URL is not set"
+        typer.echo(f"{report['guards']} guards are restored. {rows} rows, {compared}.")
+        typer.echo("Sequences: " + ", ".join(f"{name} {last}" for name, last in report["sequences"].items()))
+        trail = report["audit"]
+        if trail["ok"]:
+            typer.echo(f"The audit trail holds: {trail['rows']} rows of {trail['entities']} entities.")
+        for fault in faults:
+            typer.echo(f"differs: {fault}", err=True)
+    if faults:
+        raise typer.Exit(1)
+
+
+@replication.command("compare")
+def compare(publisher: Publisher = None, json: Json = False) -> None:
+    """Compare rows, their content and sequences with the database this one was copied from; exit 1 if they differ."""
+    from app.config import SettingsError
+    from app.services import replication_service
+
+    settings = _owner_settings()
+    if publisher is None:
+        raise SettingsError("REPLICATION_PUBLISHER_URL is not set: name the database to compare with")
+
+    async def work() -> tuple[dict[str, int], list[str]]:
+        from app.database import Database
+
+        there = settings.model_copy(update={"database_admin_url": publisher})
+        databases = [
+            Database(each, "articurated-replication", pool_size=1, as_owner=True) for each in (settings, there)
+        ]
+        try:
+            contents = [await replication_service.content(database) for database in databases]
+        finally:
+            for database in databases:
+                await database.close()
+        return {table: count for table, (count, _) in contents[0].rows.items()}, replication_service.differences(
+            *contents
+        )
+
+    rows, differing = asyncio.run(work())
+    if json:
+        print_json({"rows": rows, "differing": differing})
+    else:
+        typer.echo("\n".join(f"differs: {fault}" for fault in differing) or "Both hold the same.")
+        typer.echo(f"{sum(rows.values())} rows in {len(rows)} tables")
+    if differing:
+        raise typer.Exit(1)
+
+
+async def _finish(settings: "Settings", publisher_url: str | None) -> dict[str, Any]:
+    from app.database import Database
+    from app.services import replication_service
+    from app.services.audit_service import AuditService
+    from app.services.schema_check import guard_differences
+
+    owner = Database(settings, "articurated-replication", pool_size=1, as_owner=True)
+    application = Database(settings, "articurated-replication", pool_size=1)
+    publisher = None
+    if publisher_url:
+        there = settings.model_copy(update={"database_admin_url": publisher_url})
+        publisher = Database(there, "articurated-replication", pool_size=1, as_owner=True)
+    try:
+        done = await replication_service.finish(owner, publisher)
+        differing = [*done.differing, *await guard_differences(application)]
+        trail = await AuditService(application).verify()
+    finally:
+        for database in (owner, application, *([publisher] if publisher else [])):
+            await database.close()
+    if not trail["ok"]:
+        fault = trail["fault"]
+        differing.append(f"audit trail of {fault['entity_type']} {fault['entity_id']}: {fault['fault']}")
+    return {
+        "guards": done.guards,
+        "sequences": dict(done.sequences),
+        "rows": dict(done.rows),
+        "audit": trail,
+        "differing": differing,
+    }
+
+
+def _owner_settings() -> "Settings":
+    """Return the settings, which must name the owner.
+
+    Raises:
+        SettingsError: DATABASE_ADMIN_URL is not set.
+    """
+    from app.config import SettingsError, get_settings
+
+    connect_to_running_system()
+    settings = get_settings()
+    if settings.database_admin_url is None:
+        raise SettingsError("DATABASE_ADMIN_URL is not set: only the owner of the tables may change their guards")
+    return settings
+
+
+def register(cli: typer.Typer) -> None:
+    """Add these verbs to the command."""
+    cli.add_typer(replication, name="replication")
