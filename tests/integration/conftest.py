@@ -10,11 +10,12 @@ import psycopg
 import pytest
 from fastapi import FastAPI
 
-from app.config import Settings
+from app.config import Settings, get_settings
 from app.core.enums import Role
 from app.database import Database
 from app.dependencies import Services
 from app.main import create_app
+from app.services.verification_service import VerificationService
 from tests import databases
 from tests.conftest import MovableClock, new_key
 from tests.databases import ROLE, TestServers
@@ -32,6 +33,8 @@ TO_DELIVERED: Steps = ("PAID", "PROCESSING_IN_WAREHOUSE", "SHIPPED", "DELIVERED"
 async def services(settings: Settings, database: Database, clock: MovableClock) -> AsyncIterator[Services]:
     services = Services(settings, database, clock)
     services.gateway = FakeGateway()
+    # The process that verifies may start late on a busy machine.
+    services.verifications = VerificationService(database, settings, wait_seconds=120)
     yield services
     await services.health.close()
 
@@ -85,6 +88,18 @@ async def callers(services: Services, connect: Connect, customer_id: UUID) -> di
         made = await new_key(services.settings, role, f"{role} of the tests", belongs_to)
         clients[role] = connect(**{"X-API-Key": made["key"]})
     return clients
+
+
+@pytest.fixture
+def command_line(settings: Settings, clean_database: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the commands that a test runs use its own database."""
+    monkeypatch.setenv("DATABASE_URL", settings.database_url)
+    monkeypatch.setenv("DATABASE_ADMIN_URL", str(settings.database_admin_url))
+    monkeypatch.setenv("REDIS_URL", settings.redis_url)
+    monkeypatch.setenv("STORAGE_PATH", str(settings.storage_path))
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from psycopg import errors
 from typer.testing import CliRunner
 
 from app.cli import cli
-from app.config import Settings
 from app.core.enums import CaseEntity, CaseKind, Role
 from app.core.security import DEVELOPMENT_PRINCIPAL_ID
 from app.database import Database
@@ -223,10 +222,7 @@ def run(*arguments: Any, expect: int = 0) -> str:
     return result.stdout
 
 
-def test_the_command_line_lists_shows_and_closes(
-    clean_database: None, settings: Settings, owner_connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DATABASE_URL", settings.database_url)
+def test_the_command_line_lists_shows_and_closes(command_line: None, owner_connection: psycopg.Connection) -> None:
     owner_connection.execute(OPEN.encode())
     [case] = json.loads(run("cases", "list", "--json"))
     assert "DISPUTE" in run("cases", "list")

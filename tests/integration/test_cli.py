@@ -7,7 +7,6 @@ import os
 import pwd
 import re
 import sys
-from collections.abc import Iterator
 from contextlib import redirect_stderr
 from datetime import datetime
 from pathlib import Path
@@ -34,14 +33,8 @@ from tests.factories import order_create
 
 
 @pytest.fixture(autouse=True)
-def _environment(settings: Settings, clean_database: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("DATABASE_URL", settings.database_url)
-    monkeypatch.setenv("DATABASE_ADMIN_URL", str(settings.database_admin_url))
-    monkeypatch.setenv("REDIS_URL", settings.redis_url)
-    monkeypatch.setenv("STORAGE_PATH", str(settings.storage_path))
-    get_settings.cache_clear()
-    yield
-    get_settings.cache_clear()
+def _environment(command_line: None) -> None:
+    """Every test here runs commands."""
 
 
 def run(*words: object, expect: int = 0) -> Result:

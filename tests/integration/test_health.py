@@ -182,17 +182,17 @@ async def test_a_write_that_postgresql_has_no_room_for_shows(
 
 
 async def test_backups_that_do_not_go_on_show(
-    anonymous: httpx2.AsyncClient, services: Services, well: Settings, tmp_path: Path
+    api: httpx2.AsyncClient, services: Services, well: Settings, tmp_path: Path
 ) -> None:
     status = {"last_backup_at": utc_now().isoformat()}
     services.health = HealthService(services.database, well.model_copy(update={"backup_path": tmp_path}))
     (tmp_path / "status.json").write_text(json.dumps(status))
-    assert (await report(anonymous))["checks"]["backup"] == {"status": "ok"}
+    assert (await report(api))["checks"]["backup"] == {"status": "ok"}
     await services.health.close()
     status["last_backup_at"] = (utc_now() - timedelta(hours=8)).isoformat()
     (tmp_path / "status.json").write_text(json.dumps(status))
     services.health = HealthService(services.database, well.model_copy(update={"backup_path": tmp_path}))
-    found = await report(anonymous)
+    found = await report(api)
     assert found["status"] == found["checks"]["backup"]["status"] == "degraded"
     await services.health.close()
 

@@ -8,7 +8,6 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import cli
-from app.config import Settings
 from app.core.enums import Role
 from app.dependencies import Services
 from app.services import operations_facts
@@ -73,10 +72,7 @@ async def test_a_dead_letter_names_its_order(api: httpx2.AsyncClient, services: 
         assert order["order_number"] in part
 
 
-def test_the_command_line_names_the_order_of_a_job(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, clean_database: None
-) -> None:
-    monkeypatch.setenv("DATABASE_URL", settings.database_url)
+def test_the_command_line_names_the_order_of_a_job(command_line: None) -> None:
     result = CliRunner().invoke(cli, ["jobs", "list"])
     assert "order_number" in result.stdout
     assert json.loads(CliRunner().invoke(cli, ["jobs", "list", "--json"]).stdout) == []
