@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from secrets import token_hex
 
 import httpx2
 import psycopg
@@ -132,10 +133,15 @@ def test_flower_does_not_start_open_in_production_or_with_half_a_login(
     given = {
         "ENVIRONMENT": environment,
         "FLOWER_BASIC_AUTH": login,
-        "SECRET_KEY": "s" * 40,
+        # All else is as production wants it.
+        "SECRET_KEY": token_hex(24),
         "API_KEY": "",
-        "PAYMENT_GATEWAY_API_KEY": "sk_live",
-        "PAYMENT_WEBHOOK_SECRET": "w" * 40,
+        "PAYMENT_GATEWAY_URL": "https://gateway.example",
+        "PAYMENT_GATEWAY_API_KEY": token_hex(24),
+        "PAYMENT_WEBHOOK_SECRET": token_hex(24),
+        "SMTP_HOST": "mail.example",
+        "SMTP_PORT": "587",
+        "SMTP_TLS": "starttls",
         "DATABASE_URL": "postgresql://app:own@127.0.0.1:9/none",
         "REDIS_URL": "redis://127.0.0.1:9/0",
     }
