@@ -11,8 +11,8 @@ BODY_SECONDS = 20.0
 BYTES_A_SECOND = 16_384
 """A client may let us wait for its body for so long in all, and a second more for as many bytes as it has sent."""
 
-REQUEST_BYTES = 16_777_216
-WEBHOOK_BYTES = 4_194_304
+REQUEST_BYTES = 8_388_608
+WEBHOOK_BYTES = 2_097_152
 """Bytes of bodies that a process holds at once. Webhooks have a share of their own: anyone may begin to send one."""
 
 UPLOADS_AT_ONCE = 32

@@ -76,7 +76,8 @@ def display_name(given: str, extension: str) -> str:
         given: as the sender named it; it may be empty.
         extension: of the kind of file it turned out to be.
     """
-    last = given.replace("\\", "/").rpartition("/")[2]
+    # Cut first: what follows looks at every dot.
+    last = given.replace("\\", "/").rpartition("/")[2][: 2 * NAME_MAXIMUM]
     kept = "".join(
         character for character in last if character in _JOINERS or unicodedata.category(character) not in _NOT_IN_NAMES
     )

@@ -24,12 +24,21 @@ from tests.e2e.conftest import eventually
 from tests.factories import order_create
 from tests.integration.away import hanging, port_of
 from tests.integration.jobs_support import order_in
+from tests.unit.gateway_support import API_KEY as GATEWAY_KEY
+from tests.unit.gateway_support import LiveGateway, live_gateway
 
 pytestmark = [pytest.mark.e2e, pytest.mark.req("REQ-001.5", "REQ-004.8", "NFR-003")]
 
 
 @pytest.fixture
-def mail_worker(settings: Settings, tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def gateway(tmp_path: Path) -> Iterator[LiveGateway]:
+    """A gateway that answers: it is asked before an unpaid order is cancelled."""
+    with live_gateway(tmp_path / "gateway") as live:
+        yield live
+
+
+@pytest.fixture
+def mail_worker(settings: Settings, gateway: LiveGateway, tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """A worker for mails alone, that sends one at a time, to a server that takes connections and says nothing."""
     silent = hanging()
     environment = {
@@ -40,6 +49,8 @@ def mail_worker(settings: Settings, tmp_path: Path) -> Iterator["subprocess.Pope
         "SMTP_HOST": "127.0.0.1",
         "SMTP_PORT": str(port_of(silent)),
         "SMTP_TIMEOUT_SECONDS": "2",
+        "PAYMENT_GATEWAY_URL": gateway.url,
+        "PAYMENT_GATEWAY_API_KEY": GATEWAY_KEY,
         "TMPDIR": str(tmp_path),
     }
     words = ("-P", "-m", "app", "worker", "--concurrency", "1", "--queues", Queue.NOTIFICATIONS)
