@@ -115,7 +115,9 @@ class _Run:
         self._pools.extend(Pool.READ, min(READABLE, self._options.orders))
 
     async def _make_key(self) -> dict[str, Any]:
-        database = Database(self._target.settings(), "articurated-benchmark", pool_size=1)
+        # The application's role may not make keys.
+        settings = self._target.settings().model_copy(update={"database_admin_url": self._target.owner_url})
+        database = Database(settings, "articurated-benchmark", pool_size=1, as_owner=True)
         try:
             return await KeyService(database).create(Role.MANAGER, "benchmark")
         finally:

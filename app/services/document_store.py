@@ -71,7 +71,10 @@ async def check_attachment(storage: Storage, attachment_id: str, storage_key: st
     """
 
     def damaged(what: str) -> AppError:
-        logger.error("attachment.missing" if what == "missing" else "attachment.altered", attachment_id=attachment_id)
+        if what == "missing":
+            logger.error("attachment.missing", attachment_id=attachment_id)
+        else:
+            logger.error("attachment.altered", attachment_id=attachment_id)
         return AttachmentDamagedError(attachment_id)
 
     return await _checked(storage, storage_key, sha256, damaged)
@@ -92,9 +95,10 @@ async def _checked(storage: Storage, storage_key: str, sha256: bytes, damaged: D
 
 def _document(number: str) -> Damaged:
     def damaged(what: str) -> AppError:
-        logger.critical(
-            "issued document is missing" if what == "missing" else "issued document was altered", number=number
-        )
+        if what == "missing":
+            logger.critical("issued document is missing", number=number)
+        else:
+            logger.critical("issued document was altered", number=number)
         return DocumentAlteredError(number)
 
     return damaged

@@ -38,7 +38,9 @@ def login(servers: TestServers, settings: Settings) -> Iterator[str]:
         connection.execute(f"DROP ROLE {name}".encode())
 
 
-def test_a_given_server(login: str, servers: TestServers, settings: Settings, tmp_path: Path) -> None:
+def test_a_given_server(
+    login: str, servers: TestServers, settings: Settings, clean_database: None, tmp_path: Path
+) -> None:
     kept = Repository(tmp_path / "backups")
     source = Source(login, settings, {})
     with pytest.raises(BackupError, match="holds no backups"):

@@ -175,7 +175,12 @@ async def test_a_failure_wakes_a_job_that_gave_up(shop: Shop) -> None:
     assert "evt_late" in letter.resolution_note
     [event] = await rows(shop.database, "SELECT type, data FROM events WHERE entity_id = :id", id=dead.id)
     assert event.type == "job.retried"
-    assert event.data == {"dead_letter_id": str(letter.id), "actor_id": None, "note": letter.resolution_note}
+    assert event.data == {
+        "dead_letter_id": str(letter.id),
+        "actor_id": None,
+        "operator": None,
+        "note": letter.resolution_note,
+    }
     alerts = await rows(shop.database, "SELECT payload FROM jobs WHERE kind = 'notify.gateway_event'")
     assert [row.payload["event_id"] for row in alerts] == ["evt_late"]
     with pytest.raises(InvalidStateTransitionError):
