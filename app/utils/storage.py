@@ -180,7 +180,7 @@ class Storage:
         checked_key(key)
         with _translated(key):
             answer = await obstore.get_async(self._store, key)
-        return StoredBytes(answer.meta["size"], _pieces(key, answer), answer.meta["e_tag"])
+        return StoredBytes(answer.meta["size"], _pieces(key, answer))
 
     @observed_storage("exists", _OUTCOMES)
     async def exists(self, key: str) -> bool:
@@ -284,12 +284,10 @@ class StoredBytes:
     Attributes:
         size: in bytes.
         pieces: all of it, of about `PIECE_BYTES` each; to be gone through once.
-        version: changes with the bytes, where the storage says so (an entity tag).
     """
 
     size: int
     pieces: AsyncIterator[bytes]
-    version: str | None
 
 
 async def _pieces(key: str, answer: "obstore.GetResult") -> AsyncIterator[bytes]:

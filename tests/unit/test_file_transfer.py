@@ -24,7 +24,7 @@ def stored(*pieces: bytes, fault: Exception | None = None) -> StoredBytes:
         if fault is not None:
             raise fault
 
-    return StoredBytes(sum(map(len, pieces)) + (fault is not None), given(), None)
+    return StoredBytes(sum(map(len, pieces)) + (fault is not None), given())
 
 
 def transfer(source: str | StoredBytes) -> FileTransfer:
