@@ -4,6 +4,7 @@ Every connection of the application takes on `DATABASE_ROLE`, which can add hist
 delete it, whatever rights the login has. psycopg 3 is the driver everywhere (docs/adr).
 """
 
+import select
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
@@ -11,7 +12,10 @@ from typing import TypeVar
 
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.config import DATABASE_ADDRESS, Settings
 from app.replica import SERVER_GONE, Replica, ReplicaPassedError
@@ -68,6 +72,31 @@ def _leave_lost_primary(context: ExceptionContext) -> None:
     """Count a primary that is none any more as a lost connection: the whole pool looks for the new one."""
     if getattr(context.original_exception, "sqlstate", None) in SERVER_GONE:
         context.is_disconnect = True
+
+
+def _replace_closed(_connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
+    """Have the pool connect anew where the server has closed a connection that lay idle, as a restart does.
+
+    The server sends nothing to an idle connection but its last words: a socket with something to read is closed,
+    or about to be. To look takes a system call and no round trip, so writes need no second try after a restart.
+
+    Raises:
+        DisconnectionError: it is closed; the pool makes another one for the same caller.
+    """
+    driver = record.driver_connection
+    if driver is None or driver.closed or _has_something_to_read(driver.fileno()):
+        raise DisconnectionError("the server has closed this connection")
+
+
+def _has_something_to_read(file_descriptor: int) -> bool:
+    waiting = select.poll()
+    waiting.register(file_descriptor, select.POLLIN)
+    return bool(waiting.poll(0))
+
+
+def _watch(engine: Engine) -> None:
+    event.listen(engine, "handle_error", _leave_lost_primary)
+    event.listen(engine, "checkout", _replace_closed)
 
 
 _TO_FOLLOW = "articurated_to_follow"
@@ -128,7 +157,7 @@ class Database:
             connect_args=connect_args(settings, application_name, as_owner=as_owner),
             hide_parameters=True,  # an error message must not quote a customer
         )
-        event.listen(self.engine.sync_engine, "handle_error", _leave_lost_primary)
+        _watch(self.engine.sync_engine)
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.replica: Replica | None = None
         if settings.database_replica_url is not None and not as_owner:
@@ -244,5 +273,5 @@ def sync_engine(settings: Settings, application_name: str, pool_size: int = 2) -
         connect_args=connect_args(settings, application_name),
         hide_parameters=True,
     )
-    event.listen(engine, "handle_error", _leave_lost_primary)
+    _watch(engine)
     return engine

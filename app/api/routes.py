@@ -126,8 +126,9 @@ class ApiRoute(APIRoute):
 async def retried_read(read: Callable[[], Awaitable[T]]) -> T:
     """Return what `read` returns; call it once more when its database connection turns out to be closed.
 
-    After a restart of PostgreSQL a pool is full of closed connections. The first failure invalidates all of them, so
-    the second call gets a new one. A write is never repeated: it may have been committed.
+    The pool replaces a connection that was closed while idle. One that is lost under a statement shows only here, and
+    its failure invalidates those that are as old: the second call gets a new one. A write is never repeated: it may
+    have been committed.
     """
     try:
         return await read()

@@ -1,11 +1,15 @@
 """Reads and writes on connections that PostgreSQL has closed, as after its restart (NFR-003)."""
 
 import asyncio
+from typing import Any
 
 import httpx2
 import psycopg
 import pytest
+from sqlalchemy import event
 
+from app.database import Database
+from tests.databases import TestServers
 from tests.integration.conftest import error_of, new_order
 
 pytestmark = pytest.mark.req("NFR-003")
@@ -21,17 +25,32 @@ def close_all(owner: psycopg.Connection) -> int:
     return int(ended[0])
 
 
-async def test_a_read_is_done_once_more_on_a_fresh_connection(
+def close_next(database: Database, superuser_url: str) -> list[int]:
+    """End the session of the next statement just before it is sent; return a list that gets its process id."""
+    closed: list[int] = []
+
+    def close(connection: Any, *_details: object) -> None:
+        if not closed:
+            closed.append(connection.connection.dbapi_connection.driver_connection.info.backend_pid)
+            with psycopg.connect(superuser_url, autocommit=True) as superuser:
+                superuser.execute("SELECT pg_terminate_backend(%s, 5000)", closed)
+
+    event.listen(database.engine.sync_engine, "before_cursor_execute", close)
+    return closed
+
+
+async def test_a_connection_closed_while_idle_is_replaced_before_a_write_uses_it(
     api: httpx2.AsyncClient, owner_connection: psycopg.Connection
 ) -> None:
     order = await new_order(api)
-    url = f"/api/v1/orders/{order['id']}"
-    for path in (url, f"{url}/history", f"{url}/transitions", "/api/v1/orders"):
-        assert close_all(owner_connection) > 0
-        assert (await api.get(path)).status_code == 200, path
+    assert close_all(owner_connection) > 0
+    moved = await api.patch(f"/api/v1/orders/{order['id']}/state", json={"new_state": "PAID"})
+    assert moved.status_code == 200
+    assert close_all(owner_connection) > 0
+    await new_order(api)
 
 
-async def test_many_reads_at_once_are_each_done_once_more(
+async def test_many_requests_at_once_find_their_idle_connections_closed(
     api: httpx2.AsyncClient, owner_connection: psycopg.Connection
 ) -> None:
     order = await new_order(api)
@@ -42,12 +61,24 @@ async def test_many_reads_at_once_are_each_done_once_more(
     assert {answer.status_code for answer in answers} == {200}
 
 
-async def test_the_caller_of_a_write_is_looked_up_once_more_and_the_write_is_not_repeated(
-    api: httpx2.AsyncClient, owner_connection: psycopg.Connection
+async def test_a_read_whose_connection_is_lost_under_it_is_done_once_more(
+    api: httpx2.AsyncClient, database: Database, servers: TestServers
 ) -> None:
     order = await new_order(api)
-    close_all(owner_connection)
+    url = f"/api/v1/orders/{order['id']}"
+    for path in (url, f"{url}/history", f"{url}/transitions", "/api/v1/orders"):
+        closed = close_next(database, servers.superuser_url)
+        assert (await api.get(path)).status_code == 200, path
+        assert len(closed) == 1
+
+
+async def test_a_write_whose_connection_is_lost_under_it_is_not_repeated(
+    api: httpx2.AsyncClient, database: Database, servers: TestServers
+) -> None:
+    order = await new_order(api)
+    closed = close_next(database, servers.superuser_url)
     refused = await api.patch(f"/api/v1/orders/{order['id']}/state", json={"new_state": "PAID"})
+    assert len(closed) == 1
     assert refused.status_code == 503
     assert error_of(refused)["code"] == "SERVICE_UNAVAILABLE"
     assert (await api.get(f"/api/v1/orders/{order['id']}")).json()["status"] == "PENDING_PAYMENT"
