@@ -51,7 +51,7 @@ from app.utils.documents import DocumentView
 from app.utils.exceptions import NotFoundError, OrderNotFoundError
 from app.utils.invoice_generator import DocumentRenderer
 from app.utils.shop_time import ShopTime
-from app.utils.storage import Storage, StorageKeyExists
+from app.utils.storage import Storage, StorageKeyExists, StoredBytes
 
 logger = structlog.get_logger(__name__)
 
@@ -377,10 +377,9 @@ class InvoiceService:
         """Return the record of an order's invoice, with a link to its PDF that works for a while.
 
         Raises:
-            OrderNotFoundError: there is no such order that this actor may see.
-            NotFoundError: its invoice is not issued yet.
+            As `issued`.
         """
-        invoice = await self._issued(order_id, actor)
+        invoice = await self.issued(order_id, actor)
         return {
             "number": invoice.number,
             "order_id": invoice.order_id,
@@ -390,21 +389,24 @@ class InvoiceService:
             **self._links.to(FileKind.INVOICES, invoice.id),
         }
 
-    async def content(self, order_id: UUID, actor: Actor) -> tuple[bytes, str]:
-        """Return the PDF of an order's invoice, exactly as issued, and a file name for it.
+    async def open(self, invoice: Invoice) -> StoredBytes:
+        """Return the PDF of an invoice from `issued` in pieces, once all of them are found to be what was issued.
 
         Raises:
-            As `record`.
             DocumentAlteredError: what is stored is not what was issued.
             StorageError: it cannot be read now.
         """
-        invoice = await self._issued(order_id, actor)
-        kept = await document_store.read_document(
+        return await document_store.check_document(
             self._storage, invoice.number, invoice.storage_key, invoice.sha256 or b""
         )
-        return kept, f"{invoice.number}.pdf"
 
-    async def _issued(self, order_id: UUID, actor: Actor) -> Invoice:
+    async def issued(self, order_id: UUID, actor: Actor) -> Invoice:
+        """Return an order's invoice.
+
+        Raises:
+            OrderNotFoundError: there is no such order that this actor may see.
+            NotFoundError: its invoice is not issued yet.
+        """
         permissions.require(actor, Action.READ_ORDER)
         statement = (
             select(Order.id, Invoice)

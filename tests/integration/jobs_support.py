@@ -15,6 +15,7 @@ from app.database import Database
 from app.schemas.order import OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateUpdate
 from app.services import job_service, money_ledger
+from app.services.invoice_service import InvoiceService
 from app.services.job_service import Claim, JobKind
 from app.services.order_service import OrderService
 from app.services.payment_gateway import PaymentGateway
@@ -34,6 +35,12 @@ LEASE = timedelta(seconds=60)
 def unpaid_orders(database: Database, clock: Clock = utc_now, gateway: PaymentGateway | None = None) -> UnpaidOrders:
     """Return the sweep of unpaid orders before a gateway, an empty one unless it is given."""
     return UnpaidOrders(database, OrderService(database, clock), gateway or FakeGateway(), clock)
+
+
+async def pdf_of(invoices: InvoiceService, order_id: UUID, actor: Actor) -> bytes:
+    """Return the PDF of an order's invoice as it is given out."""
+    opened = await invoices.open(await invoices.issued(order_id, actor))
+    return b"".join([piece async for piece in opened.pieces])
 
 
 class FakeMailSender:

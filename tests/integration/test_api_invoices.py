@@ -9,7 +9,9 @@ import httpx2
 import pytest
 from sqlalchemy import select
 
+from app.api import file_transfer
 from app.api.v1.orders import prefers_json
+from app.config import Settings
 from app.dependencies import Services
 from app.models.job import Job
 from app.schemas.operations import InvoiceRecord
@@ -18,7 +20,7 @@ from app.services.invoice_service import InvoiceService
 from app.services.job_service import JobKind
 from app.utils.document_fonts import Unprintable
 from app.utils.documents import DocumentView
-from app.utils.storage import storage_for
+from app.utils.storage import Storage, storage_for
 from tests.integration.conftest import error_of, new_order
 
 pytestmark = pytest.mark.req("INT-003", "INT-004", "REQ-005")
@@ -84,6 +86,38 @@ async def test_the_pdf_and_its_record(api: httpx2.AsyncClient, services: Service
     assert (await api.get(record.link)).content == pdf.content
     headed = await api.head(url)
     assert (headed.status_code, headed.content) == (200, b"")
+
+
+@pytest.mark.req("NFR-004")
+async def test_the_pdf_goes_out_in_pieces_within_the_bounds_of_all_files(
+    api: httpx2.AsyncClient, services: Services, invoices: InvoiceService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = await new_order(api, "PAID", "PROCESSING_IN_WAREHOUSE", "SHIPPED")
+    await issue(services, order)
+
+    async def whole(_storage: Storage, _key: str) -> bytes:
+        raise AssertionError("read into memory as a whole")
+
+    monkeypatch.setattr(Storage, "get", whole)
+    url = f"/api/v1/orders/{order['id']}/invoice"
+    assert (await api.get(url)).content.startswith(b"%PDF-")
+    assert file_transfer.places.taken == 0
+    monkeypatch.setattr(file_transfer.places, "taken", file_transfer.TRANSFERS_AT_ONCE)
+    refused = await api.get(url)
+    assert (refused.status_code, error_of(refused)["code"]) == (503, "SERVICE_UNAVAILABLE")
+
+
+@pytest.mark.req("INT-004.2")
+async def test_a_pdf_that_was_altered_is_not_given_out(
+    api: httpx2.AsyncClient, services: Services, invoices: InvoiceService, settings: Settings
+) -> None:
+    order = await new_order(api, "PAID", "PROCESSING_IN_WAREHOUSE", "SHIPPED")
+    await issue(services, order)
+    [stored] = (settings.storage_path / "invoices").glob("*.pdf")
+    stored.write_bytes(stored.read_bytes() + b" ")
+    response = await api.get(f"/api/v1/orders/{order['id']}/invoice")
+    assert (response.status_code, error_of(response)["code"]) == (500, "INTERNAL_ERROR")
+    assert b"%PDF-" not in response.content
 
 
 @pytest.mark.parametrize(

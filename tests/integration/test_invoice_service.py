@@ -32,6 +32,7 @@ from tests.integration.jobs_support import (
     completed_return,
     job,
     order_in,
+    pdf_of,
     refund_of,
     rows,
     settle,
@@ -102,7 +103,8 @@ async def test_an_order_that_ships_gets_its_invoice(
         "sha256": invoice.sha256.hex(),
         "size": len(stored),
     }
-    assert await invoices.content(order["id"], admin) == (stored, f"{invoice.number}.pdf")
+    assert (await invoices.issued(order["id"], admin)).number == invoice.number
+    assert await pdf_of(invoices, order["id"], admin) == stored
 
 
 @pytest.mark.req("REQ-004.1")
@@ -112,8 +114,7 @@ async def test_the_real_renderer_draws_it(
     order = await order_in(orders, admin, OrderStatus.SHIPPED)
     invoices = InvoiceService(database, renderer_for(settings), storage, settings)
     await issued_invoice(database, invoices, order["id"])
-    content, _ = await invoices.content(order["id"], admin)
-    assert content.startswith(b"%PDF-")
+    assert (await pdf_of(invoices, order["id"], admin)).startswith(b"%PDF-")
 
 
 @pytest.mark.req("REQ-004.2")
@@ -301,7 +302,7 @@ async def test_a_customer_sees_only_their_own(
     order = await order_in(orders, admin, OrderStatus.SHIPPED, customer_id=str(customer.customer_id))
     await issued_invoice(database, invoices, order["id"])
     assert (await invoices.record(order["id"], customer))["order_id"] == order["id"]
-    for ask in (invoices.record, invoices.content):
+    for ask in (invoices.record, invoices.issued):
         with pytest.raises(OrderNotFoundError):
             await ask(order["id"], stranger)
         with pytest.raises(OrderNotFoundError):
@@ -322,5 +323,5 @@ async def test_only_the_bytes_that_were_issued_are_given_out(
     else:
         file.write_bytes(file.read_bytes() + b" ")
     with pytest.raises(DocumentAlteredError) as caught:
-        await invoices.content(order["id"], admin)
+        await invoices.open(await invoices.issued(order["id"], admin))
     assert caught.value.status == 500

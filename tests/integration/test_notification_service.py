@@ -35,6 +35,7 @@ from tests.integration.jobs_support import (
     execute,
     job,
     order_in,
+    pdf_of,
     refund_of,
     rows,
     settle,
@@ -267,7 +268,8 @@ async def test_the_invoice_goes_with_its_mail_as_it_was_issued(
 ) -> None:
     order = await order_in(orders, admin, OrderStatus.SHIPPED)
     await invoices.issue(await claim_for(database, order["id"], JobKind.ISSUE_INVOICE))
-    content, name = await invoices.content(order["id"], admin)
+    content = await pdf_of(invoices, order["id"], admin)
+    name = f"{(await invoices.issued(order['id'], admin)).number}.pdf"
     [row] = await rows(database, "SELECT id FROM jobs WHERE kind = 'notify.invoice'")
     await notifications.send(await claim(database, row.id))
     [attached] = mails.sent[0].attachments

@@ -23,7 +23,7 @@ from app.utils.invoice_generator import RenderingError
 from app.utils.storage import storage_for
 from tests.conftest import actor
 from tests.fakes import FakeGateway
-from tests.integration.jobs_support import FakeMailSender, FakeRenderer, claim, execute, rows, unpaid_orders
+from tests.integration.jobs_support import FakeMailSender, FakeRenderer, claim, execute, pdf_of, rows, unpaid_orders
 
 
 async def test_samples_in_every_state_hold_together(
@@ -125,8 +125,7 @@ async def test_samples_have_their_documents_and_nobody_gets_mail(
     invoices = InvoiceService(database, renderer, storage_for(settings), settings)
     [(order_id,)] = ask("SELECT id FROM orders WHERE status = 'DELIVERED' LIMIT 1")
     record = await invoices.record(order_id, actor(Role.MANAGER))
-    content, _ = await invoices.content(order_id, actor(Role.MANAGER))
-    assert len(content) == record["size"]
+    assert len(await pdf_of(invoices, order_id, actor(Role.MANAGER))) == record["size"]
 
 
 @pytest.mark.req("REQ-004")

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Body, Query, Request, Response
 
 from app.api.conditional import IF_MATCH, if_match
 from app.api.deps import Context
+from app.api.file_transfer import FileTransfer
 from app.api.responses import answer, refuses, resource
 from app.api.routes import ApiRoute
 from app.core.enums import EntityType, OrderStatus
@@ -28,6 +29,7 @@ from app.schemas.order import (
 from app.schemas.refund import OrderRefundList
 from app.schemas.state_history import HistoryList, TransitionOptions
 from app.utils.exceptions import InvalidInputError
+from app.utils.media_types import PDF
 
 PREFIX = "/api/v1/orders"
 
@@ -204,7 +206,7 @@ async def refunds(order_id: UUID, page: Annotated[PageQuery, Query()], context: 
     "/{order_id}/invoice",
     response_model=InvoiceRecord,
     responses={
-        **refuses("ORDER_NOT_FOUND", "NOT_FOUND"),
+        **refuses("ORDER_NOT_FOUND", "NOT_FOUND", "SERVICE_UNAVAILABLE"),
         200: {
             "description": "The document, or with `Accept: application/json` its record",
             "content": {"application/pdf": {"schema": {"type": "string", "contentMediaType": "application/pdf"}}},
@@ -217,9 +219,9 @@ async def invoice(order_id: UUID, request: Request, context: Context) -> Respons
     invoices = context.services.invoices
     if prefers_json(request.headers.get("accept", "")):
         return answer(await invoices.record(order_id, context.actor), headers={"Vary": "Accept"})
-    content, name = await invoices.content(order_id, context.actor)
-    headers = {"Content-Disposition": f'inline; filename="{name}"', "Vary": "Accept"}
-    return Response(content, 200, headers, "application/pdf")
+    issued = await invoices.issued(order_id, context.actor)
+    headers = {"Content-Disposition": f'inline; filename="{issued.number}.pdf"', "Vary": "Accept"}
+    return FileTransfer(lambda: invoices.open(issued), headers, PDF.name)
 
 
 def prefers_json(accept: str) -> bool:
