@@ -56,7 +56,10 @@ def cases_close(
     action: Annotated[str | None, typer.Option(help="The way out that is taken, as `show` lists them.")] = None,
     by: By = None,
 ) -> None:
-    """Close a case with a note, and carry out the way out that is named."""
+    """Close a case with a note, and carry out the way out that is named.
+
+    A dispute that was closed and still holds refunds is released later with `--action RELEASE`.
+    """
     from pydantic import ValidationError
 
     from app.schemas.case import CaseClose
@@ -69,13 +72,18 @@ def cases_close(
         raise typer.BadParameter(str(fault.errors()[0]["msg"])) from None
 
     def service(database: Any) -> CaseService:
-        return CaseService(database, decisions=payment_decisions.decisions(order_service.STATEMENT))
+        return CaseService(
+            database,
+            decisions=payment_decisions.decisions(order_service.STATEMENT),
+            reopenings=payment_decisions.reopenings(),
+        )
 
     actor = cli_operations.operator(by)
     case = cli_operations.with_database(
         lambda database: service(database).close(case_id, actor, decision.note, decision.action)
     )
-    typer.echo(f"closed: {case['kind']} of {case['order_number'] or case['entity_id']}")
+    again = "" if case["id"] == case_id else f", as case {case['id']}"
+    typer.echo(f"closed: {case['kind']} of {case['order_number'] or case['entity_id']}{again}")
 
 
 def register(cli: typer.Typer) -> None:

@@ -136,7 +136,8 @@ class Services:
     @cached_property
     def cases(self) -> CaseService:
         """What a person must decide."""
-        return CaseService(self.database, self.clock, payment_decisions.decisions(order_service.STATEMENT))
+        decisions = payment_decisions.decisions(order_service.STATEMENT)
+        return CaseService(self.database, self.clock, decisions, payment_decisions.reopenings())
 
     @cached_property
     def notifications(self) -> NotificationLog:

@@ -93,7 +93,11 @@ MEANINGS: Mapping[CaseKind, Meaning] = {
         "The customer disputes a payment at their bank. Refunds of the order are held.",
         (
             WayOut("RELEASE", "Let the refunds of the order go on."),
-            WayOut("KEEP", "Keep the refunds held, because the bank takes the money back."),
+            WayOut(
+                "KEEP",
+                "Keep the refunds held, because the bank takes the money back. Closed so, the case may be closed once"
+                " more with RELEASE.",
+            ),
         ),
     ),
     CaseKind.UNDELIVERABLE_MESSAGE: Meaning(

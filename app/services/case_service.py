@@ -31,6 +31,12 @@ Decision = Callable[[AsyncSession, Case, Actor, datetime], Awaitable[None]]
 """Carries out a way out, in the transaction that closes the case; raises InvalidInputError when it cannot be."""
 
 Decisions = Mapping[tuple[CaseKind, str], Decision]
+"""By kind of case and action; the empty action is a close without one."""
+
+Reopening = Callable[[AsyncSession, Case, datetime], Awaitable[Case | None]]
+"""Returns an open case in place of a closed one, if the question is still open; None when it is not."""
+
+Reopenings = Mapping[tuple[CaseKind, str], Reopening]
 
 _CASE = Case.__table__.c
 _SHOWN = (*_CASE, Order.__table__.c.order_number)
@@ -78,8 +84,13 @@ async def opened_case(
     evidence: Mapping[str, Any],
     dedupe_key: str,
     at: datetime | None = None,
+    alerts: bool = True,
 ) -> UUID | None:
-    """Open a case as `open_case` does; return its id, or None when `dedupe_key` opened one before."""
+    """Open a case as `open_case` does; return its id, or None when `dedupe_key` opened one before.
+
+    Args:
+        alerts: whether operations get a mail; False for a case that is decided in the same transaction.
+    """
     now = at or utc_now()
     case_id = uuid7(now)
     inserted = await session.execute(
@@ -106,7 +117,8 @@ async def opened_case(
         "order_id": str(order_id) if order_id else None,
     }
     await event_service.append(session, EntityType.CASE, case_id, 1, "case.opened", now, facts)
-    await job_service.add(session, JobKind.NOTIFY_CASE, case_id, f"{JobKind.NOTIFY_CASE}:{case_id}")
+    if alerts:
+        await job_service.add(session, JobKind.NOTIFY_CASE, case_id, f"{JobKind.NOTIFY_CASE}:{case_id}")
     return case_id
 
 
@@ -147,11 +159,18 @@ def gateway_event_id(webhook_id: str) -> UUID:
 class CaseService:
     """Cases in the hands of a person."""
 
-    def __init__(self, database: Database, clock: Clock = utc_now, decisions: Decisions | None = None) -> None:
-        """Take what carries out a way out, by kind of case and action: the services of money do not know this one."""
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock = utc_now,
+        decisions: Decisions | None = None,
+        reopenings: Reopenings | None = None,
+    ) -> None:
+        """Take what carries out a way out, and what may be decided later: the services of money do not know this one."""
         self._database = database
         self._clock = clock
         self._decisions = decisions or {}
+        self._reopenings = reopenings or {}
 
     async def list(self, query: CaseQuery, actor: Actor) -> dict[str, Any]:
         """Return a page of cases, newest first.
@@ -190,6 +209,9 @@ class CaseService:
     async def close(self, case_id: UUID, actor: Actor, note: str, action: str | None = None) -> dict[str, Any]:
         """Record how a person has decided a case, and carry the decision out where the system can; return the case.
 
+        A closed dispute that still holds refunds may be released later: that decision is a case of its own, which is
+        returned.
+
         Args:
             action: the way out that is taken, one of the kind's. Without one the decision is recorded, and people
                 carry it out.
@@ -209,17 +231,29 @@ class CaseService:
             case = await session.get(Case, case_id, with_for_update=True)
             if case is None:
                 raise _not_found(case_id)
-            if case.state != CaseState.OPEN:
-                raise InvalidStateTransitionError(case.state, CaseState.CLOSED, [])
             kind = CaseKind(case.kind)
+            now = self._clock()
+            if case.state != CaseState.OPEN:
+                case = await self._reopened(session, case, action, now)
             if action is not None and action not in {way.action for way in MEANINGS[kind].ways_out}:
                 raise InvalidInputError(("action", f"is no way out of a case of the kind {kind}"))
-            now = self._clock()
             await _close(session, case, actor, note, action, now)
             decision = self._decisions.get((kind, action or ""))
             if decision is not None:
                 await decision(session, case, actor, now)
-            return case_view((await session.execute(_cases().where(_CASE.id == case_id))).one())
+            return case_view((await session.execute(_cases().where(_CASE.id == case.id))).one())
+
+    async def _reopened(self, session: AsyncSession, case: Case, action: str | None, now: datetime) -> Case:
+        """Return the case in which a closed one is decided once more, where that is provided for.
+
+        Raises:
+            InvalidStateTransitionError: it is not.
+        """
+        reopening = self._reopenings.get((CaseKind(case.kind), action or ""))
+        reopened = await reopening(session, case, now) if reopening is not None else None
+        if reopened is None:
+            raise InvalidStateTransitionError(case.state, CaseState.CLOSED, [])
+        return reopened
 
 
 def _cases() -> Select[Any]:

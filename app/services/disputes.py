@@ -2,8 +2,11 @@
 
 A dispute that opens places a hold on the payment (`payments.refunds_held_by` names its case), in the transaction that
 keeps the event. The database refuses to send a refund of such a payment, and refuses to lift the hold while the case is
-open. A dispute that ends at the bank opens a case in place of the first one: the manager decides with the result at
-hand, and the hold goes on until then.
+open, or without a decision to release. A dispute that ends at the bank opens a case in place of the first one: the
+manager decides with the result at hand, and the hold goes on until then.
+
+The hold names an open dispute of the order as long as there is one. So the last decision counts: with RELEASE the
+refunds go on, and after KEEP a manager may release them later (`reopened`).
 """
 
 from datetime import datetime
@@ -89,20 +92,44 @@ async def receive(
     return outcome
 
 
+async def keep(session: AsyncSession, case: Case, _: Actor, __: datetime) -> None:
+    """Carry out KEEP: another open dispute of the order takes the hold over, else the closed case goes on holding."""
+    payment = await _held_payment(session, case)
+    if payment is not None:
+        payment.refunds_held_by = await _open_dispute(session, payment) or case.id
+        await session.flush()
+
+
+async def reopened(session: AsyncSession, case: Case, at: datetime) -> Case | None:
+    """Return an open case that takes the place of a closed one which still holds refunds; None when it holds none.
+
+    The decision to release is recorded on it: a closed case is never changed. It asks nothing new, so it alerts nobody.
+    """
+    payment = await _held_payment(session, case)
+    if payment is None:
+        return None
+    follower = await case_service.opened_case(
+        session,
+        CaseKind.DISPUTE,
+        entity_type=CaseEntity(case.entity_type),
+        entity_id=case.entity_id,
+        order_id=case.order_id,
+        evidence={**case.evidence, "follows": str(case.id)},
+        dedupe_key=money_in.case_key(CaseKind.DISPUTE, f"again:{case.id}"),
+        at=at,
+        alerts=False,
+    )
+    payment.refunds_held_by = follower
+    await session.flush()
+    return await session.get(Case, follower, with_for_update=True)
+
+
 async def release(session: AsyncSession, case: Case, _: Actor, __: datetime) -> None:
     """Carry out RELEASE: lift the hold of a closed case, unless another open dispute holds the order's refunds."""
-    if case.order_id is None:
+    payment = await _held_payment(session, case)
+    if payment is None:
         return
-    payment = await money_in.locked_payment(session, case.order_id)
-    if payment is None or payment.refunds_held_by is None:
-        return
-    other = (
-        select(Case.id)
-        .where(Case.order_id == case.order_id, Case.kind == CaseKind.DISPUTE, Case.state == CaseState.OPEN)
-        .order_by(Case.created_at)
-        .limit(1)
-    )
-    payment.refunds_held_by = (await session.execute(other)).scalar_one_or_none()
+    payment.refunds_held_by = await _open_dispute(session, payment)
     await session.flush()
     if payment.refunds_held_by is None:
         # Their jobs wait for the hold to end; now they are due.
@@ -112,6 +139,23 @@ async def release(session: AsyncSession, case: Case, _: Actor, __: datetime) -> 
             .where(Job.kind == JobKind.PROCESS_REFUND, Job.entity_id.in_(refunds), Job.state == JobState.PENDING)
             .values(run_at=func.least(Job.run_at, func.now()))
         )
+
+
+async def _held_payment(session: AsyncSession, case: Case) -> Payment | None:
+    """Return the locked payment whose refunds this case holds; None where it holds none."""
+    payment = await money_in.locked_payment(session, case.order_id) if case.order_id is not None else None
+    return payment if payment is not None and payment.refunds_held_by == case.id else None
+
+
+async def _open_dispute(session: AsyncSession, payment: Payment) -> UUID | None:
+    """Return the oldest open dispute of the payment's order."""
+    found = (
+        select(Case.id)
+        .where(Case.order_id == payment.order_id, Case.kind == CaseKind.DISPUTE, Case.state == CaseState.OPEN)
+        .order_by(Case.created_at, Case.id)
+        .limit(1)
+    )
+    return (await session.execute(found)).scalar_one_or_none()
 
 
 async def _is_known(session: AsyncSession, dedupe_key: str) -> bool:

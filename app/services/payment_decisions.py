@@ -16,7 +16,7 @@ from app.models.case import Case
 from app.models.order import Order
 from app.models.payment import Payment
 from app.services import disputes, money_in, transitions
-from app.services.case_service import Decisions
+from app.services.case_service import Decisions, Reopenings
 from app.services.transitions import Outcome, TransitionRequest
 from app.utils.exceptions import InvalidInputError
 
@@ -27,7 +27,14 @@ def decisions(order_statement: transitions.Statement) -> Decisions:
         (CaseKind.AMOUNT_MISMATCH, "ACCEPT"): partial(_accept, order_statement),
         (CaseKind.AMOUNT_MISMATCH, "REFUND"): partial(_refund, order_statement),
         (CaseKind.DISPUTE, "RELEASE"): disputes.release,
+        (CaseKind.DISPUTE, "KEEP"): disputes.keep,
+        (CaseKind.DISPUTE, ""): disputes.keep,
     }
+
+
+def reopenings() -> Reopenings:
+    """Return the decisions that may be taken after a case was closed, by kind of case and action."""
+    return {(CaseKind.DISPUTE, "RELEASE"): disputes.reopened}
 
 
 async def _accept(

@@ -17,17 +17,18 @@ from app.database import Database
 from app.schemas.case import CaseQuery
 from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateUpdate
+from app.services import disputes
 from app.services.case_service import CaseService
 from app.services.job_service import JobKind
 from app.services.order_service import STATEMENT
-from app.services.payment_decisions import decisions
+from app.services.payment_decisions import decisions, reopenings
 from app.services.payment_gateway import GatewayDispute, GatewayPayment
 from app.tasks.runner import Verdict
 from app.utils.exceptions import InvalidInputError, InvalidStateTransitionError
 from tests.conftest import MovableClock
 from tests.integration.conftest import Login
 from tests.integration.jobs_support import refund_of, rows
-from tests.integration.money_support import FULFILMENT, Shop
+from tests.integration.money_support import FULFILMENT, Shop, die
 
 pytestmark = [pytest.mark.req("INT-001"), pytest.mark.req("REQ-004")]
 
@@ -39,7 +40,7 @@ def shop(settings: Settings, database: Database, clock: MovableClock, admin: Act
 
 @pytest.fixture
 def cases(database: Database, clock: MovableClock) -> CaseService:
-    return CaseService(database, clock, decisions(STATEMENT))
+    return CaseService(database, clock, decisions(STATEMENT), reopenings())
 
 
 async def open_cases(cases: CaseService, admin: Actor) -> list[dict[str, Any]]:
@@ -291,14 +292,14 @@ def dispute(payment: GatewayPayment | None, **changes: Any) -> GatewayDispute:
     return GatewayDispute(**given)
 
 
-async def disputed(shop: Shop) -> tuple[dict[str, Any], UUID]:
+async def disputed(shop: Shop, **changes: Any) -> tuple[dict[str, Any], UUID]:
     """Return a cancelled order whose payment is disputed, and its refund."""
     order = await shop.ordered()
     payment = shop.charged(order)
     await shop.tell("payment.captured", payment)
     await shop.orders.cancel(order["id"], OrderCancel(), shop.admin)
     refund = await refund_of(shop.database, order["id"])
-    assert await shop.tell("dispute.created", dispute(payment)) == "DISPUTE"
+    assert await shop.tell("dispute.created", dispute(payment, **changes)) == "DISPUTE"
     return order, refund.id
 
 
@@ -332,6 +333,108 @@ async def test_refunds_that_a_manager_keeps_stay_held(
     await cases.close(case["id"], admin, "the bank took it back", action)
     assert await shop.work(refund_id) is Verdict.POSTPONED
     assert shop.gateway.keys("refund") == []
+
+
+@pytest.mark.parametrize("action", ["KEEP", None])
+async def test_a_manager_releases_later_what_was_kept(
+    shop: Shop, cases: CaseService, admin: Actor, action: str | None
+) -> None:
+    order, refund_id = await disputed(shop)
+    [case] = await open_cases(cases, admin)
+    kept = await cases.close(case["id"], admin, "the bank took it back", action)
+    for other in ("KEEP", None):
+        with pytest.raises(InvalidStateTransitionError):
+            await cases.close(case["id"], admin, "again", other)
+    released = await cases.close(case["id"], admin, "the bank decided for us", "RELEASE")
+    assert await cases.get(case["id"], admin) == kept, "a decision stays as it is"
+    assert (released["state"], released["action"], released["closed_by"]) == ("CLOSED", "RELEASE", admin.id)
+    assert (released["order_number"], released["close_note"]) == (order["order_number"], "the bank decided for us")
+    assert released["evidence"] == {**case["evidence"], "follows": str(case["id"])}
+    events = await rows(shop.database, "SELECT type FROM events WHERE entity_id = :id ORDER BY seq", id=released["id"])
+    assert [event.type for event in events] == ["case.opened", "case.closed"]
+    alerts = await rows(shop.database, "SELECT 1 FROM jobs WHERE kind = 'notify.case'")
+    assert len(alerts) == 1, "nothing is asked once more"
+    assert (await shop.payment(order["id"])).refunds_held_by is None
+    assert await shop.work(refund_id) is Verdict.SUCCEEDED
+    await shop.assert_paid_once(refund_id)
+    for closed in (case["id"], released["id"]):
+        with pytest.raises(InvalidStateTransitionError):
+            await cases.close(closed, admin, "again", "RELEASE")
+
+
+async def test_of_managers_who_release_later_at_once_one_does(shop: Shop, cases: CaseService, admin: Actor) -> None:
+    await disputed(shop)
+    [case] = await open_cases(cases, admin)
+    await cases.close(case["id"], admin, "wait", "KEEP")
+    answers = await asyncio.gather(
+        *(cases.close(case["id"], admin, "go on", "RELEASE") for _ in range(4)), return_exceptions=True
+    )
+    assert sorted(isinstance(answer, InvalidStateTransitionError) for answer in answers) == [False, True, True, True]
+    assert len(await rows(shop.database, "SELECT 1 FROM cases")) == 2
+
+
+async def test_a_later_release_that_is_killed_leaves_the_hold(
+    shop: Shop, cases: CaseService, admin: Actor, clock: MovableClock
+) -> None:
+    order, refund_id = await disputed(shop)
+    [case] = await open_cases(cases, admin)
+    await cases.close(case["id"], admin, "wait", "KEEP")
+
+    async def killed(*given: Any) -> None:
+        await disputes.release(*given)
+        await die()
+
+    dying = CaseService(shop.database, clock, {(CaseKind.DISPUTE, "RELEASE"): killed}, reopenings())
+    await shop.killed(lambda: dying.close(case["id"], admin, "go on", "RELEASE"))
+    assert (await shop.payment(order["id"])).refunds_held_by == case["id"]
+    assert len(await rows(shop.database, "SELECT 1 FROM cases")) == 1
+    assert await shop.work(refund_id) is Verdict.POSTPONED
+    await cases.close(case["id"], admin, "go on", "RELEASE")
+    assert await shop.work(refund_id) is Verdict.SUCCEEDED
+
+
+async def test_the_end_of_a_dispute_comes_as_it_is_released_later(shop: Shop, cases: CaseService, admin: Actor) -> None:
+    """One of the two is first: either the end asks the manager with its result, or it finds the refunds released."""
+    for number in range(4):
+        order, refund_id = await disputed(shop, id=f"dp_{number}")
+        [case] = await open_cases(cases, admin)
+        await cases.close(case["id"], admin, "wait", "KEEP")
+        payment_id = (await shop.payment(order["id"])).gateway_payment_id
+        ended = dispute(None, id=f"dp_{number}", payment_id=payment_id, status="won")
+        outcome, answer = await asyncio.gather(
+            shop.tell("dispute.closed", ended),
+            cases.close(case["id"], admin, "go on", "RELEASE"),
+            return_exceptions=True,
+        )
+        if outcome == "DISPUTE_CLOSED":
+            assert isinstance(answer, InvalidStateTransitionError)
+            [asked] = await open_cases(cases, admin)
+            assert (await shop.payment(order["id"])).refunds_held_by == asked["id"]
+            await cases.close(asked["id"], admin, "won", "RELEASE")
+        else:
+            assert (outcome, isinstance(answer, dict)) == ("DISPUTE_KNOWN", True)
+        assert await open_cases(cases, admin) == []
+        assert await shop.work(refund_id) is Verdict.SUCCEEDED
+
+
+@pytest.mark.parametrize("kept_first", [True, False])
+async def test_of_several_disputes_the_last_decision_counts(
+    shop: Shop,
+    cases: CaseService,
+    admin: Actor,
+    kept_first: bool,  # noqa: FBT001 - a column
+) -> None:
+    order, refund_id = await disputed(shop)
+    payment_id = (await shop.payment(order["id"])).gateway_payment_id
+    assert await shop.tell("dispute.created", dispute(None, id="dp_2", payment_id=payment_id)) == "DISPUTE"
+    second, first = await open_cases(cases, admin)
+    await cases.close(first["id"], admin, "decided", "KEEP" if kept_first else "RELEASE")
+    assert (await shop.payment(order["id"])).refunds_held_by == second["id"]
+    await cases.close(second["id"], admin, "decided", "RELEASE" if kept_first else "KEEP")
+    if not kept_first:
+        assert await shop.work(refund_id) is Verdict.POSTPONED
+        await cases.close(second["id"], admin, "decided", "RELEASE")
+    assert await shop.work(refund_id) is Verdict.SUCCEEDED
 
 
 async def test_a_dispute_that_ends_is_decided_with_its_result(shop: Shop, cases: CaseService, admin: Actor) -> None:
@@ -437,6 +540,14 @@ async def test_the_database_sends_no_held_refund_and_lifts_no_hold(
             connection.execute(attack.encode())
         assert refused.value.diag.constraint_name == guard
     [case] = await open_cases(cases, admin)
+    await cases.close(case["id"], admin, "keep", "KEEP")
+    other = await shop.ordered()
+    foreign = dispute(None, id="dp_2", reference=other["id"])
+    assert await shop.tell("dispute.created", foreign) == "DISPUTE"
+    for value in ("NULL", f"(SELECT id FROM cases WHERE order_id = '{other['id']}')"):
+        with pytest.raises(errors.IntegrityError) as refused:
+            connection.execute(f"UPDATE payments SET refunds_held_by = {value} WHERE state = 'CAPTURED'".encode())
+        assert refused.value.diag.constraint_name == "hold"
     await cases.close(case["id"], admin, "go on", "RELEASE")
     connection.execute(attacks["held_refund"].encode())
 

@@ -34,5 +34,9 @@ async def read(case_id: UUID, context: Context) -> Response:
     summary="Close a case",
 )
 async def close(case_id: UUID, data: CaseClose, context: Context) -> Response:
-    """Record what was decided, and carry out the way out that is named, if the system can. A case is closed once."""
+    """Record what was decided, and carry out the way out that is named, if the system can.
+
+    A case is closed once. A closed dispute that still holds refunds is released later with the action `RELEASE`; the
+    answer is the case in which that decision is kept.
+    """
     return resource(await context.services.cases.close(case_id, context.actor, data.note, data.action))
