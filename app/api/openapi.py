@@ -142,5 +142,9 @@ def _leave_out_null(body: dict[str, Any]) -> None:
 
 
 def operation_id(route: APIRoute) -> str:
-    """Return a stable id of an operation: its tag and its function, e.g. `orders_change_state`."""
-    return f"{route.endpoint.__module__.rpartition('.')[2]}_{route.name}"
+    """Return the id of an operation: its noun, then what is done, e.g. `orders_list` of `list_orders` in `orders`.
+
+    Clients generated from the document name their methods after it: an id never changes once it is published.
+    """
+    noun = route.endpoint.__module__.rpartition(".")[2]
+    return f"{noun}_{route.name.removesuffix(f'_{noun}')}"

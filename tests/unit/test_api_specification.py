@@ -28,6 +28,64 @@ def test_the_yaml_says_what_the_json_says() -> None:
     assert yaml.safe_load(openapi_yaml()) == json.loads(json.dumps(openapi_document()))
 
 
+# Clients are generated from these names: a new operation adds a line, and no line ever changes or goes.
+OPERATION_IDS = {
+    "PATCH /api/v1/orders/{order_id}/state": "orders_change_state",
+    "GET /api/v1/orders/{order_id}": "orders_read",
+    "PATCH /api/v1/orders/{order_id}": "orders_correct",
+    "GET /api/v1/orders/{order_id}/corrections": "orders_list_corrections",
+    "POST /api/v1/orders": "orders_create",
+    "GET /api/v1/orders": "orders_list",
+    "POST /api/v1/orders/{order_id}/cancel": "orders_cancel",
+    "GET /api/v1/orders/{order_id}/history": "orders_history",
+    "GET /api/v1/orders/{order_id}/transitions": "orders_transitions",
+    "GET /api/v1/orders/{order_id}/refunds": "orders_refunds",
+    "GET /api/v1/orders/{order_id}/invoice": "orders_invoice",
+    "POST /api/v1/returns": "returns_create",
+    "GET /api/v1/returns": "returns_list",
+    "GET /api/v1/returns/{return_id}": "returns_read",
+    "PATCH /api/v1/returns/{return_id}/approve": "returns_approve",
+    "PATCH /api/v1/returns/{return_id}/reject": "returns_reject",
+    "PATCH /api/v1/returns/{return_id}/state": "returns_change_state",
+    "GET /api/v1/returns/{return_id}/history": "returns_history",
+    "GET /api/v1/returns/{return_id}/transitions": "returns_transitions",
+    "POST /api/v1/returns/{return_id}/attachments": "attachments_add",
+    "GET /api/v1/returns/{return_id}/attachments": "attachments_list",
+    "POST /api/v1/orders/{order_id}/notes": "notes_add_to_order",
+    "GET /api/v1/orders/{order_id}/notes": "notes_list_of_order",
+    "POST /api/v1/returns/{return_id}/notes": "notes_add_to_return",
+    "GET /api/v1/returns/{return_id}/notes": "notes_list_of_return",
+    "GET /api/v1/files/{kind}/{file_id}": "files_fetch",
+    "POST /api/v1/payments/webhook": "payments_webhook",
+    "GET /api/v1/audit": "audit_search",
+    "GET /api/v1/audit/verify": "audit_verify",
+    "GET /api/v1/refunds": "refunds_list",
+    "GET /api/v1/refunds/{refund_id}": "refunds_read",
+    "GET /api/v1/jobs/dead": "jobs_list_dead",
+    "POST /api/v1/jobs/dead/{dead_letter_id}/retry": "jobs_retry",
+    "POST /api/v1/jobs/dead/{dead_letter_id}/dismiss": "jobs_dismiss",
+    "GET /api/v1/cases": "cases_list",
+    "GET /api/v1/cases/{case_id}": "cases_read",
+    "POST /api/v1/cases/{case_id}/close": "cases_close",
+    "GET /api/v1/notifications": "notifications_list",
+    "POST /api/v1/notifications/{notification_id}/resend": "notifications_resend",
+    "GET /api/v1/stats": "stats_read",
+    "GET /api/v1/health": "health_read",
+    "GET /api/v1/health/live": "health_live",
+    "GET /api/v1/metrics": "metrics_read",
+    "GET /api/v1/state-machines": "state_machines_read",
+}
+
+
+def test_the_names_that_clients_are_generated_from_stay_as_they_are() -> None:
+    assert {
+        f"{method.upper()} {path}": operation["operationId"]
+        for path, methods in openapi_document()["paths"].items()
+        for method, operation in methods.items()
+    } == OPERATION_IDS
+    assert len(set(OPERATION_IDS.values())) == len(OPERATION_IDS)
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
     lambda inner: (

@@ -28,7 +28,7 @@ router = APIRouter(prefix="/api/v1/health", tags=["System"], route_class=OpenRou
     },
     summary="Health of the service and of what it depends on",
 )
-async def health(request: Request, services: ProcessServices) -> Response:
+async def read(request: Request, services: ProcessServices) -> Response:
     """Answer within two seconds. 503 only without the database: for any other part work waits, requests do not.
 
     Without credentials, the status and nothing else.

@@ -18,7 +18,7 @@ router = APIRouter(prefix="/api/v1/metrics", tags=["System"], route_class=OpenRo
     responses={200: {"description": "Prometheus text", "content": {"text/plain": {"schema": {"type": "string"}}}}},
     summary="Metrics for Prometheus",
 )
-async def metrics(request: Request, services: ProcessServices) -> Response:
+async def read(request: Request, services: ProcessServices) -> Response:
     """Give the counts of these processes, and the state of the work. In production, only to managers."""
     if services.settings.environment == "production":
         permissions.require(await authenticate(request.scope, services), Action.READ_STATS)

@@ -61,6 +61,6 @@ def machines() -> dict[str, Any]:
 
 
 @router.get("", response_model=StateMachinesResponse, summary="Both state machines as data")
-async def state_machines() -> Response:
+async def read() -> Response:
     """List every allowed transition, who may ask for it, and which jobs follow. Nothing else is possible."""
     return answer(machines())

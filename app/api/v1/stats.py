@@ -11,7 +11,7 @@ router = APIRouter(prefix="/api/v1/stats", tags=["Operations"], route_class=ApiR
 
 
 @router.get("", response_model=StatsResponse, responses=refuses("FORBIDDEN"), summary="Figures of the business")
-async def stats(context: Context) -> Response:
+async def read(context: Context) -> Response:
     """Count orders, returns and jobs by state, money by currency, promises kept and missed, and how long returns take.
 
     Collected at `collected_at`, which is a minute ago at most.
