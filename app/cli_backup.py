@@ -10,8 +10,8 @@ from app import cli_operations
 from app.cli_operations import Json, print_json, print_table
 
 if TYPE_CHECKING:
-    from app.backup.create import Source
     from app.backup.repository import Repository
+    from app.backup.source import Source
 
 backup = typer.Typer(
     help="Backups of database and documents; without a command, make one.", invoke_without_command=True
@@ -25,18 +25,24 @@ From = Annotated[
 
 
 @backup.callback()
-def make_backup(context: typer.Context, repository: From = None, json: Json = False) -> None:
+def make_backup(
+    context: typer.Context,
+    repository: From = None,
+    full: Annotated[bool, typer.Option("--full", help="Copy everything, not what changed alone.")] = False,
+    json: Json = False,
+) -> None:
     """Make a base backup, and bring log and documents up to it."""
     if context.invoked_subcommand is not None:
         return
     from app.backup.create import back_up
 
-    made = back_up(_source(), _repository(repository), _progress(json))
+    made = back_up(_source(), _repository(repository), _progress(json), is_full=full)
     facts = _facts(made)
     if json:
         print_json(facts)
         return
-    typer.echo(f"backup {made.id}: {made.bytes / 2**20:.1f} MB, {made.documents} documents in the repository")
+    kind = f"what changed since {made.parent}" if made.parent else "everything"
+    typer.echo(f"backup {made.id} of {kind}: {made.bytes / 2**20:.1f} MB, {made.documents} documents in the repository")
     for key in made.missing_documents:
         typer.echo(f"missing in the storage: {key}", err=True)
 
@@ -51,10 +57,12 @@ def list_backups(repository: From = None, json: Json = False) -> None:
     if json:
         print_json({"backups": backups, "points": points, **kept.status(), "encrypted": kept.is_encrypted})
         return
-    print_table(backups, ["id", "finished_at", "postgres", "bytes", "documents"])
+    print_table(backups, ["id", "finished_at", "postgres", "parent", "bytes", "documents"])
     for point in points:
         typer.echo(f"restore point {point['name']}  {point['at']}")
     typer.echo(f"log up to {kept.status().get('last_log_at', '(none)')}")
+    if (seconds := kept.status().get("rpo_seconds")) is not None:
+        typer.echo(f"measured at the last turn: {seconds} s would have been lost with the server (RPO)")
 
 
 @backup.command("verify")
@@ -149,7 +157,7 @@ def archive_wal(
     repository: From = None,
 ) -> None:
     """Keep one segment of the log; for PostgreSQL's archive_command, where the log is not fetched."""
-    from app.backup.create import archive
+    from app.backup.log import archive
 
     archive(_repository(repository), path)
 
@@ -164,7 +172,8 @@ def restore(
     json: Json = False,
 ) -> None:
     """Restore database and documents into a new data folder; what is there is never overwritten."""
-    from app.backup.restore import Target, restore
+    from app.backup.restore import restore
+    from app.backup.target import Target
     from app.config import get_settings
     from app.embedded.data_folder import default_data_dir
 
@@ -211,8 +220,8 @@ def _source() -> "Source":
     """
     from sqlalchemy import make_url
 
-    from app.backup.create import Source
     from app.backup.errors import BackupError
+    from app.backup.source import Source
     from app.config import get_settings
     from app.embedded.data_folder import default_data_dir
     from app.embedded.postgres import APP_ROLE, SUPERUSER, EmbeddedPostgres
@@ -238,5 +247,5 @@ def _progress(json: bool) -> Any:
 
 def _facts(made: Any) -> dict[str, Any]:
     """Return what is shown of a backup."""
-    names = ("id", "started_at", "finished_at", "postgres", "bytes", "documents", "missing_documents")
+    names = ("id", "started_at", "finished_at", "postgres", "parent", "bytes", "documents", "missing_documents")
     return {name: getattr(made, name) for name in names}

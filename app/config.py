@@ -154,6 +154,9 @@ class Settings(BaseSettings):
     )
     backup_encryption_key: SecretStr = Field(SecretStr(""), description="Encrypts backups; none are when empty.")
     backup_every_hours: float = Field(6, gt=0, le=168)
+    backup_full_every_days: float = Field(
+        7, ge=0, le=365, description="Base backups in between hold what changed; 0 makes each a full one."
+    )
     backup_keep_days: int = Field(14, ge=1, le=3660)
 
     payment_gateway_url: str = "http://127.0.0.1:8002"

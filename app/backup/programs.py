@@ -49,6 +49,11 @@ def _major_of(program: Path) -> int | None:
     return int(found[1]) if found else None
 
 
+def local_environment() -> dict[str, str]:
+    """Return the environment of a program of PostgreSQL that connects to no server."""
+    return {"PATH": os.defpath, "LC_ALL": "C"}
+
+
 def client_environment(url: str) -> dict[str, str]:
     """Return the environment in which a program of PostgreSQL connects as `url` says; no password is in its arguments."""
     address = make_url(url)

@@ -6,7 +6,7 @@
     wal/SEGMENT.gz          the write-ahead log, a segment a file; wal.jsonl has their SHA-256
     documents/KEY           the documents, which never change; documents.jsonl has their SHA-256
     points.jsonl            named restore points
-    status.json             when a backup and when a segment was last kept
+    status.json             when a backup was last made, up to when the log is kept, and how much could have been lost
 
 With a key, files end in `.aes`; the JSON files, which are not encrypted, say hashes, keys and sizes, and nothing of any content.
 """
@@ -43,6 +43,7 @@ class Manifest:
         files: what belongs to it.
         documents: how many documents the repository held at its end.
         missing_documents: keys that the database knows and the storage did not have.
+        parent: id of the backup that an incremental one follows; None for a full one.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Manifest:
     documents: int
     missing_documents: tuple[str, ...] = ()
     files: list[Stored] = field(default_factory=list)
+    parent: str | None = None
 
     @property
     def bytes(self) -> int:
@@ -133,8 +135,19 @@ class Repository:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the only one who writes; wait for another one to end."""
-        with (self.root / "lock").open("a") as lock:
+        """Be the only one who makes or removes backups; wait for another one to end."""
+        with self._locked("lock"):
+            yield
+
+    @contextmanager
+    def writing_log(self) -> Iterator[None]:
+        """Be the only one who writes the log, also while another one makes a backup: that takes long."""
+        with self._locked("lock-log"):
+            yield
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        with (self.root / name).open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -163,6 +176,20 @@ class Repository:
             facts = _read_json(path)
             facts["files"] = [Stored(**file) for file in facts["files"]]
             found.append(Manifest(**facts))
+        return found
+
+    def chain(self, backup: Manifest) -> list[Manifest]:
+        """Return what a backup is restored from: the full one, the incremental ones that follow it, itself.
+
+        Raises:
+            BackupError: one of them is missing.
+        """
+        known = {each.id: each for each in self.backups()}
+        found = [backup]
+        while (parent := found[0].parent) is not None:
+            if parent not in known:
+                raise BackupError(f"backup {found[0].id} is incremental, and {parent}, which it follows, is missing")
+            found.insert(0, known[parent])
         return found
 
     def finish(self, manifest: Manifest) -> None:
@@ -221,7 +248,8 @@ class Repository:
 
     def note(self, **facts: str) -> None:
         """Remember when something was done."""
-        write_json(self.root / "status.json", {**self.status(), **facts})
+        with self._locked("lock-status"):
+            write_json(self.root / "status.json", {**self.status(), **facts})
 
     def discard(self, backup: Manifest) -> None:
         """Remove a backup, its manifest first."""

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import structlog
 
-from app.backup.create import Source, back_up, collect, prune
+from app.backup.create import back_up, collect, prune
 from app.backup.errors import BackupError, LogLostError
+from app.backup.log import TURN_SECONDS
 from app.backup.repository import Repository
+from app.backup.source import Source
 
-TURN_SECONDS = 30.0
-"""At most this much is lost with the server, and what one turn takes: less than a minute."""
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 logger = structlog.get_logger(__name__)
@@ -87,7 +87,7 @@ class Schedule:
 
     def _back_up(self, repository: Repository) -> None:
         backup = back_up(self._source, repository)
-        logger.info("backup.made", id=backup.id, bytes=backup.bytes, documents=backup.documents)
+        logger.info("backup.made", id=backup.id, bytes=backup.bytes, parent=backup.parent, documents=backup.documents)
         for old in prune(repository, self._keep):
             logger.info("backup.removed", id=old)
 

@@ -3,10 +3,10 @@
 import hashlib
 from collections.abc import Iterator
 
-from app.backup.create import Progress
 from app.backup.errors import BackupError
 from app.backup.repository import SEGMENT_BYTES, Manifest, Repository, parse_lsn, read_lines, segment_name
 from app.backup.sealed import sha256_of
+from app.backup.source import Progress
 
 
 def verify(repository: Repository, progress: Progress = lambda _line: None, *, deep: bool = True) -> list[str]:
@@ -30,7 +30,7 @@ def verify(repository: Repository, progress: Progress = lambda _line: None, *, d
             faults += _file(repository, file.path, file.size, file.sha256)
             if deep and not faults:
                 faults += _content(repository, file.path, None)
-        faults += _gap(repository, backup)
+        faults += _broken_chain(repository, backup) + _gap(repository, backup)
     for index, title in (("wal.jsonl", "log"), ("documents.jsonl", "documents")):
         progress(title)
         for entry in read_lines(repository.root / index):
@@ -58,6 +58,14 @@ def _content(repository: Repository, path: str, sha256: str | None) -> list[str]
         return [str(fault)]
     if sha256 is not None and digest.hexdigest() != sha256:
         return [f"{path} holds something else than what was kept"]
+    return []
+
+
+def _broken_chain(repository: Repository, backup: Manifest) -> list[str]:
+    try:
+        repository.chain(backup)
+    except BackupError as fault:
+        return [str(fault)]
     return []
 
 

@@ -45,8 +45,9 @@ APP_ROLE = "articurated_app"
 DATABASE = "articurated_orders"
 START_SECONDS = 90.0
 STOP_SECONDS = 30.0
-DURABLE = {"max_slot_wal_keep_size": "1GB"}
-"""The log that is kept for backups does not fill the disk while none are made; another base backup bridges the gap."""
+DURABLE = {"max_slot_wal_keep_size": "1GB", "summarize_wal": "on"}
+"""The log that is kept for backups does not fill the disk while none are made; another base backup bridges the gap.
+Its summaries are what incremental backups are made from."""
 RESERVED_SEGMENTS = 5
 """As many segments of the write-ahead log, 16 MB each, as min_wal_size, 80 MB by default, lets PostgreSQL keep."""
 ROOM_FOR_RESERVE_BYTES = 2**30

@@ -7,10 +7,12 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from app.backup.create import Source, back_up, collect, mark
+from app.backup.create import back_up, collect, mark
 from app.backup.errors import BackupError, LogLostError
 from app.backup.repository import Repository
-from app.backup.restore import Target, restore
+from app.backup.restore import restore
+from app.backup.source import Source
+from app.backup.target import Target
 from app.backup.verify import verify
 from app.config import Settings
 from app.utils.clock import utc_now, uuid7

@@ -1,6 +1,7 @@
 """Files of a backup: whole or not there, unreadable without the key, and nothing in them can be changed unseen."""
 
 import json
+import os
 import secrets
 import tracemalloc
 from collections.abc import Iterator
@@ -10,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from app.backup import create, repository, sealed
+from app.backup import create, log, repository, sealed
 from app.backup.errors import BackupError
 from app.backup.repository import Manifest, Point, Repository, parse_lsn, segment_name
-from app.backup.restore import Target, base_for
 from app.backup.sealed import CHUNK_BYTES, TAG_BYTES, Writer, read_file, write_file
+from app.backup.target import Target, base_for
 from app.backup.verify import verify
 
 pytestmark = pytest.mark.req("NFR-003.5")
@@ -149,11 +150,11 @@ def test_a_repository_belongs_to_one_database_and_stays_as_it_was_begun(tmp_path
 def test_a_segment_is_kept_once_and_never_replaced(tmp_path: Path, kept: Repository) -> None:
     segment = tmp_path / "000000010000000000000003"
     segment.write_bytes(b"log" * 1000)
-    assert create.archive(kept, segment)
-    assert not create.archive(kept, segment)
+    assert log.archive(kept, segment)
+    assert not log.archive(kept, segment)
     segment.write_bytes(b"other" * 1000)
     with pytest.raises(BackupError, match="with another content"):
-        create.archive(kept, segment)
+        log.archive(kept, segment)
     assert b"".join(kept.read(f"wal/{segment.name}.gz")) == b"log" * 1000
     assert list(kept.segments()) == [segment.name]
 
@@ -254,7 +255,7 @@ def test_old_backups_go_and_the_log_that_only_they_need(
     for number in range(2, 11):
         segment = tmp_path / segment_name(1, number * repository.SEGMENT_BYTES)
         segment.write_bytes(bytes([number]))
-        create.archive(kept, segment)
+        log.archive(kept, segment)
     (kept.root / "backups" / "unfinished").mkdir()
     (kept.root / "backups" / "unfinished" / "base.tar.gz").touch()
     assert verify(kept) == []
@@ -267,11 +268,44 @@ def test_old_backups_go_and_the_log_that_only_they_need(
     assert verify(kept) == []
 
 
+def test_what_an_incremental_one_goes_back_to_stays_with_it(kept: Repository) -> None:
+    def backup(number: int, parent: int | None) -> None:
+        hour, position = f"2026-11-01T{number:02}:00:00Z", f"0/{number}000028"
+        follows = None if parent is None else str(parent)
+        store(kept, replace(made(str(number), hour, position, position), parent=follows))
+
+    for number, parent in ((1, None), (2, 1), (3, None), (4, 3), (5, 4), (6, 5)):
+        backup(number, parent)
+    assert [each.id for each in kept.chain(kept.backups()[-1])] == ["3", "4", "5", "6"]
+    assert create.prune(kept, timedelta()) == ["1", "2"]
+    backup(7, None)
+    assert create.prune(kept, timedelta()) == [], "6 is one of the newest two, and needs 3 to 5"
+    backup(8, 7)
+    assert create.prune(kept, timedelta()) == ["3", "4", "5", "6"]
+    kept.discard(kept.backups()[0])
+    with pytest.raises(BackupError, match="backup 8 is incremental, and 7, which it follows, is missing"):
+        kept.chain(kept.backups()[0])
+    assert "backup 8 is incremental, and 7, which it follows, is missing" in verify(kept)
+
+
+def test_how_much_could_have_been_lost_is_measured(tmp_path: Path, kept: Repository) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    for number, age in ((2, 300), (3, 40), (4, 200)):
+        segment = tmp_path / segment_name(1, number * repository.SEGMENT_BYTES)
+        segment.write_bytes(bytes([number]))
+        moment = now.timestamp() - age
+        os.utime(segment, (moment, moment))
+        log.archive(kept, segment)
+    status = kept.status()
+    assert datetime.fromisoformat(status["last_log_at"]) == now - timedelta(seconds=40), "never set back"
+    assert int(status["rpo_seconds"]) >= 300
+
+
 def test_verify_names_what_is_missing_or_damaged(tmp_path: Path, kept: Repository, three: list[Manifest]) -> None:
     for number in (2, 3, 5):
         segment = tmp_path / segment_name(1, number * repository.SEGMENT_BYTES)
         segment.write_bytes(bytes([number]))
-        create.archive(kept, segment)
+        log.archive(kept, segment)
     assert [fault for fault in verify(kept) if "backup 1" in fault] == [
         "backup 1: 000000010000000000000004 of the log is missing, so nothing later than that can be restored from it"
     ]

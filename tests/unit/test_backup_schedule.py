@@ -9,10 +9,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.backup import schedule
-from app.backup.create import Source
 from app.backup.errors import BackupError, LogLostError
 from app.backup.repository import Repository
 from app.backup.schedule import Schedule
+from app.backup.source import Source
 from app.config import Settings
 from app.services import backup_watch
 from tests.unit.test_backup_files import made, store
