@@ -238,8 +238,12 @@ class OrderService:
             wanted = statement
             if query.q is not None:
                 is_of_one = (actor.sees_only or query.customer_id) is not None
+                listed = pages.after_cursor(statement, key, query, newest_first=True)
+                read = None if query.include_total else (query.offset or 0) + query.limit + 1
                 found = (
-                    order_search.matches(query.q) if is_of_one else await order_search.condition(connection, query.q)
+                    order_search.matches(query.q)
+                    if is_of_one
+                    else await order_search.condition(connection, query.q, listed, read)
                 )
                 wanted = statement.where(found)
             return await pages.fetch_page(

@@ -46,6 +46,22 @@ def given(*filters: tuple[Any, Callable[[Any], ColumnElement[bool]]]) -> list[Co
     return [condition(value) for value, condition in filters if value is not None]
 
 
+def after_cursor(
+    statement: Select[Any], key: Sequence[ColumnElement[Any]], page: PageQuery, *, newest_first: bool
+) -> Select[Any]:
+    """Return `statement` with only the rows after the page's cursor, all of them where there is none.
+
+    Args, Raises: as `fetch_page`.
+    """
+    if page.cursor is not None and page.offset is not None:
+        raise InvalidInputError(("offset", "cannot be combined with cursor"))
+    if page.cursor is None:
+        return statement
+    position = tuple_(*key)
+    last = tuple_(*decode_cursor(page.cursor, [column.type.python_type for column in key]))
+    return statement.where(position < last if newest_first else position > last)
+
+
 async def fetch_page(
     connection: AsyncConnection,
     statement: Select[Any],
@@ -65,13 +81,7 @@ async def fetch_page(
     Raises:
         InvalidInputError: a cursor that is not one, or cursor and offset together.
     """
-    if page.cursor is not None and page.offset is not None:
-        raise InvalidInputError(("offset", "cannot be combined with cursor"))
-    narrowed = statement
-    if page.cursor is not None:
-        position = tuple_(*key)
-        last = tuple_(*decode_cursor(page.cursor, [column.type.python_type for column in key]))
-        narrowed = narrowed.where(position < last if newest_first else position > last)
+    narrowed = after_cursor(statement, key, page, newest_first=newest_first)
     ordered = narrowed.order_by(*(column.desc() if newest_first else column.asc() for column in key))
     # One row more than asked for tells whether there is a next page, without counting.
     rows = (await connection.execute(ordered.limit(page.limit + 1).offset(page.offset or None))).all()

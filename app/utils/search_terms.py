@@ -17,6 +17,8 @@ MAXIMUM_TERM_LENGTH = 400
 
 _WORD = re.compile(r"[^\W_]+")
 _PHONE = re.compile(r"\+?[0-9][0-9 ()./-]{3,}")
+_NUMBER = re.compile(r"(?:ord|ret|inv|cn)-[0-9]{4}(?:-[0-9]*)?")
+"""The beginning of a number of ours, an order's, a return's or a document's. They are stored whole."""
 _SUFFIX_LENGTH = 2
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
 """Scripts that put no space between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
@@ -79,6 +81,9 @@ def tsquery(typed: str) -> str:
 
 
 def _part(part: str) -> str:
+    if _NUMBER.fullmatch(part):
+        # Its words would be looked for as well: `ord` is the beginning of a term of every order.
+        return _any(map(_prefix, both_ways(part)))
     words = _WORD.findall(part)
     choices = [_prefix(part), _prefix(f"~{part[::-1]}")]
     if _PHONE.fullmatch(part):

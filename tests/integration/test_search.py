@@ -1,7 +1,9 @@
 """Finding an order by what a person at a counter knows of it (REQ-005)."""
 
+import re
 import unicodedata
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 import httpx2
@@ -9,11 +11,12 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event, select
+from sqlalchemy import ColumnElement, event, func, select
 
 from app.core.enums import Role
 from app.database import Database
 from app.models.order import Order
+from app.services import order_search
 from app.services.order_search import condition
 from app.utils import search_terms
 from tests.integration.conftest import TO_DELIVERED, new_order, new_return
@@ -135,46 +138,144 @@ def test_nothing_that_is_typed_is_a_syntax_error(owner_connection: psycopg.Conne
 SAMPLE = """
     INSERT INTO orders (id, order_number, customer_id, customer_email, currency, subtotal_amount, tax_amount,
         shipping_amount, total_amount, payment_method, shipping_address, billing_address, created_at, updated_at)
-    SELECT uuid7(), 'SMP-' || n, gen_random_uuid(), 'sample@example.com', 'EUR', 1, 0, 0, 1, 'card', '{}', '{}',
-        now() - n * interval '1 second', now()
-    FROM generate_series(1, 20000) n;
+    SELECT (overlay(hex PLACING '7' FROM 13))::uuid, 'SMP-' || n, gen_random_uuid(), 'sample@example.com', 'EUR', 1, 0, 0,
+        1, 'card', '{}', '{}', at, at
+    FROM generate_series(1, 20000) n,
+        LATERAL (SELECT date_trunc('second', now()) - n * interval '1 second' AS at) made,
+        LATERAL (SELECT lpad(to_hex(extract(epoch FROM at)::bigint * 1000), 12, '0') || md5(n::text) AS long) time,
+        LATERAL (SELECT left(long, 32) AS hex) id;
     INSERT INTO order_search (order_id, source, terms)
-    SELECT id, 'order', array_to_tsvector(ARRAY['frequent', 'w' || right(order_number, 4), lower(order_number)])
+    SELECT id, 'order', array_to_tsvector(array_remove(ARRAY['frequent', 'w' || right(order_number, 4),
+        lower(order_number), CASE WHEN substr(order_number, 5)::int > 10000 THEN 'old' END], NULL))
     FROM orders WHERE order_number LIKE 'SMP-%';
     ANALYZE orders; ANALYZE order_search
 """
 
 
-@pytest.mark.req("NFR-001.1")
-@pytest.mark.parametrize(
-    ("typed", "count", "used"),
-    [("smp-12345", 1, ["ix_order_search_terms", "pk_orders"]), ("frequent", 21, ["ix_orders_created_at_id"])],
-)
-async def test_a_search_reads_the_indexes_that_fit_its_words(
-    clean_database: None,
-    owner_connection: psycopg.Connection,
-    database: Database,
-    typed: str,
-    count: int,
-    used: list[str],
-) -> None:
-    """The orders with a rare word are fetched; for a frequent one the newest are walked until the page is full."""
+@pytest.fixture
+def sample(clean_database: None, owner_connection: psycopg.Connection) -> None:
+    """20,000 orders a second apart, newest first: `frequent` in all, `old` in the older half."""
     owner_connection.execute(SAMPLE.encode())
+
+
+async def page_of(
+    database: Database, owner: psycopg.Connection, typed: str, *filters: ColumnElement[bool], total: bool = False
+) -> tuple[list[str], str]:
+    """Return the numbers of the newest 21 matches and the plans, with their real rows, of all that it took."""
     sent: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         sent.append((statement, parameters))
 
+    listed = select(Order.order_number, Order.created_at, Order.id).where(*filters)
     event.listen(database.engine.sync_engine, "before_cursor_execute", note)
     async with database.autocommit() as connection:
-        found = await condition(connection, typed)
-        newest = select(Order.id).where(found).order_by(Order.created_at.desc(), Order.id.desc()).limit(21)
-        assert len((await connection.execute(newest)).all()) == count
+        found = await condition(connection, typed, listed, None if total else 21)
+        newest = listed.where(found).order_by(Order.created_at.desc(), Order.id.desc()).limit(21)
+        numbers = list((await connection.execute(newest)).scalars())
     event.remove(database.engine.sync_engine, "before_cursor_execute", note)
+    explain = "EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF)"
     plan = "\n".join(
-        row[0]
-        for statement, parameters in sent
-        for row in owner_connection.execute(f"EXPLAIN {statement}".encode(), parameters)
+        row[0] for statement, parameters in sent for row in owner.execute(f"{explain} {statement}".encode(), parameters)
     )
+    return numbers, plan
+
+
+def numbers(*of: int) -> list[str]:
+    return [f"SMP-{n}" for n in of]
+
+
+@pytest.mark.req("NFR-001.1")
+@pytest.mark.parametrize(
+    ("typed", "found", "used"),
+    [
+        ("smp-12345", numbers(12345), ["ix_order_search_terms", "pk_orders"]),
+        ("frequent", numbers(*range(1, 22)), ["ix_orders_created_at_id"]),
+        ("old", numbers(*range(10_001, 10_022)), ["ix_order_search_terms", "pk_orders"]),
+        ("old frequent", numbers(*range(10_001, 10_022)), ["ix_order_search_terms", "pk_orders"]),
+    ],
+)
+async def test_a_search_reads_the_indexes_that_fit_its_words(
+    sample: None,
+    owner_connection: psycopg.Connection,
+    database: Database,
+    typed: str,
+    found: list[str],
+    used: list[str],
+) -> None:
+    """The orders with a rare word, or an old one, are fetched; for others the newest are walked until the page is full."""
+    page, plan = await page_of(database, owner_connection, typed)
+    assert page == found
     assert all(index in plan for index in used), plan
     assert "Seq Scan on orders" not in plan, plan
+
+
+@pytest.mark.req("NFR-001.1")
+async def test_a_frequent_word_of_old_orders_is_not_looked_for_in_each_newer_one(
+    sample: None, owner_connection: psycopg.Connection, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10,000 orders are newer than the newest match: so many rows of the words must not be looked at one by one."""
+    monkeypatch.setattr(order_search, "WALKED", 100)
+    _, plan = await page_of(database, owner_connection, "old")
+    looked_at = [int(loops) for loops in re.findall(r"pk_order_search on order_search .*loops=(\d+)", plan)]
+    assert max(looked_at, default=0) <= 100, plan
+    removed = [int(count) for count in re.findall(r"Rows Removed by Filter: (\d+)", plan)]
+    assert max(removed, default=0) <= 100, plan
+
+
+@pytest.mark.req("NFR-001.1")
+@pytest.mark.parametrize("walked", [3, 100, 5000, 25_000])
+@pytest.mark.parametrize("few", [30, 2000])
+async def test_every_way_of_searching_finds_the_same_page(
+    sample: None,
+    owner_connection: psycopg.Connection,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    walked: int,
+    few: int,
+) -> None:
+    monkeypatch.setattr(order_search, "WALKED", walked)
+    monkeypatch.setattr(order_search, "FEW", few)
+
+    def at(n: int) -> datetime:
+        found = owner_connection.execute("SELECT created_at FROM orders WHERE order_number = %s", (f"SMP-{n}",))
+        moment: datetime = found.fetchall()[0][0]
+        return moment
+
+    is_third = func.right(Order.order_number, 1) == "3"
+    for typed, filters, found in (
+        ("old", [], range(10_001, 10_022)),
+        ("frequent", [], range(1, 22)),
+        ("old", [Order.created_at < at(15_000)], range(15_001, 15_022)),
+        ("old", [Order.created_at >= at(9_000)], ()),
+        ("old", [Order.created_at >= at(10_010)], range(10_001, 10_011)),
+        ("old", [is_third], range(10_003, 10_213, 10)),
+        ("old", [Order.order_number.in_(numbers(5, 10_500, 19_000))], (10_500, 19_000)),
+        ("old w0500", [], (10_500,)),
+        ("old", [Order.status == "PAID"], ()),
+    ):
+        page, _ = await page_of(database, owner_connection, typed, *filters)
+        assert page == numbers(*found), (typed, filters)
+        assert (await page_of(database, owner_connection, typed, *filters, total=True))[0] == page
+
+
+async def test_pages_and_totals_of_a_frequent_word(api: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order_search, "WALKED", 2)
+    monkeypatch.setattr(order_search, "FEW", 3)
+    old = [(await new_order(api, customer_name="Old Quill"))["id"] for _ in range(9)]
+    old.sort(reverse=True)  # The clock does not move: all are of one millisecond.
+    for _ in range(4):
+        await new_order(api, customer_name="New Quill")
+    for limit in (1, 2, 4, 20):
+        read: list[str] = []
+        cursor: str | None = None
+        while cursor is not None or not read:
+            query = {"q": "old", "limit": limit} | ({"cursor": cursor} if cursor else {})
+            answer = (await api.get("/api/v1/orders", params=query)).json()
+            read += [order["id"] for order in answer["data"]]
+            cursor = answer["pagination"]["next_cursor"]
+        assert read == old
+    counted = (await api.get("/api/v1/orders", params={"q": "old", "limit": 2, "include_total": "true"})).json()
+    assert ([order["id"] for order in counted["data"]], counted["pagination"]["total"]) == (old[:2], 9)
+    offset = (await api.get("/api/v1/orders", params={"q": "old", "limit": 2, "offset": 5})).json()
+    assert [order["id"] for order in offset["data"]] == old[5:7]

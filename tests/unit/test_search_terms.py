@@ -64,6 +64,10 @@ def test_the_terms_of_an_order_are_written_out() -> None:
         ("01 42 33", "('014233':* | '~332410':*)"),
         ("&!", ""),
         ("--", ""),
+        ("ORD-2026-000123", "('ord-2026-000123':* | '~321000-6202-dro':*)"),
+        ("ord-2025", "('ord-2025':* | '~5202-dro':*)"),
+        ("CN-2026-", "('cn-2026-':* | '~-6202-nc':*)"),
+        ("ord-20", "('ord-20':* | '~02-dro':* | ('ord':* & '20':*))"),
     ],
 )
 def test_what_is_typed_becomes_a_query(typed: str, query: str) -> None:
