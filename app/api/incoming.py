@@ -1,7 +1,9 @@
 """The body of a request while it arrives: how long that may take, and how much all of them may hold (NFR-004)."""
 
 import asyncio
+from collections import Counter
 from typing import Self
+from uuid import UUID
 
 from starlette.types import Message, Receive, Scope
 
@@ -18,15 +20,51 @@ WEBHOOK_BYTES = 2_097_152
 UPLOADS_AT_ONCE = 32
 """Files that a process takes at once. Each is in a temporary file, with 64 KiB in memory at most."""
 
+CALLER_PARTS = 4
+"""One caller may hold this part of a budget: a fourth of it. The rest is for others."""
+
 SHARE = "articurated.body_share"
 """Where a request's scope holds its `Share`."""
 
 
 class Budget:
-    """Bytes, or places, that all requests of a process may hold together."""
+    """Bytes, or places, that all requests of a process may hold together.
+
+    Attributes:
+        left: how much is free.
+        by_caller: principal → how much its requests hold; nothing of those that hold none.
+    """
 
     def __init__(self, maximum: int) -> None:
         self.left = maximum
+        self.by_caller: Counter[UUID] = Counter()
+        self._for_one = max(1, maximum // CALLER_PARTS)
+
+    def take(self, size: int, caller: UUID | None, at_least: int) -> None:
+        """Give `size` to a caller.
+
+        Args:
+            caller: who sends it; None for anyone, who is bound by the budget alone.
+            at_least: what a caller may hold in any case: one whole body.
+
+        Raises:
+            ServiceUnavailableError: so much is not left, or the caller holds too much.
+        """
+        if size > self.left:
+            raise ServiceUnavailableError("Too much is being sent at once; try again in a moment.")
+        if caller is not None:
+            if self.by_caller[caller] + size > max(self._for_one, at_least):
+                raise ServiceUnavailableError("You are sending too much at once; let earlier requests end first.")
+            self.by_caller[caller] += size
+        self.left -= size
+
+    def give_back(self, size: int, caller: UUID | None) -> None:
+        """Take `size` back from a caller."""
+        self.left += size
+        if caller is not None:
+            self.by_caller[caller] -= size
+            if not self.by_caller[caller]:
+                del self.by_caller[caller]
 
 
 REQUESTS = Budget(REQUEST_BYTES)
@@ -40,23 +78,21 @@ class Share:
     def __init__(self) -> None:
         self._budget: Budget | None = None
         self._held = 0
+        self._caller: UUID | None = None
 
-    def take(self, budget: Budget, size: int) -> None:
-        """Hold `size` bytes more.
+    def take(self, budget: Budget, size: int, caller: UUID | None = None, at_least: int = 1) -> None:
+        """Hold `size` more.
 
-        Raises:
-            ServiceUnavailableError: so many are not left.
+        Args, Raises: as `Budget.take`; the caller of one request is always the same.
         """
-        if size > budget.left:
-            raise ServiceUnavailableError("Too much is being sent at once; try again in a moment.")
-        self._budget = budget
+        budget.take(size, caller, at_least)
+        self._budget, self._caller = budget, caller
         self._held += size
-        budget.left -= size
 
     def give_back(self) -> None:
         """Hold nothing any more."""
         if self._budget is not None:
-            self._budget.left += self._held
+            self._budget.give_back(self._held, self._caller)
             self._held = 0
 
     @classmethod

@@ -17,6 +17,7 @@ import orjson
 from fastapi import Request
 
 from app.api.incoming import REQUESTS, Budget, Share
+from app.dependencies import ACTOR
 from app.utils.exceptions import InvalidInputError, PayloadTooLargeError, UnsupportedMediaTypeError
 
 DEPTH_MAXIMUM = 32
@@ -77,9 +78,11 @@ async def read_body(request: Request, limit: int, budget: Budget = REQUESTS) -> 
 
     Raises:
         PayloadTooLargeError: it is longer, by its header or, where that is missing, by what arrives.
-        ServiceUnavailableError: the bodies that arrive at this moment have used up the budget.
+        ServiceUnavailableError: the bodies that arrive at this moment have used up the budget, or the caller's part of it.
     """
     share = Share.of(request.scope)
+    actor = request.scope.get(ACTOR)
+    caller = None if actor is None else actor.id
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limit:
         raise _too_large(limit)
@@ -93,7 +96,7 @@ async def read_body(request: Request, limit: int, budget: Budget = REQUESTS) -> 
         size += len(chunk)
         if size > limit:
             raise _too_large(limit)
-        share.take(budget, len(chunk))
+        share.take(budget, len(chunk), caller, limit)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 
-from app.api import incoming
+from app.api import incoming, json_body
 from app.config import Settings
+from app.core.enums import Role
 from app.database import Database
 from app.main import create_app
 from tests.factories import order_payload
@@ -34,6 +35,38 @@ async def test_beyond_what_a_process_may_hold_a_body_is_refused(
     assert int(response.headers["retry-after"]) > 0
     error_of(response)
     assert incoming.REQUESTS.left == 100
+
+
+async def test_a_caller_who_sends_slowly_leaves_room_for_others(
+    api: httpx2.AsyncClient, callers: dict[Role, httpx2.AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One caller holds a fourth of the budget with bodies that do not end; another gets in, and so does this one later."""
+    budget = incoming.Budget(40_000)
+    monkeypatch.setattr(json_body.read_body, "__defaults__", (budget,))
+    monkeypatch.setattr(api._transport.app.state.services.settings, "max_body_bytes", 9_000)  # type: ignore[attr-defined]
+    ends, taken = asyncio.Event(), asyncio.Queue[None]()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b'{"unknown": "' + b"x" * 4_900
+        taken.put_nowait(None)
+        await ends.wait()
+        yield b'"}'
+
+    async def send() -> httpx2.Response:
+        return await api.post("/api/v1/orders", content=slowly(), headers={"content-type": "application/json"})
+
+    held = [asyncio.create_task(send()) for _ in range(2)]
+    for _ in held:
+        await taken.get()
+    refused = await send()
+    assert (refused.status_code, error_of(refused)["code"]) == (503, "SERVICE_UNAVAILABLE")
+    assert int(refused.headers["retry-after"]) > 0
+    other = await callers[Role.MANAGER].post("/api/v1/orders", json=order_payload())
+    assert other.status_code == 201, other.text
+    ends.set()
+    assert [answer.status_code for answer in await asyncio.gather(*held)] == [422, 422]
+    assert (budget.left, dict(budget.by_caller)) == (40_000, {})
+    assert (await send()).status_code == 422
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(

@@ -3,6 +3,7 @@
 import tracemalloc
 from contextlib import suppress
 from typing import Any
+from uuid import uuid4
 
 import orjson
 import pytest
@@ -205,6 +206,21 @@ async def test_bodies_that_arrive_at_once_share_a_budget() -> None:
     for answered in (second, first, first):
         Share.of(answered.scope).give_back()
     assert budget.left == 20
+
+
+def test_a_caller_holds_a_part_of_a_budget_or_one_whole_body() -> None:
+    budget, caller, other = Budget(40), uuid4(), uuid4()
+    shares = [Share() for _ in range(4)]
+    shares[0].take(budget, 10, caller)
+    with pytest.raises(ServiceUnavailableError):
+        shares[1].take(budget, 1, caller)
+    shares[1].take(budget, 2, caller, at_least=12)
+    shares[2].take(budget, 10, other)
+    shares[3].take(budget, 18)
+    for share in shares:
+        share.give_back()
+        share.give_back()
+    assert (budget.left, dict(budget.by_caller)) == (40, {})
 
 
 async def test_a_caller_who_hangs_up_is_not_an_error_of_ours() -> None:

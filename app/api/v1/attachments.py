@@ -43,14 +43,14 @@ class UploadRoute(ApiRoute):
 
         Raises:
             ForbiddenError, ReturnNotFoundError: as `AttachmentService.require_addable`; nothing was read.
-            ServiceUnavailableError: too many files are being uploaded at once.
+            ServiceUnavailableError: too many files are being uploaded at once, or by this caller.
             UnsupportedMediaTypeError, PayloadTooLargeError, InvalidInputError: as `read_multipart`.
             RequestValidationError: a description that is none.
         """
         scope = request.scope
         services: Services = request.app.state.services
         await services.attachments.require_addable(_return_id(request), scope[ACTOR])
-        Share.of(scope).take(UPLOADS, 1)
+        Share.of(scope).take(UPLOADS, 1, scope[ACTOR].id)
         file, parts = await read_multipart(request, FILE, services.settings.attachment_max_bytes, (DESCRIPTION,))
         try:
             scope[_UPLOAD] = Upload(file, parts[FILE].file_name or "", _description(parts))
