@@ -117,7 +117,8 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.req("NFR-005.1")
 def test_importing_the_api_loads_nothing_that_only_workers_need() -> None:
-    heavy = ("celery", "kombu", "redis", "typst", "weasyprint", "alembic", "httpx2", "typer", "obstore", "jinja2")
+    documents = ("typst", "weasyprint", "fontTools", "obstore", "jinja2")
+    heavy = ("celery", "kombu", "redis", "alembic", "httpx2", "typer", "yaml", *documents)
     done = run(f"import sys, app.main; app.main.app; print(sorted(set({heavy}) & set(sys.modules)))")
     assert done.stdout.strip() == "[]", done.stderr
 

@@ -191,10 +191,18 @@ def test_a_map_of_groups_is_read(tmp_path: Path) -> None:
     assert [character for character in "ABCD😀😁😂" if character in coverage] == ["B", "C", "😀", "😁"]
 
 
+def test_a_trimmed_map_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.ttf").write_bytes(_font(struct.pack(">5H3H", 6, 16, 0, 0x41, 3, 7, 0, 9)))
+
+    coverage = FontCoverage([tmp_path / "a.ttf"])
+
+    assert [character for character in "ABCD" if character in coverage] == ["A", "C"]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (_font(struct.pack(">HHH", 6, 6, 0)), "format 6"),
+        (_font(struct.pack(">HHH", 99, 6, 0)), "no Unicode character map"),
         (_font(struct.pack(">HHH", 4, 6, 0), 1, 0), "no Unicode character map"),
     ],
 )
