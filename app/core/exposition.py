@@ -78,12 +78,37 @@ def job_gauges(
     return [jobs, oldest, dead, again, late, cases]
 
 
-def of_api(gauges: Iterable[Metric] | None) -> bytes:
-    """Return all metrics as Prometheus text; `gauges` is None when the database could not be asked."""
+def backup_gauges(ages: tuple[float, float] | None, interval: float) -> list[Metric]:
+    """Return the gauges of the backups, without values where none are known.
+
+    Args:
+        ages: seconds since the newest base backup, and since the moment up to which the log is kept.
+        interval: seconds between two base backups.
+    """
+    backup = GaugeMetricFamily("articurated_backup_age_seconds", "Age of the newest base backup.", labels=[])
+    log = GaugeMetricFamily(
+        "articurated_backup_log_age_seconds",
+        "Time since the moment up to which backups hold the database's log: so much is lost with the server.",
+        labels=[],
+    )
+    due = GaugeMetricFamily("articurated_backup_interval_seconds", "BACKUP_EVERY_HOURS in seconds.", labels=[])
+    if ages is not None:
+        for family, value in ((backup, ages[0]), (log, ages[1]), (due, interval)):
+            family.add_metric([], value)
+    return [backup, log, due]
+
+
+def of_api(gauges: Iterable[Metric] | None, others: Iterable[Metric] = ()) -> bytes:
+    """Return all metrics as Prometheus text.
+
+    Args:
+        gauges: of the database; None when it could not be asked.
+        others: gauges that need no database.
+    """
     up = GaugeMetricFamily("articurated_database_up", "1 when the database answered this scrape.")
     up.add_metric([], 0 if gauges is None else 1)
     registry = _processes()
-    registry.register(_Gauges([up, *(gauges or [])]))
+    registry.register(_Gauges([up, *(gauges or []), *others]))
     return generate_latest(registry)
 
 

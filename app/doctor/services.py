@@ -13,7 +13,7 @@ from app.config import Settings
 from app.config_rules import refused_in_production
 from app.core.enums import WORKER_QUEUES
 from app.doctor.findings import Finding, broken, doubtful, fine
-from app.services.backup_watch import BackupLogTooOldError, BackupTooOldError, repository_of, require_current
+from app.services.backup_watch import BackupLogTooOldError, BackupTooOldError, repository_of, require_current, times_of
 from app.services.health_service import signs_of_life
 from app.services.payment_gateway import MOCK_HEADER
 from app.services.redis_check import IS_CLUSTER
@@ -149,7 +149,8 @@ async def backup(settings: Settings) -> list[Finding]:
     if folder is None:
         return []
     try:
-        await asyncio.to_thread(require_current, folder, settings)
+        times = await asyncio.to_thread(times_of, folder)
+        require_current(times, settings)
     except BackupTooOldError:
         return [
             broken("backup", "a base backup is overdue", "run `articurated backup`, and find out why none was made")
@@ -157,7 +158,7 @@ async def backup(settings: Settings) -> list[Finding]:
     except BackupLogTooOldError:
         advice = "start `articurated backup run`, or find out why it fails"
         return [broken("backup", "the log of the database was not backed up for 5 minutes", advice)]
-    return [fine("backup", f"base backup and log in {folder} are current")]
+    return [fine("backup", f"base backup of {times.backup:%F %T} and log up to {times.log:%F %T} UTC in {folder}")]
 
 
 def _existing(folder: Path) -> Path:

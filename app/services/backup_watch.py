@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -28,17 +29,34 @@ def repository_of(settings: Settings) -> Path | None:
     return folder if folder is not None and (folder / "status.json").exists() else None
 
 
-def require_current(folder: Path, settings: Settings, moment: datetime | None = None) -> None:
+@dataclass(frozen=True)
+class BackupTimes:
+    """When the newest base backup was finished, and up to when the log is kept."""
+
+    backup: datetime
+    log: datetime
+
+
+def times_of(folder: Path) -> BackupTimes:
+    """Return what a repository notes.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    status = json.loads((folder / "status.json").read_bytes())
+    backup, log = status["last_backup_at"], status.get("last_log_at", status["last_backup_at"])
+    return BackupTimes(datetime.fromisoformat(backup), datetime.fromisoformat(log))
+
+
+def require_current(times: BackupTimes, settings: Settings, moment: datetime | None = None) -> None:
     """Make sure that backups go on as they should.
 
     Raises:
         BackupTooOldError, BackupLogTooOldError: they do not.
-        OSError: the folder cannot be read.
     """
-    status = json.loads((folder / "status.json").read_bytes())
     moment = moment or datetime.now(UTC)
     due = timedelta(hours=settings.backup_every_hours) + BACKUP_SLACK
-    if moment - datetime.fromisoformat(status["last_backup_at"]) > due:
+    if moment - times.backup > due:
         raise BackupTooOldError
-    if moment - datetime.fromisoformat(status.get("last_log_at", status["last_backup_at"])) > LOG_LIMIT:
+    if moment - times.log > LOG_LIMIT:
         raise BackupLogTooOldError

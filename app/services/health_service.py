@@ -22,7 +22,14 @@ from app.config import Settings
 from app.core.enums import WORKER_QUEUES
 from app.database import Database
 from app.services import guard_manifest
-from app.services.backup_watch import BackupLogTooOldError, BackupTooOldError, repository_of, require_current
+from app.services.backup_watch import (
+    BackupLogTooOldError,
+    BackupTimes,
+    BackupTooOldError,
+    repository_of,
+    require_current,
+    times_of,
+)
 from app.services.guard_watch import GuardsDifferError, GuardWatch, SessionDiffersError
 from app.services.health_probes import SharedLook, StandInError, gateway_look, smtp_look, storage_look
 from app.services.job_figures import PICKUP_SECONDS, JobFigures, job_figures
@@ -105,6 +112,7 @@ class HealthService:
         self._redis: Redis | None = None
         self._folders = _folders(settings)
         self._rooms: list[Room] = []
+        self._backup_times: BackupTimes | None = None
         self._has_backups = False
         looks = {
             "disk": self._measure_disks,
@@ -148,9 +156,15 @@ class HealthService:
             folder = repository_of(self._settings)
             self._has_backups = folder is not None
             if folder is not None:
-                require_current(folder, self._settings)
+                self._backup_times = times_of(folder)
+                require_current(self._backup_times, self._settings)
 
         await asyncio.to_thread(look)
+
+    async def backup_times(self) -> BackupTimes | None:
+        """Return how current the backups were when they were last seen; None where none are known."""
+        await self._looks["backup"].fault()
+        return self._backup_times
 
     async def _measure_disks(self) -> None:
         self._rooms = await asyncio.to_thread(lambda: [room_of(folder) for folder in self._folders])

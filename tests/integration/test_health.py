@@ -194,6 +194,10 @@ async def test_backups_that_do_not_go_on_show(
     services.health = HealthService(services.database, well.model_copy(update={"backup_path": tmp_path}))
     found = await report(api)
     assert found["status"] == found["checks"]["backup"]["status"] == "degraded"
+    shown = (await api.get("/api/v1/metrics")).text.splitlines()
+    [age] = [line.split()[1] for line in shown if line.startswith("articurated_backup_age_seconds ")]
+    assert float(age) >= 8 * 3600
+    assert "articurated_backup_interval_seconds 21600.0" in shown
     await services.health.close()
 
 

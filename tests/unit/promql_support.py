@@ -84,7 +84,7 @@ def application_series() -> dict[str, frozenset[str]]:
         for name in (metric.name + suffix for suffix in suffixes):
             of_bucket = {"le"} if name.endswith("_bucket") else set()
             found[name] = frozenset({*REGISTRY._names_to_collectors[name]._labelnames, *of_bucket})  # type: ignore[attr-defined]
-    for gauge in exposition.job_gauges({}, {}, 0):
+    for gauge in (*exposition.job_gauges({}, {}, 0), *exposition.backup_gauges(None, 0)):
         found[gauge.name] = frozenset(gauge._labelnames)  # type: ignore[attr-defined]
     for family in text_string_to_metric_families(exposition.of_api(None).decode()):
         if family.name == "articurated_database_up":

@@ -68,6 +68,15 @@ def test_what_is_counted_can_be_read() -> None:
     assert "articurated_database_up 0.0" in exposition.of_api(None).decode()
 
 
+def test_the_age_of_backups_is_shown_where_there_are_any() -> None:
+    lines = exposition.of_api(None, exposition.backup_gauges((7200, 12.5), 21600)).decode().splitlines()
+    assert "articurated_backup_age_seconds 7200.0" in lines
+    assert "articurated_backup_log_age_seconds 12.5" in lines
+    assert "articurated_backup_interval_seconds 21600.0" in lines
+    none = exposition.of_api(None, exposition.backup_gauges(None, 21600)).decode().splitlines()
+    assert not [line for line in none if line.startswith("articurated_backup_")], "no alert where there are no backups"
+
+
 def value(name: str) -> float:
     """Return a counter without labels, as it is shown."""
     lines = exposition.of_api(None).decode().splitlines()

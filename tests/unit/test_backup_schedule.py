@@ -110,10 +110,10 @@ def test_backups_that_do_not_go_on_are_noticed(
     settings = Settings(_env_file=None, backup_path=tmp_path)
     assert backup_watch.repository_of(settings) == tmp_path
     if fault is None:
-        backup_watch.require_current(tmp_path, settings, NOW)
+        backup_watch.require_current(backup_watch.times_of(tmp_path), settings, NOW)
     else:
         with pytest.raises(fault):
-            backup_watch.require_current(tmp_path, settings, NOW)
+            backup_watch.require_current(backup_watch.times_of(tmp_path), settings, NOW)
 
 
 def test_where_no_backups_are_known_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

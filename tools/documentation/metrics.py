@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from app.config import ROOT
-from app.core.exposition import job_gauges
+from app.core.exposition import backup_gauges, job_gauges
 from app.core.monitoring import REGISTRY
 
 _HEAD = """\
@@ -54,7 +54,7 @@ def _metrics(rules: list[dict[str, Any]]) -> str:
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name
         labels = getattr(REGISTRY._names_to_collectors.get(name), "_labelnames", ())  # noqa: SLF001 - told nowhere else
         rows.append((name, metric.type, labels, metric.documentation))
-    gauges = job_gauges({}, {}, 0)
+    gauges = [*job_gauges({}, {}, 0), *backup_gauges(None, 0)]
     rows += [(gauge.name, "gauge *", gauge._labelnames, gauge.documentation) for gauge in gauges]  # type: ignore[attr-defined]  # noqa: SLF001
     rows.append(("articurated_database_up", "gauge *", (), "1 when the database answered this scrape."))
     table = "| Metric | Kind | Labels | Tells | Alerts |\n|---|---|---|---|---|\n"

@@ -8,6 +8,7 @@ from app.core import exposition
 from app.dependencies import authenticate
 from app.services import permissions
 from app.services.permissions import Action
+from app.utils.clock import utc_now
 
 router = APIRouter(prefix="/api/v1/metrics", tags=["System"], route_class=OpenRoute)
 
@@ -33,4 +34,7 @@ async def read(request: Request, services: ProcessServices) -> Response:
             figures.overdue,
             figures.open_cases,
         )
-    return Response(exposition.of_api(gauges), media_type=exposition.CONTENT_TYPE)
+    times, now = await services.health.backup_times(), utc_now()
+    ages = ((now - times.backup).total_seconds(), (now - times.log).total_seconds()) if times else None
+    backups = exposition.backup_gauges(ages, services.settings.backup_every_hours * 3600)
+    return Response(exposition.of_api(gauges, backups), media_type=exposition.CONTENT_TYPE)
