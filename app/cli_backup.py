@@ -41,7 +41,7 @@ def make_backup(
     if json:
         print_json(facts)
         return
-    kind = f"what changed since {made.parent}" if made.parent else "everything"
+    kind = f"what changed since {made.parent}" if made.parent else made.label or "everything"
     typer.echo(f"backup {made.id} of {kind}: {made.bytes / 2**20:.1f} MB, {made.documents} documents in the repository")
     for key in made.missing_documents:
         typer.echo(f"missing in the storage: {key}", err=True)
@@ -57,7 +57,7 @@ def list_backups(repository: From = None, json: Json = False) -> None:
     if json:
         print_json({"backups": backups, "points": points, **kept.status(), "encrypted": kept.is_encrypted})
         return
-    print_table(backups, ["id", "finished_at", "postgres", "parent", "bytes", "documents"])
+    print_table(backups, ["id", "finished_at", "postgres", "parent", "label", "bytes", "documents"])
     for point in points:
         typer.echo(f"restore point {point['name']}  {point['at']}")
     typer.echo(f"log up to {kept.status().get('last_log_at', '(none)')}")
@@ -72,9 +72,11 @@ def verify_backups(
     json: Json = False,
 ) -> None:
     """Compare every file with its SHA-256 and look for gaps in the log; exit 1 when something is wrong."""
+    from app.backup.pgbackrest import chosen
     from app.backup.verify import verify
+    from app.config import get_settings
 
-    faults = verify(_repository(repository), _progress(json), deep=not quick)
+    faults = verify(_repository(repository), _progress(json), deep=not quick, engine=chosen(get_settings()))
     if json:
         print_json({"ok": not faults, "faults": faults})
     else:
@@ -119,9 +121,11 @@ def collect_now(repository: From = None, json: Json = False) -> None:
 def prune_backups(repository: From = None, json: Json = False) -> None:
     """Remove base backups older than BACKUP_KEEP_DAYS, but for the newest two, and the log that only they need."""
     from app.backup.create import prune
+    from app.backup.pgbackrest import chosen
     from app.config import get_settings
 
-    removed = prune(_repository(repository), timedelta(days=get_settings().backup_keep_days))
+    settings = get_settings()
+    removed = prune(_repository(repository), timedelta(days=settings.backup_keep_days), chosen(settings))
     if json:
         print_json({"removed": removed})
     else:
@@ -247,5 +251,15 @@ def _progress(json: bool) -> Any:
 
 def _facts(made: Any) -> dict[str, Any]:
     """Return what is shown of a backup."""
-    names = ("id", "started_at", "finished_at", "postgres", "parent", "bytes", "documents", "missing_documents")
+    names = (
+        "id",
+        "started_at",
+        "finished_at",
+        "postgres",
+        "parent",
+        "label",
+        "bytes",
+        "documents",
+        "missing_documents",
+    )
     return {name: getattr(made, name) for name in names}

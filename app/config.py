@@ -153,6 +153,8 @@ class Settings(BaseSettings):
         None, repr=False, description="Login that may replicate; DATABASE_ADMIN_URL when absent."
     )
     backup_encryption_key: SecretStr = Field(SecretStr(""), description="Encrypts backups; none are when empty.")
+    backup_engine: Literal["own", "pgbackrest"] = "own"
+    backup_pgbackrest_stanza: str = Field("", description="Its name for the database, with BACKUP_ENGINE=pgbackrest.")
     backup_every_hours: float = Field(6, gt=0, le=168)
     backup_full_every_days: float = Field(
         7, ge=0, le=365, description="Base backups in between hold what changed; 0 makes each a full one."

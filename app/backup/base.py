@@ -17,6 +17,7 @@ import structlog
 
 from app.backup import programs
 from app.backup.errors import BackupError
+from app.backup.pgbackrest import Kept, PgBackRest
 from app.backup.repository import Manifest, Repository
 from app.backup.sealed import Stored
 from app.backup.source import Connection, Source, major_of, one, timeline_of
@@ -46,13 +47,29 @@ class Plan:
 
 @dataclass(frozen=True)
 class Base:
-    """What a base backup has stored, and from where to where it needs the log; `parent` as in `Plan`."""
+    """What a base backup has stored, and from where to where it needs the log; `parent` as in `Plan`.
+
+    Where pgBackRest made it, `kept` is what it keeps.
+    """
 
     files: list[Stored]
     timeline: int
     start_lsn: str
     stop_lsn: str
-    parent: Manifest | None
+    parent: Manifest | None = None
+    kept: Kept | None = None
+
+
+def made_by(engine: PgBackRest, full_every: timedelta, *, is_full: bool) -> Base:
+    """Have pgBackRest make a base backup.
+
+    Raises:
+        BackupError: it could not be made.
+    """
+    full = [backup for backup in engine.backups() if backup.is_full]
+    limit = (datetime.now(UTC) - full_every).timestamp()
+    kept = engine.backup(is_full=is_full or not full or full[-1].started <= limit)
+    return Base([], kept.timeline, kept.start_lsn, kept.stop_lsn, kept=kept)
 
 
 def plan(connection: Connection, repository: Repository, full_every: timedelta) -> Plan:
@@ -68,6 +85,8 @@ def plan(connection: Connection, repository: Repository, full_every: timedelta) 
 
 
 def _plan_after(parent: Manifest, connection: Connection, repository: Repository, full_every: timedelta) -> Plan:
+    if parent.label is not None:
+        return Plan(because="pgBackRest made the last one")
     if _major(parent) != major_of(connection) or parent.timeline != timeline_of(connection):
         return Plan(because="the database was restored or upgraded since the last one")
     try:

@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from app.backup.base import Plan, copy, plan
+from app.backup import pgbackrest
+from app.backup.base import Base, Plan, copy, made_by, plan
 from app.backup.errors import BackupError, LogLostError
 from app.backup.log import collect_log, hold_log, log_kept_current, make_slot, slot_is_whole
+from app.backup.pgbackrest import PgBackRest
 from app.backup.repository import Manifest, Point, Repository, now
 from app.backup.sealed import blocks
 from app.backup.source import Connection, Progress, Source, connected, major_of, one, timeline_of
@@ -54,18 +56,16 @@ def back_up(
     Raises:
         BackupError: it could not be made; the repository is as before.
     """
+    engine = pgbackrest.chosen(source.settings)
     with connected(source) as connection:
         repository.create(str(one(connection, "SELECT system_identifier FROM pg_control_system()")))
         with repository.writing():
             started = datetime.now(UTC)
             backup_id = f"{started:%Y%m%dT%H%M%S%fZ}-{secrets.token_hex(3)}"
-            if make_slot(connection, repository.slot):
+            if engine is None and make_slot(connection, repository.slot):
                 hold_log(connection, f"{repository.slot}_{backup_id[-6:]}")
-            every = timedelta(days=source.settings.backup_full_every_days)
-            kind = Plan(because="asked for") if is_full else plan(connection, repository, every)
-            progress("copying what changed" if kind.parent else f"copying the whole database ({kind.because})")
             with log_kept_current(source, repository):
-                base = copy(source, repository, backup_id, major_of(connection), kind.parent)
+                base = _make_base(source, repository, connection, backup_id, progress, is_full=is_full)
                 extra = [
                     repository.store(f"backups/{backup_id}/{name}.gz", blocks(path))
                     for name, path in source.extra.items()
@@ -88,9 +88,23 @@ def back_up(
                 missing_documents=collected.missing_documents,
                 files=[*base.files, *extra],
                 parent=base.parent.id if base.parent else None,
+                label=base.kept.label if base.kept else None,
+                label_bytes=base.kept.size if base.kept else 0,
             )
             repository.finish(manifest)
             return manifest
+
+
+def _make_base(
+    source: Source, repository: Repository, connection: Connection, backup_id: str, progress: Progress, *, is_full: bool
+) -> Base:
+    every = timedelta(days=source.settings.backup_full_every_days)
+    if (engine := pgbackrest.chosen(source.settings)) is not None:
+        progress("copying the database with pgBackRest")
+        return made_by(engine, every, is_full=is_full)
+    kind = Plan(because="asked for") if is_full else plan(connection, repository, every)
+    progress("copying what changed" if kind.parent else f"copying the whole database ({kind.because})")
+    return copy(source, repository, backup_id, major_of(connection), kind.parent)
 
 
 def collect(source: Source, repository: Repository) -> Collected:
@@ -131,18 +145,19 @@ def mark(source: Source, repository: Repository, name: str) -> Point:
     return point
 
 
-def prune(repository: Repository, keep: timedelta) -> list[str]:
+def prune(repository: Repository, keep: timedelta, engine: PgBackRest | None = None) -> list[str]:
     """Remove base backups older than `keep`, and the log that only they need.
 
     The newest two stay, and each that an incremental one which stays goes back to. Documents are kept: they are few, never
-    change, and have to be kept for years anyway.
+    change, and have to be kept for years anyway. Of pgBackRest's, those go that its own retention has removed.
 
     Returns:
         The ids of the backups that were removed.
     """
     repository.require()
     with repository.writing():
-        backups = repository.backups()
+        gone = _expired(repository, engine) if engine is not None else []
+        backups = [backup for backup in repository.backups() if backup.label is None]
         limit = f"{datetime.now(UTC) - keep:%Y-%m-%dT%H:%M:%SZ}"
         parents = {backup.id: backup.parent for backup in backups}
         needed: set[str] = set()
@@ -161,7 +176,17 @@ def prune(repository: Repository, keep: timedelta) -> list[str]:
             with repository.writing_log():
                 repository.discard_segments(_before(repository, kept[0]))
         _remove_unfinished(repository)
-        return [backup.id for backup in reversed(old)]
+        return gone + [backup.id for backup in reversed(old)]
+
+
+def _expired(repository: Repository, engine: PgBackRest) -> list[str]:
+    """Forget the backups that pgBackRest no longer keeps; return their ids."""
+    engine.expire()
+    labels = {kept.label for kept in engine.backups()}
+    gone = [each for each in repository.backups() if each.label is not None and each.label not in labels]
+    for backup in gone:
+        repository.discard(backup)
+    return [backup.id for backup in gone]
 
 
 def _before(repository: Repository, first: Manifest) -> set[str]:

@@ -15,6 +15,7 @@ import structlog
 
 from app.backup import programs
 from app.backup.errors import BackupError
+from app.backup.pgbackrest import PgBackRest, chosen
 from app.backup.repository import SEGMENT_BYTES, Repository, parse_lsn, segment_name
 from app.backup.source import Connection, Source, connected, is_archiving, major_of, one, timeline_of
 
@@ -60,7 +61,10 @@ def collect_log(source: Source, repository: Repository, connection: Connection) 
     """
     moment = datetime.now(UTC)
     switched = parse_lsn(str(one(connection, "SELECT pg_switch_wal()::text")))
-    if is_archiving(connection):
+    if (engine := chosen(source.settings)) is not None:
+        _await_pushed(engine, connection, switched)
+        added = 0
+    elif is_archiving(connection):
         _await_archived(repository, connection, switched)
         added = 0
     else:
@@ -141,6 +145,18 @@ def _fetch(source: Source, repository: Repository, connection: Connection, switc
             added += repository.keep_segment(path.name, path, known)
         path.unlink()
     return added
+
+
+def _await_pushed(engine: PgBackRest, connection: Connection, switched: int) -> None:
+    """Make sure that archive_command has brought the log to pgBackRest's repository up to a position."""
+    if not is_archiving(connection):
+        raise BackupError("pgBackRest needs archive_mode = on and its archive-push as archive_command")
+    wanted = segment_name(timeline_of(connection), switched - 1)
+    deadline = time.monotonic() + ARCHIVE_SECONDS
+    while not engine.has_log(wanted):
+        if time.monotonic() > deadline:
+            raise BackupError(f"{wanted} was not archived within {ARCHIVE_SECONDS} s: see the server's log")
+        time.sleep(0.5)
 
 
 def _await_archived(repository: Repository, connection: Connection, switched: int) -> None:

@@ -75,16 +75,30 @@ def run(program: Path, arguments: list[str], environment: Mapping[str, str], sec
     Raises:
         BackupError: it failed, or took longer.
     """
+    return _done(program, arguments, environment, seconds).stderr.decode(errors="replace")
+
+
+def output_of(program: Path, arguments: list[str], environment: Mapping[str, str], seconds: float) -> str:
+    """Run a program to its end; return its standard output.
+
+    Raises:
+        BackupError: it failed, or took longer.
+    """
+    return _done(program, arguments, environment, seconds).stdout.decode(errors="replace")
+
+
+def _done(
+    program: Path, arguments: list[str], environment: Mapping[str, str], seconds: float
+) -> "subprocess.CompletedProcess[bytes]":
     try:
         done = subprocess.run(  # noqa: S603 # nosec B603
             [program, *arguments], env=dict(environment), capture_output=True, check=False, timeout=seconds
         )
     except subprocess.TimeoutExpired:
         raise BackupError(f"{program.name} did not end within {seconds:.0f} s") from None
-    said = done.stderr.decode(errors="replace")
     if done.returncode:
-        raise BackupError(f"{program.name} failed: {_last_line(said)}")
-    return said
+        raise BackupError(f"{program.name} failed: {_last_line(done.stderr.decode(errors='replace'))}")
+    return done
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import psycopg
 from app.backup import programs
 from app.backup.base import combine
 from app.backup.errors import BackupError
+from app.backup.pgbackrest import PgBackRest
 from app.backup.repository import Manifest, Repository, parse_lsn, segment_name
 from app.backup.source import Progress
 from app.backup.streams import Stream, write_sparse
@@ -37,7 +38,12 @@ class Recovery:
     As a context it removes what was only needed meanwhile, and gives the cluster its name if all went well.
     """
 
-    def __init__(self, repository: Repository, backup: Manifest, data_dir: Path, progress: Progress) -> None:
+    def __init__(
+        self, repository: Repository, backup: Manifest, data_dir: Path, progress: Progress, engine: PgBackRest | None
+    ) -> None:
+        if backup.label is not None and engine is None:
+            raise BackupError(f"pgBackRest made backup {backup.id}: set BACKUP_ENGINE and BACKUP_PGBACKREST_STANZA")
+        self._engine = engine if backup.label is not None else None
         self._repository = repository
         self._backup = backup
         self._progress = progress
@@ -73,9 +79,14 @@ class Recovery:
         return f"postgresql://{quote(self._backup.superuser, safe='')}@/{database}?host={self._meeting}&port={_PORT}"
 
     def unpack(self, target: Target) -> int:
-        """Write the base backup, and the log that follows it; return how many segments that are."""
+        """Write the base backup, and the log that follows it; return how many segments that are.
+
+        From pgBackRest, PostgreSQL gets the log itself, as it needs it.
+        """
         self._progress("unpacking the database")
-        if len(self._chain) == 1:
+        if self._engine is not None:
+            self._engine.restore(str(self._backup.label), self._cluster, target)
+        elif len(self._chain) == 1:
             self._extract(self._backup, self._cluster)
         else:
             for number, (backup, part) in enumerate(zip(self._chain, self._parts, strict=True)):
@@ -112,7 +123,7 @@ class Recovery:
             "port": str(_PORT),
             "unix_socket_directories": str(self._meeting),
             "hba_file": str(access),
-            "restore_command": f'cp {source}/"%f" "%p"',
+            "restore_command": self._engine.restore_command() if self._engine else f'cp {source}/"%f" "%p"',
             "hot_standby": "off",
             "archive_mode": "off",
             "recovery_target": "",
@@ -160,6 +171,8 @@ class Recovery:
         programs.run(program, arguments, programs.local_environment(), START_SECONDS)
 
     def _needed_segments(self, target: Target) -> list[str]:
+        if self._engine is not None:
+            return []
         first = self._backup.first_segment
         last = f"{self._backup.timeline:08X}{'F' * 16}"
         if target.point is not None:

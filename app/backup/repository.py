@@ -44,6 +44,8 @@ class Manifest:
         documents: how many documents the repository held at its end.
         missing_documents: keys that the database knows and the storage did not have.
         parent: id of the backup that an incremental one follows; None for a full one.
+        label: of a backup that pgBackRest keeps, its name there.
+        label_bytes: its size there.
     """
 
     id: str
@@ -59,11 +61,13 @@ class Manifest:
     missing_documents: tuple[str, ...] = ()
     files: list[Stored] = field(default_factory=list)
     parent: str | None = None
+    label: str | None = None
+    label_bytes: int = 0
 
     @property
     def bytes(self) -> int:
         """Size on disk."""
-        return sum(file.size for file in self.files)
+        return sum(file.size for file in self.files) + self.label_bytes
 
     @property
     def first_segment(self) -> str:
@@ -194,7 +198,9 @@ class Repository:
 
     def finish(self, manifest: Manifest) -> None:
         """Make a backup whole."""
-        write_json(self.root / "backups" / manifest.id / "manifest.json", asdict(manifest))
+        folder = self.root / "backups" / manifest.id
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_json(folder / "manifest.json", asdict(manifest))
         self.note(last_backup_at=manifest.finished_at)
 
     # --- the write-ahead log ----------------------------------------------------------------------------

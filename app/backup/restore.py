@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.backup.create import DOCUMENTS
 from app.backup.errors import BackupError
+from app.backup.pgbackrest import chosen
 from app.backup.recovery import Recovery
 from app.backup.repository import Repository
 from app.backup.source import Progress
@@ -37,7 +38,7 @@ class Report:
     Attributes:
         backup: id of the base backup.
         data_dir: the new data folder.
-        log_segments: how many segments of the log were at hand.
+        log_segments: how many segments of the log were at hand; 0 where PostgreSQL got them from pgBackRest.
         last_commit_at: of the last transaction that was replayed; None when there was none after the base backup.
         audit_rows: rows of the audit trail, which holds.
         documents: how many the restored database knows and are in the storage.
@@ -80,7 +81,7 @@ def restore(
         settings = settings.model_copy(update={"storage_path": data_dir / "storage"})
     try:
         make_data_dir(data_dir)
-        with Recovery(repository, backup, data_dir, progress) as recovery:
+        with Recovery(repository, backup, data_dir, progress, chosen(settings)) as recovery:
             segments = recovery.unpack(target)
             last_commit_at = recovery.replay(target)
             progress("checking what was restored")

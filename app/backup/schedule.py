@@ -12,6 +12,7 @@ import structlog
 from app.backup.create import back_up, collect, prune
 from app.backup.errors import BackupError, LogLostError
 from app.backup.log import TURN_SECONDS
+from app.backup.pgbackrest import chosen
 from app.backup.repository import Repository
 from app.backup.source import Source
 
@@ -88,7 +89,7 @@ class Schedule:
     def _back_up(self, repository: Repository) -> None:
         backup = back_up(self._source, repository)
         logger.info("backup.made", id=backup.id, bytes=backup.bytes, parent=backup.parent, documents=backup.documents)
-        for old in prune(repository, self._keep):
+        for old in prune(repository, self._keep, chosen(self._source.settings)):
             logger.info("backup.removed", id=old)
 
 

@@ -4,16 +4,24 @@ import hashlib
 from collections.abc import Iterator
 
 from app.backup.errors import BackupError
+from app.backup.pgbackrest import PgBackRest
 from app.backup.repository import SEGMENT_BYTES, Manifest, Repository, parse_lsn, read_lines, segment_name
 from app.backup.sealed import sha256_of
 from app.backup.source import Progress
 
 
-def verify(repository: Repository, progress: Progress = lambda _line: None, *, deep: bool = True) -> list[str]:
+def verify(
+    repository: Repository,
+    progress: Progress = lambda _line: None,
+    *,
+    deep: bool = True,
+    engine: PgBackRest | None = None,
+) -> list[str]:
     """Compare every file with its SHA-256 and look for gaps in the log.
 
     Args:
         deep: also decrypt and decompress every file, and compare documents with the hash of their content.
+        engine: pgBackRest, where it keeps backups; with `deep` it verifies them itself.
 
     Returns:
         What is wrong, one sentence each; empty when all is whole.
@@ -30,7 +38,10 @@ def verify(repository: Repository, progress: Progress = lambda _line: None, *, d
             faults += _file(repository, file.path, file.size, file.sha256)
             if deep and not faults:
                 faults += _content(repository, file.path, None)
-        faults += _broken_chain(repository, backup) + _gap(repository, backup)
+        faults += _broken_chain(repository, backup)
+        if backup.label is None:
+            faults += _gap(repository, backup)
+    faults += _of_engine(backups, engine, deep=deep)
     for index, title in (("wal.jsonl", "log"), ("documents.jsonl", "documents")):
         progress(title)
         for entry in read_lines(repository.root / index):
@@ -59,6 +70,17 @@ def _content(repository: Repository, path: str, sha256: str | None) -> list[str]
     if sha256 is not None and digest.hexdigest() != sha256:
         return [f"{path} holds something else than what was kept"]
     return []
+
+
+def _of_engine(backups: list[Manifest], engine: PgBackRest | None, *, deep: bool) -> list[str]:
+    labelled = [backup for backup in backups if backup.label is not None]
+    if not labelled:
+        return []
+    if engine is None:
+        return ["pgBackRest keeps backups of this repository: set BACKUP_ENGINE and BACKUP_PGBACKREST_STANZA"]
+    labels = {kept.label for kept in engine.backups()}
+    lost = [f"backup {each.id}: pgBackRest no longer has {each.label}" for each in labelled if each.label not in labels]
+    return lost + (engine.verify() if deep else [])
 
 
 def _broken_chain(repository: Repository, backup: Manifest) -> list[str]:
