@@ -334,7 +334,10 @@ def refunds_reconcile(
     if json:
         print_json(asdict(report))
     else:
-        typer.echo(f"{report.ours} refunds here, {report.theirs} at the gateway, {len(report.differences)} differences")
+        typer.echo(
+            f"{report.ours} refunds here, {report.theirs} at the gateway, {len(report.differences)} differences"
+            + (f", {report.decided} decided" if report.decided else "")
+        )
         if report.samples:
             typer.echo(f"{report.samples} sample refunds left out: no gateway was asked for them")
         for difference in report.differences:

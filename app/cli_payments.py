@@ -13,7 +13,8 @@ payments = typer.Typer(help="Money in, and the gateway's books.", no_args_is_hel
 @payments.command("reconcile")
 def payments_reconcile(
     repair: Annotated[
-        bool, typer.Option(help="Book what the gateway captured, release what it reserves for cancelled orders.")
+        bool,
+        typer.Option(help="Book what the gateway captured or refunded, release what it reserves for cancelled orders."),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -38,6 +39,7 @@ def payments_reconcile(
     else:
         typer.echo(
             f"{report.ours} payments here, {report.theirs} at the gateway, {len(report.differences)} differences"
+            + (f", {report.decided} decided" if report.decided else "")
         )
         for difference in report.differences:
             typer.echo(

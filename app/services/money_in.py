@@ -210,7 +210,10 @@ async def ask_a_person(
     at: datetime,
     **evidence: Any,
 ) -> bool:
-    """Open the case of an outcome, once for each payment or refund of the provider; return whether it is new."""
+    """Open the case of an outcome, once for each payment or refund of the provider; return whether it is new.
+
+    Of a payment that was refunded elsewhere, once for each amount that has gone back in all.
+    """
     kind = CASES[outcome]
     facts: dict[str, Any] = {
         "gateway_id": reported.id,
@@ -224,15 +227,23 @@ async def ask_a_person(
     if subject is not None:
         agreed = expected_amount(subject) if isinstance(subject, Payment) else subject.amount
         facts |= {"expected_amount": str(agreed), "expected_currency": subject.currency}
+    order_id = subject.order_id if subject is not None else None
+    if order_id is None and isinstance(reported, GatewayRefund):
+        # Made in the provider's console: no refund of ours is meant, and the payment may be ours.
+        known = select(Payment.order_id).where(Payment.gateway_payment_id == reported.payment_id)
+        order_id = (await session.execute(known)).scalar_one_or_none()
+    key = case_key(kind, reported.id)
+    if kind is CaseKind.REFUNDED_ELSEWHERE and isinstance(reported, GatewayPayment):
+        key = went_back_key(reported.id, reported.refunded_amount)
     entity = CaseEntity.REFUND if isinstance(reported, GatewayRefund) else CaseEntity.ORDER
     return await open_case(
         session,
         kind,
         entity_type=entity,
         entity_id=reported.reference,
-        order_id=subject.order_id if subject is not None else None,
+        order_id=order_id,
         evidence=facts,
-        dedupe_key=case_key(kind, reported.id),
+        dedupe_key=key,
         at=at,
     )
 
@@ -241,6 +252,11 @@ def case_key(kind: CaseKind, foreign_id: str) -> str:
     """Return the dedupe key of a case about something of the provider's, whose ids may be longer than a key."""
     known = foreign_id if len(foreign_id) <= 128 else hashlib.sha256(foreign_id.encode()).hexdigest()
     return f"{kind.lower()}:{known}"
+
+
+def went_back_key(gateway_payment_id: str, total: Decimal) -> str:
+    """Return the dedupe key of the case about what went back of a payment; more that goes back is another case."""
+    return case_key(CaseKind.REFUNDED_ELSEWHERE, f"{gateway_payment_id}:{total.normalize():f}")
 
 
 def moved(reported: GatewayPayment | GatewayRefund) -> Decimal:

@@ -4,22 +4,38 @@ Payments go on while the gateway's list is read. So what the list must have is w
 is what we have afterwards; what changed in between is no difference.
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, text
+import structlog
+from sqlalchemy import Row, func, select, text
+from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.core import error_tracking
 from app.core.actor import Actor
-from app.core.enums import CaseEntity, CaseKind, OrderStatus, PaymentState
+from app.core.enums import CaseEntity, CaseKind, OrderStatus, PaymentState, RefundState
 from app.database import Database
-from app.services import money_in
+from app.models.case import Case
+from app.models.payment import Payment, Refund
+from app.services import money_in, tampering
 from app.services.case_service import open_case
-from app.services.payment_gateway import PaymentGateway
+from app.services.payment_gateway import GatewayError, GatewayTransaction, GatewayUnavailable, PaymentGateway
+from app.services.reconciled_decisions import decided, is_about
 from app.services.unpaid_orders import Standing, UnpaidOrders
+from app.utils.exceptions import RecordTamperedError
+
+logger = structlog.get_logger(__name__)
+
+SWEPT_TRANSACTIONS = 50_000
+"""How much of the gateway's list a tick reads, so that it ends in time; for more, the command is run from a scheduler."""
+
+SWEPT_REPAIRS = 100
+"""How many differences a tick takes on; the rest waits for the next one."""
 
 # What may have gone back at the gateway: what we know of, and at most what is on its way besides.
 _OURS = text("""
@@ -59,6 +75,17 @@ _ASKED = {
 }
 """Differences that a person must decide → the case that a repair opens; of the rest the gateway is asked."""
 
+_DECIDED = {
+    **_ASKED,
+    PaymentDifferenceKind.AMOUNT_DIFFERS: CaseKind.AMOUNT_MISMATCH,
+    PaymentDifferenceKind.UNKNOWN_REFERENCE: CaseKind.UNKNOWN_REFERENCE,
+}
+"""Differences that are none any more once their case was closed → the kind of that case."""
+
+
+class BooksTooLongError(Exception):
+    """The gateway's list is longer than what a tick may read."""
+
 
 @dataclass(frozen=True, slots=True)
 class PaymentDifference:
@@ -80,7 +107,8 @@ class PaymentReconciliation:
 
     Attributes:
         repaired: how many of the differences were booked, or released at the gateway.
-        asked: how many of them opened a case.
+        asked: how many of the others have a case.
+        decided: how many more differences there are that a person has decided, by closing their case.
     """
 
     ours: int
@@ -88,6 +116,7 @@ class PaymentReconciliation:
     differences: list[PaymentDifference]
     repaired: int
     asked: int
+    decided: int
 
 
 @dataclass(slots=True)
@@ -99,8 +128,13 @@ class _Theirs:
     currency: str
     reserved: Decimal = Decimal(0)
     captured: Decimal = Decimal(0)
-    refunded: Decimal = Decimal(0)
+    refunds: list[GatewayTransaction] = field(default_factory=list)
     voided: bool = False
+
+    @property
+    def refunded(self) -> Decimal:
+        """What has gone back of it."""
+        return sum((entry.amount for entry in self.refunds), Decimal(0))
 
 
 @dataclass(slots=True)
@@ -125,15 +159,41 @@ class PaymentReconciler:
         self._gateway = gateway
         self._unpaid_orders = unpaid_orders
 
-    async def reconcile(self, actor: Actor, *, repair: bool = False) -> PaymentReconciliation:
+    async def sweep(self, actor: Actor) -> int:
+        """Reconcile with repair, within the time of a tick; return how many differences there were.
+
+        A gateway that cannot be asked, or whose list is too long for a tick, leaves all to the next tick or to the
+        command.
+        """
+        try:
+            report = await self.reconcile(actor, repair=True, at_most=SWEPT_TRANSACTIONS, repairs=SWEPT_REPAIRS)
+        except GatewayError as fault:
+            logger.warning("payments.not_compared", error=str(fault))
+            return 0
+        except BooksTooLongError:
+            logger.error("payments.not_compared", error="too many transactions", limit=SWEPT_TRANSACTIONS)  # noqa: TRY400 - no fault
+            return 0
+        if (left := len(report.differences) - report.repaired) > 0:
+            logger.error("payments.differ", left=left, repaired=report.repaired, cases=report.asked)
+        return len(report.differences)
+
+    async def reconcile(
+        self, actor: Actor, *, repair: bool = False, at_most: int | None = None, repairs: int | None = None
+    ) -> PaymentReconciliation:
         """Compare every payment with the gateway's transaction list.
 
         Args:
-            repair: book what the gateway captured and we do not know of, release what it reserves for cancelled
-                orders, and open a case for what a person must decide. No money is taken here.
+            repair: book what the gateway captured or refunded and we do not know of, release what it reserves for
+                cancelled orders, and open a case for what a person must decide. No money is taken or paid here.
+            at_most: how many of the gateway's transactions are read; all when absent.
+            repairs: how many differences are taken on; all when absent.
+
+        Raises:
+            GatewayError: the list could not be read.
+            BooksTooLongError: it has more than `at_most` transactions.
         """
         earlier = await self._ours()
-        books = await self._theirs()
+        books = await self._theirs(at_most)
         ours = await self._ours()
         theirs = books.by_reference()
         differences = [
@@ -143,17 +203,37 @@ class PaymentReconciler:
                 reference, ours.get(reference), earlier.get(reference), theirs.get(reference, [])
             )
         ]
+        found = len(differences)
+        closed = await decided(self._database, [key for each in differences if (key := _case_key(each)) is not None])
+        differences = [each for each in differences if not _is_decided(each, closed.get(_case_key(each) or ""))]
         repaired = asked = 0
-        for difference in differences if repair else []:
-            outcome = await self._repair(difference, actor)
-            repaired += outcome is Standing.BOOKED
-            asked += outcome is Standing.UNDECIDED
-        return PaymentReconciliation(len(ours), len(books.by_id), differences, repaired, asked)
+        for difference in differences[:repairs] if repair else []:
+            try:
+                outcome = await self._repair(difference, books, actor)
+            except GatewayUnavailable as fault:
+                logger.warning("payments.not_repaired", reference=difference.reference, error=str(fault))
+                break
+            except GatewayError as fault:
+                logger.warning("payments.not_repaired", reference=difference.reference, error=str(fault))
+            except RecordTamperedError as fault:
+                await tampering.report(self._database, fault)
+            except (IntegrityError, DataError) as refusal:
+                # One that the database refuses needs a person; the others do not wait for it.
+                error_tracking.report(refusal)
+                logger.critical("payments.repair_refused", reference=difference.reference, exc_info=refusal)
+            else:
+                repaired += outcome is Standing.BOOKED
+                asked += outcome is Standing.UNDECIDED
+        return PaymentReconciliation(
+            len(ours), len(books.by_id), differences, repaired, asked, decided=found - len(differences)
+        )
 
-    async def _repair(self, difference: PaymentDifference, actor: Actor) -> Standing:
+    async def _repair(self, difference: PaymentDifference, books: _Books, actor: Actor) -> Standing:
         """Return BOOKED when the books agree now, UNDECIDED when a person was asked, NOTHING when neither."""
         if difference.order_id is None:
             return Standing.NOTHING
+        if difference.kind is PaymentDifferenceKind.REFUNDS_DIFFER and difference.gateway_payment_id is not None:
+            return await self._book_went_back(difference, books.by_id[difference.gateway_payment_id])
         if (kind := _ASKED.get(difference.kind)) is not None:
             return await self._ask(difference, kind)
         standing = await self._unpaid_orders.settle(difference.order_id, actor)
@@ -161,38 +241,62 @@ class PaymentReconciler:
         return Standing.BOOKED if is_released else standing
 
     async def _ask(self, difference: PaymentDifference, kind: CaseKind) -> Standing:
-        facts = {
-            "found_by": "reconciliation",
-            "difference": str(difference.kind),
-            "gateway_id": difference.gateway_payment_id,
-            "our_amount": str(difference.our_amount),
-            "their_amount": str(difference.their_amount),
-        }
-        key = money_in.case_key(kind, difference.gateway_payment_id or difference.reference)
         async with self._database.transaction() as session:
-            await open_case(
-                session,
-                kind,
-                entity_type=CaseEntity.PAYMENT,
-                entity_id=difference.payment_id or UUID(int=0),
-                order_id=difference.order_id,
-                evidence=facts,
-                dedupe_key=key,
-            )
+            await _open_case(session, difference, kind)
         return Standing.UNDECIDED
+
+    async def _book_went_back(self, difference: PaymentDifference, theirs: _Theirs) -> Standing:
+        """Book what was refunded there without us, as far as it is not reserved for refunds of ours, with its case.
+
+        It is the sum of their refunds that are none of ours, so booking it again changes nothing. No second case is
+        opened for refunds that were reported one by one, each with a case, and that could be booked.
+        """
+        async with self._database.transaction() as session:
+            payment = await money_in.locked_payment(session, difference.order_id) if difference.order_id else None
+            agrees = False
+            foreign: list[GatewayTransaction] = []
+            if payment is not None and (payment.state, payment.gateway_payment_id) == (
+                PaymentState.CAPTURED,
+                theirs.id,
+            ):
+                known = set(await session.scalars(select(Refund.id).where(Refund.payment_id == payment.id)))
+                foreign = [entry for entry in theirs.refunds if entry.reference not in {str(ours) for ours in known}]
+                total = sum((entry.amount for entry in foreign), Decimal(0))
+                left = payment.captured_amount - payment.refund_reserved_amount
+                if money_in.is_storable(total):
+                    payment.refunded_elsewhere_amount = max(payment.refunded_elsewhere_amount, min(total, left))
+                    await session.flush()
+                agrees = payment.refunded_elsewhere_amount == total and await _went_back(
+                    session, payment, theirs.refunded
+                )
+            keys = [money_in.case_key(CaseKind.UNKNOWN_REFERENCE, entry.refund_id or entry.id) for entry in foreign]
+            reported = await session.scalar(select(func.count()).where(Case.dedupe_key.in_(keys)))
+            if not agrees or reported != len(foreign):
+                await _open_case(session, difference, CaseKind.REFUNDED_ELSEWHERE)
+            if agrees:
+                logger.warning("refund_elsewhere.booked", order_id=str(difference.order_id), gateway_id=theirs.id)
+        return Standing.BOOKED if agrees else Standing.UNDECIDED
 
     async def _ours(self) -> dict[str, OurPayment]:
         async with self._database.autocommit() as connection:
             return {str(row.order_id): row for row in await connection.execute(_OURS)}
 
-    async def _theirs(self) -> _Books:
-        books = _Books()
+    async def _transactions(self, at_most: int | None) -> AsyncIterator[GatewayTransaction]:
+        read = 0
         async for entry in self._gateway.list_transactions():
+            read += 1
+            if at_most is not None and read > at_most:
+                raise BooksTooLongError
+            yield entry
+
+    async def _theirs(self, at_most: int | None) -> _Books:
+        books = _Books()
+        async for entry in self._transactions(at_most):
             known = books.by_id.get(entry.payment_id)
             if known is None:
                 known = books.by_id[entry.payment_id] = _Theirs(entry.payment_id, entry.reference, entry.currency)
             if entry.type == "refund":
-                known.refunded += entry.amount
+                known.refunds.append(entry)
                 continue
             known.reference = entry.reference
             if entry.type == "authorization":
@@ -202,6 +306,54 @@ class PaymentReconciler:
             else:
                 known.voided = True
         return books
+
+
+async def _went_back(session: AsyncSession, payment: Payment, total: Decimal) -> bool:
+    """Return whether what we know to have gone back, and what is under way, accounts for what went back there."""
+    by_state = await session.execute(
+        select(Refund.state, func.sum(Refund.amount)).where(Refund.payment_id == payment.id).group_by(Refund.state)
+    )
+    ours: dict[str, Decimal] = {state: amount for state, amount in by_state}  # noqa: C416 - typed rows
+    paid = payment.refunded_elsewhere_amount + ours.get(RefundState.SUCCEEDED, Decimal(0))
+    under_way = sum((ours.get(state, Decimal(0)) for state in (RefundState.PROCESSING, RefundState.UNKNOWN)), paid)
+    return paid <= total <= under_way
+
+
+async def _open_case(session: AsyncSession, difference: PaymentDifference, kind: CaseKind) -> None:
+    facts = {
+        "found_by": "reconciliation",
+        "difference": str(difference.kind),
+        "gateway_id": difference.gateway_payment_id,
+        "our_amount": str(difference.our_amount),
+        "their_amount": str(difference.their_amount),
+    }
+    await open_case(
+        session,
+        kind,
+        entity_type=CaseEntity.PAYMENT,
+        entity_id=difference.payment_id or UUID(int=0),
+        order_id=difference.order_id,
+        evidence=facts,
+        dedupe_key=_case_key(difference) or money_in.case_key(kind, difference.reference),
+    )
+
+
+def _case_key(difference: PaymentDifference) -> str | None:
+    """Return the dedupe key of the case about a difference; None where a case decides nothing."""
+    kind = _DECIDED.get(difference.kind)
+    if kind is None:
+        return None
+    if kind is CaseKind.REFUNDED_ELSEWHERE and difference.gateway_payment_id and difference.their_amount is not None:
+        return money_in.went_back_key(difference.gateway_payment_id, difference.their_amount)
+    return money_in.case_key(kind, difference.gateway_payment_id or difference.reference)
+
+
+def _is_decided(difference: PaymentDifference, evidence: Mapping[str, Any] | None) -> bool:
+    """Return whether a closed case is about this difference, and not about one that has grown since."""
+    if evidence is None:
+        return False
+    is_amount = difference.kind is PaymentDifferenceKind.AMOUNT_DIFFERS
+    return not is_amount or is_about(evidence, difference.their_amount)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +373,9 @@ def _compare(
     captured = [payment for payment in theirs if payment.captured > 0]
     if ours is None:
         found = [
-            _Found(PaymentDifferenceKind.UNKNOWN_REFERENCE, payment, None, payment.captured) for payment in captured
+            _Found(PaymentDifferenceKind.UNKNOWN_REFERENCE, payment, None, payment.captured)
+            for payment in captured
+            if payment.captured > payment.refunded
         ]
     elif captured:
         found = _of_captured(ours, earlier or ours, captured)
@@ -242,11 +396,23 @@ def _compare(
 
 
 def _of_captured(ours: OurPayment, earlier: OurPayment, captured: list[_Theirs]) -> list[_Found]:
-    if len(captured) > 1:
-        total = sum((payment.captured for payment in captured), Decimal(0))
-        other = next((payment for payment in captured if payment.id != ours.gateway_payment_id), captured[0])
-        return [_Found(PaymentDifferenceKind.CAPTURED_MORE_THAN_ONCE, other, ours.captured_amount, total)]
-    [payment] = captured
+    # A second payment that has gone back is settled.
+    left = [payment for payment in captured if payment.captured > payment.refunded]
+    own = next((payment for payment in captured if payment.id == ours.gateway_payment_id), None)
+    total = sum((payment.captured for payment in captured), Decimal(0))
+    twice = PaymentDifferenceKind.CAPTURED_MORE_THAN_ONCE
+    if own is not None:
+        others = [_Found(twice, other, ours.captured_amount, total) for other in left if other is not own]
+        return others + _of_one(ours, earlier, own)
+    if ours.gateway_payment_id is not None and not left:
+        return _of_uncaptured(earlier, [])
+    if len(left) > 1:
+        kind = PaymentDifferenceKind.OTHER_PAYMENT if ours.gateway_payment_id is not None else twice
+        return [_Found(kind, other, ours.captured_amount, total) for other in left]
+    return _of_one(ours, earlier, (left or captured)[0])
+
+
+def _of_one(ours: OurPayment, earlier: OurPayment, payment: _Theirs) -> list[_Found]:
     kind = _difference(ours, earlier, payment)
     if kind is None:
         return []

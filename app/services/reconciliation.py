@@ -1,6 +1,7 @@
 """Our refunds beside the gateway's books: how they can differ, and the comparison of one (contract section 9)."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -45,6 +46,8 @@ class Reconciliation:
 
     Attributes:
         ours: how many refunds were compared; `samples`: how many were not, as sample data.
+        decided: how many more differences there are that are booked as refunded elsewhere, or that a person has
+            decided by closing their case.
     """
 
     ours: int
@@ -52,6 +55,25 @@ class Reconciliation:
     differences: list[Difference]
     repaired: int
     samples: int = 0
+    decided: int = 0
+
+
+@dataclass(slots=True)
+class RefundBooks:
+    """The gateway's refunds by our reference, more than one where it paid more than once, and sums by its payment."""
+
+    by_reference: dict[str, list[GatewayTransaction]] = field(default_factory=dict)
+    captured: dict[str, Decimal] = field(default_factory=dict)
+    refunded: dict[str, Decimal] = field(default_factory=dict)
+
+    def foreign(self, ours: Iterable[str]) -> dict[str, Decimal]:
+        """Return, by the gateway's payment, what went back under references that are none of ours."""
+        known = set(ours)
+        found: dict[str, Decimal] = {}
+        for reference, entries in self.by_reference.items():
+            for entry in entries if reference not in known else []:
+                found[entry.payment_id] = found.get(entry.payment_id, Decimal(0)) + entry.amount
+        return found
 
 
 def is_sample(ours: Row[*tuple[Any, ...]]) -> bool:
@@ -59,13 +81,16 @@ def is_sample(ours: Row[*tuple[Any, ...]]) -> bool:
     return str(ours.gateway_refund_id or "").startswith(SAMPLE_REFUND_PREFIX)
 
 
-async def refunds_at(gateway: PaymentGateway) -> dict[str, list[GatewayTransaction]]:
-    """Return the gateway's refunds by our reference; more than one where it paid more than once."""
-    found: dict[str, list[GatewayTransaction]] = {}
-    async for transaction in gateway.list_transactions():
-        if transaction.type == "refund":
-            found.setdefault(transaction.reference, []).append(transaction)
-    return found
+async def refunds_at(gateway: PaymentGateway) -> RefundBooks:
+    """Return the gateway's refunds."""
+    books = RefundBooks()
+    async for entry in gateway.list_transactions():
+        if entry.type == "refund":
+            books.by_reference.setdefault(entry.reference, []).append(entry)
+            books.refunded[entry.payment_id] = books.refunded.get(entry.payment_id, Decimal(0)) + entry.amount
+        elif entry.type == "capture":
+            books.captured[entry.payment_id] = books.captured.get(entry.payment_id, Decimal(0)) + entry.amount
+    return books
 
 
 def compare(

@@ -30,7 +30,7 @@ from app.models.order import Order
 from app.models.payment import Payment, Refund
 from app.schemas.common import PageQuery
 from app.schemas.refund import OrderRefund, RefundQuery
-from app.services import collection, job_service, money_ledger, pages, permissions, tampering
+from app.services import collection, job_service, money_ledger, pages, permissions, refund_decisions, tampering
 from app.services.job_service import Claim
 from app.services.payment_gateway import (
     GatewayDeclined,
@@ -263,7 +263,8 @@ class RefundService:
         # Refunds go on meanwhile: what their list must have is what we had before it was read, and what we must have
         # is what we have afterwards.
         earlier = await self._all()
-        theirs = await refunds_at(gateway)
+        books = await refunds_at(gateway)
+        theirs = books.by_reference
         ours = await self._all()
         samples = {reference for reference, row in ours.items() if without_samples and is_sample(row)} - theirs.keys()
         differences = [
@@ -274,6 +275,8 @@ class RefundService:
             )
             is not None
         ]
+        found = len(differences)
+        differences = await refund_decisions.undecided(self._database, differences, books, ours)
         repaired = 0
         for difference in differences if repair else []:
             if difference.kind is DifferenceKind.PAID_BUT_NOT_RECORDED and difference.gateway_refund_id is not None:
@@ -284,6 +287,7 @@ class RefundService:
             differences=differences,
             repaired=repaired,
             samples=len(samples),
+            decided=found - len(differences),
         )
 
     async def _record_paid(self, refund_id: UUID, gateway_refund_id: str) -> bool:

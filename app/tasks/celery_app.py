@@ -31,6 +31,8 @@ TASKS = {
 
 _EVERY_MINUTE = 60.0
 _HOURLY = 3600.0
+_FOUR_TIMES_A_DAY = 21600.0
+"""Of what would do once a day: a beat whose schedule is lost at a restart begins to count again."""
 
 
 def broker_url(redis_url: str) -> str:
@@ -104,6 +106,7 @@ def configuration() -> dict[str, Any]:
             "forget-idempotency-keys": _beat_entry("forget_idempotency_keys", _EVERY_MINUTE),
             "remove-orphaned-attachments": _beat_entry("remove_orphaned_attachments", _HOURLY),
             "reconcile": _beat_entry("reconcile", _HOURLY),
+            "reconcile-payments": _beat_entry("reconcile_payments", _FOUR_TIMES_A_DAY),
         },
     }
 

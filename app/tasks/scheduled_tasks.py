@@ -10,6 +10,7 @@ from datetime import timedelta
 import structlog
 
 from app.core import monitoring
+from app.core.actor import SYSTEM_JOB
 from app.services.attachment_service import PARTS
 from app.tasks.celery_app import task
 from app.tasks.workbench import Workbench
@@ -112,3 +113,13 @@ def reconcile() -> None:
         return await bench.sweeps.reconcile(BATCH)
 
     _tick("reconcile", work)
+
+
+@task("app.tasks.scheduled_tasks.reconcile_payments")
+def reconcile_payments() -> None:
+    """Compare our payments with the gateway's books, book what a lost webhook did not report, and ask about the rest."""
+
+    async def work(bench: Workbench) -> int:
+        return await bench.payment_reconciler.sweep(SYSTEM_JOB)
+
+    _tick("reconcile_payments", work)

@@ -17,6 +17,7 @@ from app.services.notification_service import NotificationService, is_message
 from app.services.order_service import STATEMENT as ORDER_STATEMENT
 from app.services.order_service import OrderService
 from app.services.payment_gateway import PaymentGateway
+from app.services.payment_reconciliation import PaymentReconciler
 from app.services.payment_service import PaymentService
 from app.services.refund_service import RefundService
 from app.services.return_service import ReturnService
@@ -115,6 +116,11 @@ class Workbench:
     def unpaid_orders(self) -> UnpaidOrders:
         """What the provider holds for unpaid orders."""
         return UnpaidOrders(self.database, self.orders, self.gateway, self.clock)
+
+    @cached_property
+    def payment_reconciler(self) -> PaymentReconciler:
+        """Our payments beside the gateway's books, for the sweeps."""
+        return PaymentReconciler(self.database, self.gateway, self.unpaid_orders)
 
     @cached_property
     def returns(self) -> ReturnService:

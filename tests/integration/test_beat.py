@@ -27,6 +27,7 @@ MINUTELY = {
         "forget_idempotency_keys",
     )
 }
+FOUR_TIMES_A_DAY = {"app.tasks.scheduled_tasks.reconcile_payments"}
 HOURLY = {f"app.tasks.scheduled_tasks.{name}" for name in ("remove_orphaned_attachments", "reconcile")}
 
 
@@ -92,6 +93,15 @@ def test_each_tick_goes_to_the_queue_of_sweeps(beat: Beat) -> None:
     assert beat.take() == Counter(MINUTELY)
     beat.look(hours=1)
     assert beat.take() == Counter(MINUTELY | HOURLY)
+
+
+def test_books_are_compared_four_times_a_day(beat: Beat) -> None:
+    beat.look(seconds=61)
+    beat.take()
+    beat.look(hours=5)
+    assert beat.take() == Counter(MINUTELY | HOURLY)
+    beat.look(hours=1)
+    assert beat.take() == Counter(MINUTELY | HOURLY | FOUR_TIMES_A_DAY)
 
 
 def test_ticks_go_on_when_the_clock_is_set_back(beat: Beat) -> None:
