@@ -69,7 +69,9 @@ def notifications_resend(
     notification_id: Annotated[
         UUID, typer.Argument(metavar="ID", help="The message, as `notifications list` shows it.")
     ],
-    to: Annotated[str | None, typer.Option(help="A corrected address or number; the first one without it.")] = None,
+    to: Annotated[
+        str | None, typer.Option(help="A corrected address or number, for this message only; the first one without it.")
+    ] = None,
     by: By = None,
 ) -> None:
     """Send a message again, to the same recipient or to a corrected one."""
@@ -81,6 +83,12 @@ def notifications_resend(
         lambda database: MessageResend(database, get_settings()).resend(notification_id, to, actor)
     )
     typer.echo(f"due: {again['template']} to {again['recipient']} as {again['id']}")
+    if to is not None and again["order_id"] is not None:
+        field = "customer_email" if again["channel"] == "EMAIL" else "customer_phone"
+        typer.echo(
+            f"this message only; later ones go to the order's address: PATCH /api/v1/orders/{again['order_id']}"
+            f" with {field} and reason"
+        )
 
 
 def register(cli: typer.Typer) -> None:

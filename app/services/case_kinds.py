@@ -121,7 +121,11 @@ MEANINGS: Mapping[CaseKind, Meaning] = {
         "A document cannot be issued: no font that is installed can show one of its texts.",
         (
             WayOut("ADD_FONT", "Install a font that covers the text, `articurated jobs retry ID`, then close."),
-            WayOut("CORRECT_TEXT", "Correct the text of the order, `articurated jobs retry ID`, then close."),
+            WayOut(
+                "CORRECT_TEXT",
+                "Correct the text where that may be done (the shop's own, in its settings), `articurated jobs retry ID`,"
+                " then close.",
+            ),
         ),
     ),
 }

@@ -33,14 +33,32 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 
 from app.config import Settings
-from app.core.actor import Actor
-from app.core.enums import CaseEntity, CaseKind, DocumentKind, DocumentState, EntityType, OrderStatus, RefundState
+from app.core.actor import SYSTEM_JOB, Actor
+from app.core.enums import (
+    CaseEntity,
+    CaseKind,
+    CaseState,
+    DocumentKind,
+    DocumentState,
+    EntityType,
+    OrderStatus,
+    RefundState,
+)
 from app.database import Database
+from app.models.case import Case
 from app.models.invoice import Invoice
 from app.models.order import Order
 from app.models.payment import Refund
 from app.models.return_request import ReturnRequest
-from app.services import document_series, document_store, document_views, event_service, job_service, permissions
+from app.services import (
+    case_service,
+    document_series,
+    document_store,
+    document_views,
+    event_service,
+    job_service,
+    permissions,
+)
 from app.services.case_service import open_case
 from app.services.file_links import FileKind, FileLinks
 from app.services.job_service import Claim, JobKind
@@ -171,10 +189,26 @@ class InvoiceService:
             return await _find(session, same) or await number(session, claim, issued_on, in_use)
 
     async def _open_case(self, kind: DocumentKind, refusal: UnprintableDocumentError) -> None:
-        """Ask a person to decide, once for the same document and characters."""
+        """Ask a person to decide: one open case a document, and another one if it was closed and nothing has changed."""
         named = "; ".join(map(str, refusal.faults))
         digest = hashlib.sha256(named.encode()).hexdigest()[:16]
+        key = f"unprintable_document:{refusal.entity_id}:{digest}"
         async with self._database.transaction() as session:
+            asked = (
+                await session.execute(
+                    select(Case.dedupe_key, Case.state).where(
+                        Case.kind == CaseKind.UNPRINTABLE_DOCUMENT, Case.entity_id == refusal.entity_id
+                    )
+                )
+            ).all()
+            for earlier in asked:
+                if earlier.state != CaseState.OPEN:
+                    continue
+                if earlier.dedupe_key.startswith(key):
+                    return
+                note = "Other characters are refused now; another case takes over."
+                await case_service.supersede(session, earlier.dedupe_key, note, SYSTEM_JOB, self._clock())
+            again = sum(earlier.dedupe_key.startswith(key) for earlier in asked)
             await open_case(
                 session,
                 CaseKind.UNPRINTABLE_DOCUMENT,
@@ -186,7 +220,7 @@ class InvoiceService:
                     "fields": [{"field": fault.field, "characters": fault.characters} for fault in refusal.faults],
                     "summary": named,
                 },
-                dedupe_key=f"unprintable_document:{refusal.entity_id}:{digest}",
+                dedupe_key=f"{key}:{again + 1}" if again else key,
                 at=self._clock(),
             )
 

@@ -44,6 +44,7 @@ class Move:
 
     def __init__(self, server: EmbeddedPostgres, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         self.server = server
+        self.servers = TestServers(server.owner_url, server.app_url, server.superuser_url, "", "", given=False)
         self._settings = settings
         self._monkeypatch = monkeypatch
 
@@ -94,6 +95,17 @@ class Move:
         sent = f"SELECT confirmed_flush_lsn >= '{here}' FROM pg_replication_slots WHERE slot_name = '{SLOT}'"
         assert wait_until(lambda: bool(self.ask(OLD, sent)), seconds=WAIT_SECONDS), self.server.log.read_text()[-3000:]
 
+    def begin_again(self) -> None:
+        """Make the new database anew, without a subscription."""
+        self.forget_subscription()
+        databases.drop_database(self.servers, NEW)
+        self.create(NEW)
+
+    def create(self, name: str) -> None:
+        """Make a migrated database."""
+        databases.create_database(self.servers, name, None)
+        databases.migrate(databases.url_of(self.server.owner_url, name), self.server.app_url)
+
     def stop_applying(self) -> None:
         """Disable the subscription; return once its workers have ended."""
         self.ask(NEW, f"ALTER SUBSCRIPTION {SLOT} DISABLE")
@@ -126,15 +138,13 @@ def server() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture
 def move(server: EmbeddedPostgres, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Move]:
-    servers = TestServers(server.owner_url, server.app_url, server.superuser_url, "", "", given=False)
-    for name in (OLD, NEW):
-        databases.create_database(servers, name, None)
-        databases.migrate(databases.url_of(server.owner_url, name), server.app_url)
     move = Move(server, settings, monkeypatch)
+    for name in (OLD, NEW):
+        move.create(name)
     yield move
     move.forget_subscription()
     for name in (OLD, NEW):
-        databases.drop_database(servers, name)
+        databases.drop_database(move.servers, name)
 
 
 def api_of(services: Services, settings: Settings) -> httpx2.AsyncClient:
@@ -220,6 +230,29 @@ def test_a_shop_moves_while_it_trades(move: Move) -> None:
     assert move.ask(NEW, "SELECT count(*) FROM pg_class WHERE relname = 'orders' AND reltuples = 70") == 1
     asyncio.run(trade(move.at(NEW), 1))
     assert move.ask(NEW, "SELECT max(order_number) LIKE '%-000071' FROM orders")
+
+
+def test_without_preparing_the_guards_stop_what_arrives(move: Move) -> None:
+    """Guards fire for applied rows too, and a row that arrives in a late state passes none of them."""
+    asyncio.run(trade(move.at(OLD), 2))
+    assert move.command(OLD, "prepare", "--on", "publisher")[0] == 0
+    before = len(move.server.log.read_text())
+    move.subscribe()
+    # The copy of a table is tried again and again, by a worker of its own.
+    guard = "payments: a payment begins PENDING, with nothing captured"
+    assert wait_until(lambda: guard in move.server.log.read_text()[before:], seconds=WAIT_SECONDS)
+    assert move.ask(NEW, "SELECT sync_error_count > 0 FROM pg_stat_subscription_stats")
+    for table in ("payments", "state_history"):
+        assert move.ask(NEW, f"SELECT count(*) FROM {table}") == 0, table
+
+    move.begin_again()
+    assert move.command(NEW, "prepare", "--on", "subscriber")[0] == 0
+    move.subscribe()
+    asyncio.run(trade(move.at(OLD), 1))
+    move.wait_until_caught_up()
+    for table in ("orders", "state_history", "events", "jobs", "payments", "return_requests"):
+        there = move.ask(OLD, f"SELECT count(*) FROM {table}")
+        assert (move.ask(NEW, f"SELECT count(*) FROM {table}"), there > 0) == (there, True), table
 
 
 def test_what_did_not_arrive_is_named(move: Move) -> None:

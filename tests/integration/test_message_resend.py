@@ -1,5 +1,6 @@
 """A message that was refused is a case, and can be sent again, to a corrected address too (REQ-006)."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -25,6 +26,7 @@ from app.utils.email_sender import MailRejected, MailTooLarge, MailUnavailable
 from app.utils.messages import MessageRefused
 from app.utils.storage import storage_for
 from tests.conftest import MovableClock
+from tests.factories import order_create
 from tests.integration.channels_support import PHONE, FakeChannel, Post, only, shipped
 from tests.integration.conftest import error_of
 from tests.integration.jobs_support import FakeRenderer, add_job, claim_for, order_in, rows
@@ -285,20 +287,33 @@ def _command_settings(settings: Settings, clean_database: None, monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("_command_settings")
-def test_the_command_sends_again(settings: Settings, owner_connection: Any) -> None:
+def test_the_command_sends_again(settings: Settings, owner_connection: Any, admin: Actor) -> None:
+    async def ordered() -> Any:
+        database = Database(settings, pool_size=1)
+        try:
+            return (await OrderService(database).create(order_create(), admin))["id"]
+        finally:
+            await database.close()
+
+    order_id = asyncio.run(ordered())
     [message_id] = owner_connection.execute(
-        "INSERT INTO notifications (source_key, template, recipient, entity_id, message_id, subject)"
-        " VALUES ('x', 'order_shipped', 'ada@example.com', gen_random_uuid(), '<1@a.example>', 's')"
-        " RETURNING id"
+        "INSERT INTO notifications (source_key, template, recipient, entity_id, order_id, message_id, subject)"
+        " VALUES ('x', 'order_shipped', 'ada@example.com', %s, %s, '<1@a.example>', 's')"
+        " RETURNING id",
+        (order_id, order_id),
     ).fetchone()
     owner_connection.execute("UPDATE notifications SET state = 'REJECTED'")
     words = ["notifications", "resend", str(message_id)]
     result = CliRunner().invoke(cli, [*words, "--to", "ada@example.org", "--by", "Grace"])
     assert result.exit_code == 0, result.output
     assert "due: order_shipped to ada@example.org" in result.output
+    assert f"this message only; later ones go to the order's address: PATCH /api/v1/orders/{order_id}" in result.output
+    assert "customer_email" in result.output
     assert CliRunner().invoke(cli, [*words, "--by", "\x1b[2J"]).exit_code == 2
     assert CliRunner().invoke(cli, [*words, "--to", "nobody"]).exit_code != 0
     rows_found = owner_connection.execute(
         "SELECT recipient, requested_operator, resend_of FROM notifications WHERE resend_of IS NOT NULL"
     ).fetchall()
     assert rows_found == [("ada@example.org", "Grace", message_id)]
+    again = CliRunner().invoke(cli, words)
+    assert (again.exit_code, "this message only" in again.output) == (0, False)

@@ -11,6 +11,7 @@ from app.config import Settings
 from app.core.actor import Actor
 from app.core.enums import OrderStatus
 from app.database import Database
+from app.services.case_service import CaseService
 from app.services.invoice_service import InvoiceService, UnprintableDocumentError
 from app.services.job_service import JobKind
 from app.services.order_service import OrderService
@@ -78,6 +79,35 @@ async def test_the_same_refusal_opens_one_case_and_the_next_document_leaves_no_g
         order = await order_in(orders, admin, OrderStatus.SHIPPED)
         await service.issue(await claim_for(database, order["id"], JobKind.ISSUE_INVOICE))
     assert [row.number_in_year for row in await rows(database, "SELECT * FROM invoices ORDER BY number")] == [1, 2]
+
+
+async def test_a_document_that_is_still_refused_has_a_case_again(
+    database: Database, orders: OrderService, settings: Settings, admin: Actor, clock: MovableClock
+) -> None:
+    service = InvoiceService(database, FakeRenderer(), storage_for(settings), settings)
+    refused = await order_in(orders, admin, OrderStatus.SHIPPED, customer_name=NAME)
+    held = await claim_for(database, refused["id"], JobKind.ISSUE_INVOICE)
+    for number in range(1, 4):
+        for _ in range(2):
+            with pytest.raises(UnprintableDocumentError):
+                await service.issue(held)
+        found = await cases(database)
+        assert [case.state for case in found] == ["CLOSED"] * (number - 1) + ["OPEN"], "one is open at a time"
+        assert found[-1].evidence == found[0].evidence
+        await CaseService(database, clock).close(found[-1].id, admin, "a font was installed", "ADD_FONT")
+
+
+async def test_other_characters_take_the_place_of_the_open_case(
+    database: Database, orders: OrderService, settings: Settings, admin: Actor, tmp_path: Path
+) -> None:
+    order = await order_in(orders, admin, OrderStatus.SHIPPED, customer_name=f"สมชาย {NAME}")
+    held = await claim_for(database, order["id"], JobKind.ISSUE_INVOICE)
+    for renderer in (WithoutThai(tmp_path), FakeRenderer()):
+        with pytest.raises(UnprintableDocumentError):
+            await InvoiceService(database, renderer, storage_for(settings), settings).issue(held)
+    first, second = await cases(database)
+    assert (first.state, first.action, first.closed_by) == ("CLOSED", "SUPERSEDED", None)
+    assert (second.state, second.evidence == first.evidence) == ("OPEN", False)
 
 
 async def test_with_a_font_added_the_same_job_issues_it(
