@@ -91,6 +91,10 @@ class Move:
         assert wait_until(lambda: bool(self.ask(NEW, copied)), seconds=WAIT_SECONDS), self.server.log.read_text()[
             -3000:
         ]
+        with psycopg.connect(self.url("superuser", OLD), autocommit=True) as connection:
+            # Commits do not wait for the log here: one that does brings those before it along.
+            connection.execute("SET synchronous_commit = on")
+            connection.execute("SELECT pg_logical_emit_message(true, 'articurated', 'caught up')")
         here = self.ask(OLD, "SELECT pg_current_wal_lsn()::text")
         sent = f"SELECT confirmed_flush_lsn >= '{here}' FROM pg_replication_slots WHERE slot_name = '{SLOT}'"
         assert wait_until(lambda: bool(self.ask(OLD, sent)), seconds=WAIT_SECONDS), self.server.log.read_text()[-3000:]
