@@ -36,6 +36,7 @@ class ApiRoute(APIRoute):
     """A route for callers with credentials."""
 
     is_open: ClassVar[bool] = False
+    takes_any_query: ClassVar[bool] = False
 
     @property
     def takes_body(self) -> bool:
@@ -87,7 +88,7 @@ class ApiRoute(APIRoute):
     def get_route_handler(self) -> Handler:
         """Return FastAPI's handler between the strict reading of what comes in and the shaping of what goes out."""
         is_open, takes_body, takes_key = self.is_open, self.takes_body, self.takes_key
-        representation = self.representation
+        representation, takes_any_query = self.representation, self.takes_any_query
         handle = super().get_route_handler()
         single, repeatable = query_names(self.dependant)
         if representation is not None:
@@ -100,7 +101,7 @@ class ApiRoute(APIRoute):
                 await retried_read(lambda: admit(scope, services))
             query_string = scope["query_string"]
             chosen = None
-            if query_string:
+            if query_string and not takes_any_query:
                 query = check_query(scope, single, repeatable)
                 if representation is not None:
                     chosen = fields.take_fields(scope, query, representation)
@@ -142,6 +143,12 @@ class OpenRoute(ApiRoute):
     """A route for anyone: it shows nothing of anybody's, or proves its caller in its own way."""
 
     is_open = True
+
+
+class WebhookRoute(OpenRoute):
+    """A route for what is signed: the signature decides, and a query string in the configured address is passed over."""
+
+    takes_any_query = True
 
 
 def shaped(scope: Scope, response: Response, chosen: Representation | None) -> Response:

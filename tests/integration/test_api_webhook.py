@@ -1,6 +1,7 @@
 """The gateway's webhooks: proven to be its own, taken once, and nothing else believed (INT-001)."""
 
 import base64
+import gzip
 import hashlib
 import hmac
 from collections.abc import AsyncIterator
@@ -173,6 +174,39 @@ async def test_a_signed_event_that_cannot_be_read_is_kept_for_a_person(
         "UNREADABLE_EVENT", "GATEWAY_EVENT", "evt_1",
     )  # fmt: skip
     assert case["evidence"]["problem"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "query"),
+    [
+        ({"content-type": "text/plain"}, ""),
+        ({"content-type": "application/cloudevents+json"}, ""),
+        ({"content-type": ""}, ""),
+        ({}, "?shop=1&shop=2&x=%00"),
+    ],
+)
+async def test_only_the_signature_decides_whether_an_event_is_taken(
+    anonymous: httpx2.AsyncClient,
+    api: httpx2.AsyncClient,
+    settings: Settings,
+    clock: MovableClock,
+    headers: dict[str, str],
+    query: str,
+) -> None:
+    body = captured(await new_order(api))
+    response = await anonymous.post(URL + query, content=body, headers=signed(body, settings, clock) | headers)
+    assert (response.status_code, response.json()) == (200, {"outcome": "PAID"})
+
+
+async def test_a_packed_event_is_kept_for_a_person(
+    anonymous: httpx2.AsyncClient, api: httpx2.AsyncClient, settings: Settings, clock: MovableClock
+) -> None:
+    body = gzip.compress(captured(await new_order(api)))
+    headers = signed(body, settings, clock, event_id="evt_1") | {"content-encoding": "gzip"}
+    response = await anonymous.post(URL, content=body, headers=headers)
+    assert (response.status_code, response.json()) == (200, {"outcome": "UNREADABLE"})
+    [case] = (await api.get("/api/v1/cases")).json()["data"]
+    assert case["kind"] == "UNREADABLE_EVENT"
 
 
 @pytest.mark.parametrize(
