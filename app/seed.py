@@ -156,19 +156,19 @@ def _seed_batch(
     returned = [sample for sample in batch if sample.returned]
     if returned:
         returns = [_return_of(sample, dice, now) for sample in returned]
-        _number_returns(connection, [row for row, _ in returns])
+        _number_returns(connection, [row for row, _ in returns], shop_time)
         connection.execute(insert(ReturnRequest), [row for row, _ in returns])
         _created_events(connection, "RETURN", "return.created", [(row["id"], row["created_at"]) for row, _ in returns])
         _walk(connection, return_statement, [walk for _, walk in returns])
     return [sample.order["id"] for sample in batch]
 
 
-def _number_returns(connection: Connection, returns: list[dict[str, Any]]) -> None:
+def _number_returns(connection: Connection, returns: list[dict[str, Any]], shop_time: ShopTime) -> None:
     numbers = connection.execute(
         text("SELECT nextval('return_number_seq') FROM generate_series(1, :n)"), {"n": len(returns)}
     ).scalars()
     for row, number in zip(returns, numbers, strict=True):
-        row["return_number"] = f"RET-{row['created_at'].year}-{number:06d}"
+        row["return_number"] = f"RET-{shop_time.day(row['created_at']).year}-{number:06d}"
 
 
 @dataclass

@@ -22,6 +22,7 @@ class RefundResponse(Answer):
     id: UUID
     order_id: UUID
     return_id: UUID | None
+    return_number: str | None
     payment_id: UUID
     reason: RefundReason
     state: RefundState
@@ -40,6 +41,7 @@ class OrderRefund(Answer):
 
     id: UUID
     return_id: UUID | None
+    return_number: str | None
     reason: RefundReason
     state: RefundState
     amount: float

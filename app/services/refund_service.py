@@ -28,6 +28,7 @@ from app.core.enums import RefundState
 from app.database import Database
 from app.models.order import Order
 from app.models.payment import Payment, Refund
+from app.models.return_request import ReturnRequest
 from app.schemas.common import PageQuery
 from app.schemas.refund import OrderRefund, RefundQuery
 from app.services import collection, job_service, money_ledger, pages, permissions, refund_decisions, tampering
@@ -46,6 +47,14 @@ from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import NotFoundError, OrderNotFoundError, RecordTamperedError
 
 logger = structlog.get_logger(__name__)
+
+_RETURN_NUMBER = (
+    select(ReturnRequest.return_number)
+    .where(ReturnRequest.id == Refund.return_id)
+    .correlate(Refund)
+    .scalar_subquery()
+    .label("return_number")
+)
 
 
 PENDING_LIMIT = timedelta(days=14)
@@ -197,7 +206,7 @@ class RefundService:
             InvalidInputError: a cursor that is not one.
         """
         table = Refund.__table__.c
-        statement = select(*table)
+        statement = select(*table, _RETURN_NUMBER)
         if query.state:
             statement = statement.where(table.state.in_(query.state))
         if query.order_id is not None:
@@ -224,13 +233,13 @@ class RefundService:
         if actor.sees_only is not None:
             visible = visible.where(Order.customer_id == actor.sees_only)
         table = Refund.__table__.c
-        shown = [table[name] for name in OrderRefund.model_fields]
+        shown = [table[name] for name in OrderRefund.model_fields if name in table]
         async with self._database.autocommit() as connection:
             if (await connection.execute(visible)).first() is None:
                 raise OrderNotFoundError(order_id)
             return await pages.fetch_page(
                 connection,
-                select(*shown).where(table.order_id == order_id),
+                select(*shown, _RETURN_NUMBER).where(table.order_id == order_id),
                 (table.created_at, table.id),
                 query,
                 lambda row: {**row._asdict(), "amount": float(row.amount)},
@@ -245,7 +254,7 @@ class RefundService:
         """
         table = Refund.__table__.c
         async with self._database.autocommit() as connection:
-            row = (await connection.execute(select(*table).where(table.id == refund_id))).first()
+            row = (await connection.execute(select(*table, _RETURN_NUMBER).where(table.id == refund_id))).first()
         if row is None:
             raise NotFoundError(f"Refund {refund_id} was not found.", {"refund_id": str(refund_id)})
         return refund_view(row._mapping)
@@ -371,6 +380,7 @@ def refund_view(row: Any) -> dict[str, Any]:
         "id": row["id"],
         "order_id": row["order_id"],
         "return_id": row["return_id"],
+        "return_number": row["return_number"],
         "payment_id": row["payment_id"],
         "reason": row["reason"],
         "state": row["state"],

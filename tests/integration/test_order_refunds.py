@@ -14,7 +14,7 @@ from app.services import operations_facts
 from app.services.job_service import JobKind
 from app.utils.mail_templates import render_mail
 from app.utils.shop_time import UTC_CALENDAR
-from tests.integration.conftest import error_of, new_order
+from tests.integration.conftest import TO_DELIVERED, error_of, new_order, new_return
 from tests.integration.dead import bury_job
 
 pytestmark = pytest.mark.req("REQ-004")
@@ -30,6 +30,7 @@ async def test_a_customer_sees_the_refunds_of_their_own_orders(
     [refund] = page["data"]
     assert (refund["amount"], refund["currency"]) == (order["total_amount"], order["currency"])
     assert (refund["state"], refund["reason"], refund["succeeded_at"]) == ("PENDING", "ORDER_CANCELLED", None)
+    assert refund["return_number"] is None
     assert not {"last_error", "gateway_refund_id", "payment_id"} & refund.keys()
     assert page["pagination"] == {"limit": 20, "next_cursor": None}
     for hidden in (foreign["id"], uuid4()):
@@ -37,6 +38,18 @@ async def test_a_customer_sees_the_refunds_of_their_own_orders(
         assert refused.status_code == 404
         assert error_of(refused)["code"] == "ORDER_NOT_FOUND"
     assert len((await api.get(f"/api/v1/orders/{foreign['id']}/refunds")).json()["data"]) == 1
+
+
+async def test_a_refund_for_a_return_shows_its_number(api: httpx2.AsyncClient) -> None:
+    order = await new_order(api, *TO_DELIVERED)
+    requested = await new_return(api, order["id"])
+    await api.patch(f"/api/v1/returns/{requested['id']}/approve", json={"notes": "Fine."})
+    for state in ("IN_TRANSIT", "RECEIVED", "COMPLETED"):
+        await api.patch(f"/api/v1/returns/{requested['id']}/state", json={"new_state": state})
+    [refund] = (await api.get(f"/api/v1/orders/{order['id']}/refunds")).json()["data"]
+    [listed] = (await api.get("/api/v1/refunds")).json()["data"]
+    single = (await api.get(f"/api/v1/refunds/{refund['id']}")).json()
+    assert {shown["return_number"] for shown in (refund, listed, single)} == {requested["return_number"]}
 
 
 async def test_an_order_without_refunds_has_an_empty_list(api: httpx2.AsyncClient) -> None:

@@ -1,7 +1,8 @@
 """Sample data obeys every rule that real data does."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
@@ -9,9 +10,9 @@ import pytest
 from app import sample_documents
 from app.config import Settings
 from app.core.enums import OrderStatus, ReturnStatus, Role
-from app.database import Database
+from app.database import Database, sync_engine
 from app.doctor import databases
-from app.seed import seed
+from app.seed import _number_returns, seed
 from app.services.attachment_service import PARTS
 from app.services.audit_service import AuditService
 from app.services.invoice_service import InvoiceService
@@ -20,6 +21,7 @@ from app.services.refund_service import RefundService
 from app.services.stats_service import StatsService
 from app.tasks.workbench import Workbench
 from app.utils.invoice_generator import RenderingError
+from app.utils.shop_time import ShopTime
 from app.utils.storage import storage_for
 from tests.conftest import actor
 from tests.fakes import FakeGateway
@@ -53,6 +55,16 @@ async def test_samples_in_every_state_hold_together(
     report = await AuditService(database).verify()
     assert report["ok"], report
     assert report["rows"] > 3000
+
+
+@pytest.mark.parametrize(("zone", "year"), [("America/New_York", 2025), ("UTC", 2026)])
+def test_returns_are_numbered_in_the_years_of_the_shop(settings: Settings, zone: str, year: int) -> None:
+    row = {"created_at": datetime(2026, 1, 1, 2, 0, tzinfo=UTC)}
+    engine = sync_engine(settings, "test")
+    with engine.begin() as connection:
+        _number_returns(connection, [row], ShopTime(ZoneInfo(zone)))
+    engine.dispose()
+    assert str(row["return_number"]).startswith(f"RET-{year}-")
 
 
 def test_the_same_seed_gives_the_same_orders(
