@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from app.mail_address import ascii_domain
+
 MAXIMUM_TERM_LENGTH = 400
 """Characters of a term; a lexeme of PostgreSQL holds 2,046 bytes, and a character is at most four."""
 
@@ -19,19 +21,26 @@ _WORD = re.compile(r"[^\W_]+")
 _PHONE = re.compile(r"\+?[0-9][0-9 ()./-]{3,}")
 _NUMBER = re.compile(r"(?:ord|ret|inv|cn)-[0-9]{4}(?:-[0-9]*)?")
 """The beginning of a number of ours, an order's, a return's or a document's. They are stored whole."""
+_LETTERS = str.maketrans(
+    {"\u0131": "i", "ł": "l", "ø": "o", "đ": "d", "ð": "d", "ħ": "h", "ŧ": "t", "æ": "ae", "œ": "oe", "þ": "th"}
+)
+"""Letters whose mark Unicode does not take apart. U+0131 is the small form of the Turkish `I`, which folds to `i`."""
 _SUFFIX_LENGTH = 2
+_SHORTEST_PHONE = 4
+"""Digits."""
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
 """Scripts that put no space between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
 
 
 def folded(text: str) -> str:
-    """Return text without differences of case, of Unicode normal form, of width, and without combining marks.
+    """Return text without differences of case, of Unicode normal form, of width, and without marks on letters.
 
     >>> folded("\u00c9lodie"), folded("\u00dcNAL"), folded("\u0418\u0432\u0430\u043d")
     ('elodie', 'unal', '\u0438\u0432\u0430\u043d')
     """
     decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
-    return unicodedata.normalize("NFC", "".join(c for c in decomposed if not unicodedata.category(c).startswith("M")))
+    plain = "".join(c for c in decomposed if not unicodedata.category(c).startswith("M"))
+    return unicodedata.normalize("NFC", plain).translate(_LETTERS)
 
 
 def order_terms(
@@ -75,8 +84,8 @@ def tsquery(typed: str) -> str:
     """
     phone = typed.strip()
     if _PHONE.fullmatch(phone) and " " in phone:
-        return _any(_prefix(term) for term in both_ways(_digits(phone)))
-    parts = [query for part in folded(typed).split() if (query := _part(part))]
+        return _any(_phone(phone))
+    parts = [query for part in folded(_with_a_labels(typed)).split() if (query := _part(part))]
     return " & ".join(parts)
 
 
@@ -87,10 +96,31 @@ def _part(part: str) -> str:
     words = _WORD.findall(part)
     choices = [_prefix(part), _prefix(f"~{part[::-1]}")]
     if _PHONE.fullmatch(part):
-        choices += [_prefix(term) for term in both_ways(_digits(part))]
+        choices += _phone(part)
     if words and words != [part]:
         choices.append("(" + " & ".join(map(_prefix, words)) + ")")
     return _any(dict.fromkeys(choices)) if words else ""
+
+
+def _phone(typed: str) -> list[str]:
+    """Return the choices for a telephone number, with the leading zeros of a national one or of `00` left out too."""
+    digits = _digits(typed)
+    plain = digits.lstrip("0")
+    choices = [_prefix(term) for term in both_ways(digits)]
+    return [*choices, _prefix(both_ways(plain)[1])] if digits != plain and len(plain) >= _SHORTEST_PHONE else choices
+
+
+def _with_a_labels(typed: str) -> str:
+    """Return what was typed with international domains of e-mail addresses as orders hold them, before it is folded."""
+    return " ".join(_address(part) if "@" in part and not part.isascii() else part for part in typed.split())
+
+
+def _address(part: str) -> str:
+    local, _, domain = part.rpartition("@")
+    try:
+        return f"{local}@{ascii_domain(domain)}"
+    except ValueError:
+        return part
 
 
 def _any(choices: Iterable[str]) -> str:
