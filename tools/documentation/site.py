@@ -1,8 +1,8 @@
-"""MkDocs hook: pages of the checkout that lie outside docs/, links to them, and drawings without a script.
+"""MkDocs hook: pages of the checkout that lie outside docs/, links to them, and the script that draws Mermaid.
 
 The Markdown is written for a reader of the checkout: a link to `../API-SPECIFICATION.yml` works there. On the site
-the same file is published under `PUBLISHED`, and the link is turned. Mermaid, which a forge draws with a script of
-its own, is drawn here: the site must look the same without internet.
+the same file is published under `PUBLISHED`, and the link is turned. Material draws Mermaid with a script that it loads
+from the internet unless a page has it already: pages with a diagram load the copy in docs/javascripts/.
 """
 
 import posixpath
@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
-
-from tools.documentation import mermaid
+from mkdocs.utils import get_relative_url
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -31,6 +30,9 @@ PUBLISHED = {
 }
 """File of the checkout → where the site has it."""
 
+MERMAID = ("javascripts/mermaid.min.js", "javascripts/diagrams.js")
+"""The script, and how the site uses it."""
+
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(\]\(|src=\")([^)\s\"]+)(?=[)\"])")
 
@@ -44,15 +46,23 @@ def on_files(files: Files, config: "MkDocsConfig") -> Files:
 
 
 def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files: Files) -> str:  # noqa: ARG001 - the names are MkDocs'
-    """Turn the links of a page to where the site has their targets, and its Mermaid into pictures."""
+    """Turn the links of a page to where the site has their targets."""
     here = page.file.src_uri
     original = next((source for source, place in PUBLISHED.items() if place == here), f"docs/{here}")
     parts, last = [], 0
     for fence in _FENCE.finditer(markdown):
         parts.append(_turned(markdown[last : fence.start()], original, here))
-        parts.append(_drawn(fence, here) if fence[2] == "mermaid" else fence[0])
+        parts.append(fence[0])
         last = fence.end()
     return "".join([*parts, _turned(markdown[last:], original, here)])
+
+
+def on_page_content(html: str, page: "Page", config: "MkDocsConfig", files: Files) -> str:  # noqa: ARG001 - the names are MkDocs'
+    """Load Mermaid on a page with a diagram, before Material looks for it; it is too large to be loaded by every page."""
+    if '<pre class="mermaid">' not in html:
+        return html
+    scripts = "".join(f'<script src="{get_relative_url(script, page.url)}"></script>\n' for script in MERMAID)
+    return scripts + html
 
 
 def _turned(text: str, original: str, here: str) -> str:
@@ -75,10 +85,3 @@ def _on_site(target: str) -> str:
         raise PluginError(
             f"{target} is not on the site: name it in {__name__}.PUBLISHED, or do not link to it"
         ) from None
-
-
-def _drawn(fence: re.Match[str], here: str) -> str:
-    try:
-        return mermaid.drawn(fence[3])
-    except ValueError as fault:
-        raise PluginError(f"{here}: {fault}") from fault
