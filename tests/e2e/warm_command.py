@@ -11,7 +11,7 @@ import socket
 import sys
 from pathlib import Path
 
-from app.cli import main
+from app.cli.main import main
 
 CLIENT = """\
 import json, os, socket, sys

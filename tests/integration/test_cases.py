@@ -10,7 +10,7 @@ import pytest
 from psycopg import errors
 from typer.testing import CliRunner
 
-from app.cli import cli
+from app.cli.main import cli
 from app.core.enums import CaseEntity, CaseKind, Role
 from app.core.security import DEVELOPMENT_PRINCIPAL_ID
 from app.database import Database

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from typer.testing import CliRunner, Result
 
-from app.cli import cli, main
+from app.cli.main import cli, main
 from app.config import Settings, get_settings
 from app.core.actor import Actor
 from app.core.enums import OrderStatus, Role
@@ -259,6 +259,6 @@ def test_seed_says_how_many_documents_it_issued(
     assert issued > 0
     assert f"6 orders added, {issued} documents issued" in said
     assert "document issued" not in said
-    monkeypatch.setattr("app.cli.DOCUMENTS_UP_TO", 5)
+    monkeypatch.setattr("app.cli.main.DOCUMENTS_UP_TO", 5)
     assert "6 orders added, without invoices and credit notes" in run("seed", "--orders", 6, "--seed", 1).stdout
     assert owner_connection.execute("SELECT count(*) FROM invoices").fetchone() == (issued,)

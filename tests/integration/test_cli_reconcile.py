@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from typer.testing import CliRunner, Result
 
-from app.cli import cli
+from app.cli.main import cli
 from app.config import Settings, get_settings
 from app.core.actor import Actor
 from app.database import Database

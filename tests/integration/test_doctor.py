@@ -14,7 +14,7 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
-from app.cli import cli
+from app.cli.main import cli
 from app.config import Settings, get_settings
 from app.core.enums import WORKER_QUEUES
 from app.database import Database

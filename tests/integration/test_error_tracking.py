@@ -233,7 +233,7 @@ def test_a_process_that_dies_of_an_error_has_sent_it(intake: Sentry) -> None:
         "import sys; sys.argv = ['articurated', 'relay']; from functools import partial;"
         f"from app.core import error_tracking as e; e.configure = partial(e.configure, **{PLAIN});"
         f"from app.tasks import relay; relay.Relay.run = lambda _, email='{CANARY}': int(email);"
-        "from app.cli import main; main()",
+        "from app.cli.main import main; main()",
         SENTRY_DSN=intake.dsn,
     )
     assert ended.returncode == 1, ended.stderr

@@ -7,7 +7,7 @@ import httpx2
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import cli
+from app.cli.main import cli
 from app.core.enums import Role
 from app.dependencies import Services
 from app.services import operations_facts

@@ -9,7 +9,7 @@ import uvicorn
 from typer.testing import CliRunner, Result
 
 from app import api_server
-from app.cli import cli
+from app.cli.main import cli
 from app.config import Settings, SettingsError, get_settings
 from app.config_rules import development_secrets, refuse_public_address
 from app.dependencies import Services

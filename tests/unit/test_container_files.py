@@ -16,7 +16,7 @@ import pytest
 import typer
 import yaml
 
-from app.cli import cli
+from app.cli.main import cli
 from app.config import ROOT, Settings
 from app.core.enums import Queue
 from tests import compose_file
@@ -232,7 +232,7 @@ def test_the_application_starts_after_the_migration(name: str) -> None:
 
 @pytest.mark.req("REQ-004.10")
 def test_a_stop_waits_for_what_is_being_done() -> None:
-    """Longer than the API's 8 seconds and a worker's 20 and a little (app/cli.py, app/tasks/celery_app.py)."""
+    """Longer than the API's 8 seconds and a worker's 20 and a little (app/cli/main.py, app/tasks/celery_app.py)."""
     for name, service in SETTLED.items():
         longest = {"api": 8, "relay": 5, "beat": 5}.get(name, 25)
         assert compose_file.seconds(service["stop_grace_period"]) > longest

@@ -14,7 +14,7 @@ import typer
 
 from app.api.responses import ERROR_KINDS
 from app.api.v1.state_machines import machines
-from app.cli import cli
+from app.cli.main import cli
 from app.config import ROOT
 from app.core.enums import EntityType, RefundState, Role
 from app.main import openapi_document

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import cli
+from app.cli.main import cli
 from app.utils.mail_odd_samples import odd_samples
 from app.utils.mail_preview import write_previews
 from app.utils.mail_samples import SAMPLES

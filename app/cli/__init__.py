@@ -1,0 +1,1 @@
+"""The `articurated` command, one module per group of commands."""
