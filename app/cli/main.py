@@ -12,7 +12,13 @@ from typing import Annotated
 
 import typer
 
-from app import cli_backup, cli_cases, cli_keys, cli_notifications, cli_operations, cli_payments, cli_replication
+from app.cli import backup as cli_backup
+from app.cli import cases as cli_cases
+from app.cli import keys as cli_keys
+from app.cli import notifications as cli_notifications
+from app.cli import operations as cli_operations
+from app.cli import payments as cli_payments
+from app.cli import replication as cli_replication
 
 cli = typer.Typer(
     name="articurated",

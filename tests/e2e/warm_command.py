@@ -23,7 +23,7 @@ with socket.socket(socket.AF_UNIX) as line:
     sys.exit(int(line.recv(10)))
 """
 LOADED = (
-    "app.cli_operations",
+    "app.cli.operations",
     "app.dependencies",
     "app.doctor",
     "app.utils.mail_templates",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli_operations import open_private
+from app.cli.operations import open_private
 from app.embedded.mail_store import MailStore
 from app.embedded.process import write_state
 from app.mock_gateway.store import Store

@@ -33,7 +33,7 @@ NOT_SECRET = {
     # Read from a token after its signature held, and looked up by an index.
     ("app/services/token_service.py", "RevokedToken.token_id == token_id"),
     # Two settings of the operator, who sees both.
-    ("app/cli_backup.py", "make_url(login).password"),
+    ("app/cli/backup.py", "make_url(login).password"),
     # Digests that everyone may see.
     ("app/services/audit_service.py", "bytes(row.hash)"),
     ("app/services/invoice_service.py", "_(Invoice.drawn_sha256)"),

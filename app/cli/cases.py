@@ -5,8 +5,8 @@ from uuid import UUID
 
 import typer
 
-from app import cli_operations
-from app.cli_operations import By, Json
+from app.cli import operations as cli_operations
+from app.cli.operations import By, Json
 
 cases = typer.Typer(help="Cases: what a person must decide.", no_args_is_help=True)
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from app.cli_operations import Json, connect_to_running_system, print_json, print_table, with_database
+from app.cli.operations import Json, connect_to_running_system, print_json, print_table, with_database
 from app.core.enums import Role
 
 T = TypeVar("T")

@@ -6,8 +6,8 @@ from uuid import UUID
 
 import typer
 
-from app import cli_operations
-from app.cli_operations import By, Json
+from app.cli import operations as cli_operations
+from app.cli.operations import By, Json
 
 mail = typer.Typer(help="The mails that the system sends.", no_args_is_help=True)
 notifications = typer.Typer(help="Messages and their delivery.", no_args_is_help=True)

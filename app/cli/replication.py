@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli_operations import Json, connect_to_running_system, print_json
+from app.cli.operations import Json, connect_to_running_system, print_json
 
 if TYPE_CHECKING:
     from app.config import Settings

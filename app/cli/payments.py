@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from app import cli_operations
-from app.cli_operations import Json
+from app.cli import operations as cli_operations
+from app.cli.operations import Json
 
 payments = typer.Typer(help="Money in, and the gateway's books.", no_args_is_help=True)
 

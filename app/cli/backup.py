@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app import cli_operations
-from app.cli_operations import Json, print_json, print_table
+from app.cli import operations as cli_operations
+from app.cli.operations import Json, print_json, print_table
 
 if TYPE_CHECKING:
     from app.backup.repository import Repository
