@@ -18,8 +18,8 @@ from fastapi import FastAPI
 from rich.console import Console
 from starlette.types import ASGIApp
 
-from app.api import errors
-from app.api.middleware import HttpFloor
+from app.api.http import errors
+from app.api.http.middleware import HttpFloor
 from app.api.v1 import health
 from app.config import Settings
 from app.core.logging import configure_logging

@@ -11,9 +11,9 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from app import __version__
-from app.api import conditional, fields, idempotency
-from app.api.responses import JSON, error_examples, refuses
-from app.api.routes import ApiRoute
+from app.api.http import conditional, fields, idempotency
+from app.api.http.responses import JSON, error_examples, refuses
+from app.api.http.routing import ApiRoute
 from app.api.v1.state_machines import machines
 from app.schemas.common import ErrorResponse
 

@@ -82,7 +82,7 @@ def api(
     allow_development_secrets: AllowDevelopmentSecrets = False,
 ) -> None:
     """Serve the HTTP API."""
-    from app.api.http_protocol import BoundedHttpProtocol
+    from app.api.http.protocol import BoundedHttpProtocol
     from app.api_server import serve, serve_inherited
     from app.config import KEEP_ALIVE_SECONDS, get_settings
     from app.config_rules import refuse_public_address

@@ -22,7 +22,7 @@
     ├── UnsupportedMediaTypeError     415 UNSUPPORTED_MEDIA_TYPE
     └── ServiceUnavailableError       503 SERVICE_UNAVAILABLE
 
-They meet HTTP in one handler, `app.api.errors`.
+They meet HTTP in one handler, `app.api.http.errors`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

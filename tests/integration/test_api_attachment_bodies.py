@@ -11,7 +11,7 @@ import httpx2
 import psycopg
 import pytest
 
-from app.api.multipart import FRAMING_BYTES
+from app.api.http.multipart import FRAMING_BYTES
 from app.config import Settings
 from tests.files_support import JPEG, KINDS, MULTIPART, PDF, body, chunks, paper, part, text_part
 from tests.integration.attachments_support import LIMIT, counted, files_in, kept_files, limited, return_of, send, url_of

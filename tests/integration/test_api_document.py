@@ -10,8 +10,8 @@ import pytest
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 
-from app.api.responses import ERROR_KINDS
-from app.api.routes import ApiRoute
+from app.api.http.responses import ERROR_KINDS
+from app.api.http.routing import ApiRoute
 from app.dependencies import Services
 from app.schemas.common import ErrorResponse
 from tests.conftest import MovableClock

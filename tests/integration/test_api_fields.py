@@ -8,9 +8,9 @@ import pytest
 from fastapi import Response
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
-from app.api import fields
-from app.api.fields import Representation
-from app.api.responses import Answer, answer
+from app.api.http import fields
+from app.api.http.fields import Representation
+from app.api.http.responses import Answer, answer
 from app.dependencies import Services
 from app.schemas.order import OrderResponse
 from app.utils.exceptions import InvalidInputError

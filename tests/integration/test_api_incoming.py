@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 
-from app.api import incoming, json_body
+from app.api.http import incoming, json_body
 from app.config import Settings
 from app.core.enums import Role
 from app.database import Database

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from sqlalchemy import select
 
-from app.api import file_transfer
+from app.api.http import file_transfer
 from app.api.v1.orders import prefers_json
 from app.config import Settings
 from app.dependencies import Services

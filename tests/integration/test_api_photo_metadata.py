@@ -9,7 +9,7 @@ import httpx2
 import psycopg
 import pytest
 
-from app.api import incoming
+from app.api.http import incoming
 from app.config import Settings
 from tests.databases import past_guard
 from tests.files_support import HEIC, as_stored, body, paper, part, photo

@@ -4,7 +4,7 @@ import httpx2
 import pytest
 from pydantic import ValidationError
 
-from app.api.hosts import known_hosts
+from app.api.http.hosts import known_hosts
 from app.config import Settings
 from app.main import create_app
 from tests.integration.conftest import API_KEY, Connect, error_of

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from pydantic import ValidationError
 
-from app.api.cors import SENT_HEADERS
+from app.api.http.cors import SENT_HEADERS
 from app.config import Settings
 from app.dependencies import Services
 from app.main import create_app

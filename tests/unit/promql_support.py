@@ -29,7 +29,7 @@ from promql_parser import (
     VectorSelector,
 )
 
-from app.api.middleware import _METHODS
+from app.api.http.middleware import _METHODS
 from app.core import exposition
 from app.core.enums import Channel, EntityType, JobState, OrderStatus, Queue, ReturnStatus
 from app.core.monitoring import REGISTRY, UNKNOWN_ROUTE

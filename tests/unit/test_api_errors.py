@@ -21,9 +21,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 
-from app.api import errors
-from app.api.middleware import HttpFloor
-from app.api.responses import ERROR_KINDS
+from app.api.http import errors
+from app.api.http.middleware import HttpFloor
+from app.api.http.responses import ERROR_KINDS
 from app.config import Settings
 from app.core.logging import configure_logging
 from app.utils import exceptions

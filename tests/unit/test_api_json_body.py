@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from app.api.incoming import Budget, Share
-from app.api.json_body import DEPTH_MAXIMUM, VALUES_MAXIMUM, parse_object, printable, read_body, require_json
-from app.api.routes import check_query
+from app.api.http.incoming import Budget, Share
+from app.api.http.json_body import DEPTH_MAXIMUM, VALUES_MAXIMUM, parse_object, printable, read_body, require_json
+from app.api.http.routing import check_query
 from app.utils.exceptions import (
     InvalidInputError,
     PayloadTooLargeError,

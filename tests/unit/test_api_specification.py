@@ -11,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.api.yaml_text import as_yaml
+from app.api.http.yaml_text import as_yaml
 from app.config import ROOT
 from app.main import openapi_document, openapi_yaml
 

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pytest
 import typer
 
-from app.api.responses import ERROR_KINDS
+from app.api.http.responses import ERROR_KINDS
 from app.api.v1.state_machines import machines
 from app.cli.main import cli
 from app.config import ROOT

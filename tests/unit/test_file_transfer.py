@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from app.api import file_transfer
-from app.api.file_transfer import FileTransfer
+from app.api.http import file_transfer
+from app.api.http.file_transfer import FileTransfer
 from app.utils.exceptions import ServiceUnavailableError
 from app.utils.storage import StorageError, StoredBytes
 

@@ -15,9 +15,10 @@ import pytest
 import uvicorn
 from starlette.types import Message, Receive, Scope, Send
 
-from app.api import http_protocol, incoming
-from app.api.http_protocol import HEAD_BYTES, PIPELINE_MAXIMUM, BoundedHttpProtocol
-from app.api.incoming import in_time
+from app.api.http import incoming
+from app.api.http import protocol as http_protocol
+from app.api.http.incoming import in_time
+from app.api.http.protocol import HEAD_BYTES, PIPELINE_MAXIMUM, BoundedHttpProtocol
 from app.utils.exceptions import RequestTimeoutError
 
 pytestmark = [pytest.mark.req("NFR-004"), pytest.mark.security]

@@ -103,7 +103,7 @@ ATTACKS = (
     ",",
     "\\",
 )
-VALID_ONLY = {("app.api.json_body", "_STRINGS")}
+VALID_ONLY = {("app.api.http.json_body", "_STRINGS")}
 """Only given what a JSON parser has accepted, where each string ends."""
 
 HARNESS = """

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.api.errors import FAULTS_SHOWN
+from app.api.http.errors import FAULTS_SHOWN
 from app.schemas.common import UNKNOWN_NAMES_REPORTED
 from app.schemas.order import OrderCreate
 from tests.factories import order_payload

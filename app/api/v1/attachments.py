@@ -11,10 +11,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from app.api.deps import Context
-from app.api.incoming import UPLOADS, Share
-from app.api.multipart import Part, read_multipart
-from app.api.responses import answer, refuses
-from app.api.routes import ApiRoute
+from app.api.http.incoming import UPLOADS, Share
+from app.api.http.multipart import Part, read_multipart
+from app.api.http.responses import answer, refuses
+from app.api.http.routing import ApiRoute
 from app.dependencies import ACTOR, Services
 from app.schemas.attachment import (
     UPLOAD_BODY,

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from app.api.deps import Context
-from app.api.responses import answer, refuses
-from app.api.routes import ApiRoute
+from app.api.http.responses import answer, refuses
+from app.api.http.routing import ApiRoute
 from app.schemas.state_history import AuditList, AuditProgress, AuditQuery, AuditVerification
 from app.services import permissions
 from app.services.permissions import Action

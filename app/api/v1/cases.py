@@ -6,8 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 
 from app.api.deps import Context
-from app.api.responses import answer, refuses, resource
-from app.api.routes import ApiRoute
+from app.api.http.responses import answer, refuses, resource
+from app.api.http.routing import ApiRoute
 from app.schemas.case import CaseClose, CaseList, CaseQuery, CaseResponse
 
 router = APIRouter(prefix="/api/v1/cases", tags=["Operations"], route_class=ApiRoute)

@@ -6,9 +6,9 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 
 from app.api.deps import ProcessServices
-from app.api.file_transfer import FileTransfer
-from app.api.responses import refuses
-from app.api.routes import OpenRoute
+from app.api.http.file_transfer import FileTransfer
+from app.api.http.responses import refuses
+from app.api.http.routing import OpenRoute
 from app.services.file_links import PREFIX, FileKind
 from app.utils.media_types import ACCEPTED, content_disposition
 

@@ -7,8 +7,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import Scope
 
 from app.api.deps import ProcessServices
-from app.api.responses import answer, refuses
-from app.api.routes import OpenRoute
+from app.api.http.responses import answer, refuses
+from app.api.http.routing import OpenRoute
 from app.dependencies import CREDENTIALS, Services, authenticate
 from app.schemas.system import HealthResponse, LiveResponse
 from app.utils.exceptions import ServiceUnavailableError

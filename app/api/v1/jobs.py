@@ -6,8 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Query, Response
 
 from app.api.deps import Context
-from app.api.responses import answer, refuses
-from app.api.routes import ApiRoute
+from app.api.http.responses import answer, refuses
+from app.api.http.routing import ApiRoute
 from app.schemas.operations import DeadLetterList, DeadLetterQuery, DeadLetterResolve, DeadLetterResponse
 
 router = APIRouter(prefix="/api/v1/jobs/dead", tags=["Operations"], route_class=ApiRoute)

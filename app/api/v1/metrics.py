@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from app.api.deps import ProcessServices
-from app.api.routes import OpenRoute
+from app.api.http.routing import OpenRoute
 from app.core import exposition
 from app.dependencies import authenticate
 from app.services import permissions

@@ -6,8 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 
 from app.api.deps import Context
-from app.api.responses import answer, refuses
-from app.api.routes import ApiRoute
+from app.api.http.responses import answer, refuses
+from app.api.http.routing import ApiRoute
 from app.core.enums import EntityType
 from app.schemas.common import PageQuery
 from app.schemas.note import NoteCreate, NoteList, NoteResponse

@@ -7,11 +7,11 @@ from uuid import UUID
 
 from fastapi import APIRouter, Body, Query, Request, Response
 
-from app.api.conditional import IF_MATCH, if_match
 from app.api.deps import Context
-from app.api.file_transfer import FileTransfer
-from app.api.responses import answer, refuses, resource
-from app.api.routes import ApiRoute
+from app.api.http.conditional import IF_MATCH, if_match
+from app.api.http.file_transfer import FileTransfer
+from app.api.http.responses import answer, refuses, resource
+from app.api.http.routing import ApiRoute
 from app.core.enums import EntityType, OrderStatus
 from app.dependencies import ACTOR, Services
 from app.schemas.common import PageQuery

@@ -6,10 +6,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from app.api.deps import ProcessServices
-from app.api.incoming import WEBHOOKS
-from app.api.json_body import parse_object, read_body
-from app.api.responses import answer, refuses
-from app.api.routes import WebhookRoute
+from app.api.http.incoming import WEBHOOKS
+from app.api.http.json_body import parse_object, read_body
+from app.api.http.responses import answer, refuses
+from app.api.http.routing import WebhookRoute
 from app.schemas.operations import WEBHOOK_BODY, WebhookReceipt
 from app.services.gateway_webhooks import (
     MAX_BODY_BYTES,

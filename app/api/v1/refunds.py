@@ -6,8 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 
 from app.api.deps import Context
-from app.api.responses import answer, refuses, resource
-from app.api.routes import ApiRoute
+from app.api.http.responses import answer, refuses, resource
+from app.api.http.routing import ApiRoute
 from app.schemas.refund import RefundList, RefundQuery, RefundResponse
 from app.services import permissions
 from app.services.permissions import Action

@@ -5,10 +5,10 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.api.conditional import IF_MATCH, if_match
 from app.api.deps import Context
-from app.api.responses import answer, refuses, resource
-from app.api.routes import ApiRoute
+from app.api.http.conditional import IF_MATCH, if_match
+from app.api.http.responses import answer, refuses, resource
+from app.api.http.routing import ApiRoute
 from app.core.enums import EntityType
 from app.schemas.common import PageQuery
 from app.schemas.return_request import (

@@ -4,8 +4,8 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from app.api.responses import answer
-from app.api.routes import OpenRoute
+from app.api.http.responses import answer
+from app.api.http.routing import OpenRoute
 from app.core.enums import EntityType, OrderStatus, ReturnStatus
 from app.schemas.system import StateMachinesResponse
 from app.services import order_service, return_service

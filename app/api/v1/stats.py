@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Response
 
 from app.api.deps import Context
-from app.api.responses import answer, refuses
-from app.api.routes import ApiRoute
+from app.api.http.responses import answer, refuses
+from app.api.http.routing import ApiRoute
 from app.schemas.operations import StatsResponse
 
 router = APIRouter(prefix="/api/v1/stats", tags=["Operations"], route_class=ApiRoute)

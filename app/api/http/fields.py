@@ -9,8 +9,8 @@ from fastapi import Response
 from pydantic import BaseModel
 from starlette.types import Scope
 
-from app.api.json_body import printable
-from app.api.responses import Answer
+from app.api.http.json_body import printable
+from app.api.http.responses import Answer
 from app.utils.exceptions import InvalidInputError
 
 FIELDS = "fields"

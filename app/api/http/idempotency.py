@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Response
 from starlette.types import Scope
 
-from app.api.errors import refused
+from app.api.http.errors import refused
 from app.core import monitoring
 from app.dependencies import ACTOR
 from app.services.idempotency_service import IdempotencyService, KeptAnswer, is_final

@@ -14,11 +14,11 @@ import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import REQUEST_ID, plain_refusal
-from app.api.hosts import foreign_host
-from app.api.incoming import SHARE, in_time
-from app.api.json_body import printable
-from app.api.responses import ERROR_KINDS, refusal
+from app.api.http.errors import REQUEST_ID, plain_refusal
+from app.api.http.hosts import foreign_host
+from app.api.http.incoming import SHARE, in_time
+from app.api.http.json_body import printable
+from app.api.http.responses import ERROR_KINDS, refusal
 from app.core import error_tracking, monitoring
 from app.core.logging import ENTITY_IDS, entity_of_path
 from app.dependencies import ACTOR, RATE_LIMIT, client_address
@@ -50,7 +50,7 @@ class HttpFloor:
     Args:
         production: whether to tell browsers to come over TLS alone.
         https_only: whether to refuse what came over plain HTTP; health checks of an orchestrator may.
-        hosts: names that the Host header may have (`app.api.hosts`); any when absent.
+        hosts: names that the Host header may have (`app.api.http.hosts`); any when absent.
     """
 
     def __init__(

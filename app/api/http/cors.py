@@ -9,8 +9,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.errors import request_id_of
-from app.api.responses import refusal
+from app.api.http.errors import request_id_of
+from app.api.http.responses import refusal
 
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 SENT_HEADERS = (

@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.api.json_body import printable
-from app.api.responses import ERROR_KINDS, refusal
+from app.api.http.json_body import printable
+from app.api.http.responses import ERROR_KINDS, refusal
 from app.core.logging import describe_exception
 from app.services import tampering
 from app.utils.disk import database_full, is_disk_full

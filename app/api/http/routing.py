@@ -18,10 +18,10 @@ from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
 from starlette.types import Scope
 
-from app.api import conditional, fields, idempotency
-from app.api.fields import Representation
-from app.api.json_body import StrictRequest, printable, require_json
-from app.api.responses import Answer
+from app.api.http import conditional, fields, idempotency
+from app.api.http.fields import Representation
+from app.api.http.json_body import StrictRequest, printable, require_json
+from app.api.http.responses import Answer
 from app.dependencies import admit
 from app.schemas.common import has_control_characters
 from app.utils.exceptions import InvalidInputError

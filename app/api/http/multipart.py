@@ -14,7 +14,7 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from app.api.json_body import BODY, printable
+from app.api.http.json_body import BODY, printable
 from app.utils.exceptions import InvalidInputError, PayloadTooLargeError, UnsupportedMediaTypeError
 from app.utils.held_file import HeldFile
 

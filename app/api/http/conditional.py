@@ -5,7 +5,7 @@ import re
 from fastapi import Request, Response
 from starlette.types import Scope
 
-from app.api.responses import KEPT_BY_THE_CALLER, Answer
+from app.api.http.responses import KEPT_BY_THE_CALLER, Answer
 from app.core.precondition import Precondition
 from app.utils.exceptions import InvalidInputError
 

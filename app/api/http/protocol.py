@@ -5,7 +5,7 @@ on unread answers. This class adds them, on one asyncio connection each:
 
     header      HEAD_BYTES in all, HEAD_SECONDS from its first byte, or from the connection's start; then 431 or 408
     body        DRAIN_BYTES and DRAIN_SECONDS more are read of one that was answered early (413, 401, …), and discarded:
-                a client that is still sending would get a reset instead of the answer. `app.api.incoming` has the
+                a client that is still sending would get a reset instead of the answer. `app.api.http.incoming` has the
                 deadline of a body that is being waited for.
     pipeline    PIPELINE_MAXIMUM requests behind the one at work; then the connection ends
     answer      STALL_SECONDS without a byte taken by the client; then the connection ends
@@ -25,7 +25,7 @@ import structlog
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from app.api.responses import ERROR_KINDS, refusal
+from app.api.http.responses import ERROR_KINDS, refusal
 
 HEAD_BYTES = 32_768
 HEAD_SECONDS = 10.0

@@ -10,8 +10,8 @@ from functools import lru_cache
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.errors import request_id_of
-from app.api.responses import refusal
+from app.api.http.errors import request_id_of
+from app.api.http.responses import refusal
 from app.config import Settings
 from app.config_rules import development_secrets, is_reachable
 

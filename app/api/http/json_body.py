@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import orjson
 from fastapi import Request
 
-from app.api.incoming import REQUESTS, Budget, Share
+from app.api.http.incoming import REQUESTS, Budget, Share
 from app.dependencies import ACTOR
 from app.utils.exceptions import InvalidInputError, PayloadTooLargeError, UnsupportedMediaTypeError
 

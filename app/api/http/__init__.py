@@ -1,0 +1,1 @@
+"""HTTP below the routes: middleware, routing, bodies, errors, idempotency, conditional requests, OpenAPI."""
