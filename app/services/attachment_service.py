@@ -24,7 +24,9 @@ from app.database import Database
 from app.models.attachment import Attachment
 from app.models.return_request import ReturnRequest
 from app.schemas.attachment import AttachmentQuery, Upload, display_name
-from app.services import event_service, pages, permissions
+from app.services import events as event_service
+from app.services import paging as pages
+from app.services import permissions
 from app.services.due_time import due_time
 from app.services.file_links import FileKind, FileLinks
 from app.services.permissions import Action

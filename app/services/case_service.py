@@ -20,7 +20,9 @@ from app.database import Database
 from app.models.case import Case
 from app.models.order import Order
 from app.schemas.case import CaseQuery
-from app.services import event_service, job_service, pages, permissions
+from app.services import events as event_service
+from app.services import job_service, permissions
+from app.services import paging as pages
 from app.services.case_kinds import MEANINGS
 from app.services.job_service import JobKind
 from app.services.permissions import Action

@@ -15,7 +15,8 @@ from sqlalchemy import Row, func, select, update
 from app.core.enums import EntityType
 from app.database import Database
 from app.models.payment import Payment
-from app.services import event_service, money_in
+from app.services import events as event_service
+from app.services import money_in
 from app.services.payment_gateway import GatewayPayment, GatewayRejected, PaymentGateway, PaymentRequest
 from app.utils.clock import Clock
 

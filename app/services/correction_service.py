@@ -22,7 +22,9 @@ from app.models.order import Order, OrderLineItem
 from app.models.order_correction import OrderCorrection
 from app.schemas.common import PageQuery
 from app.schemas.order import OrderCorrect
-from app.services import event_service, job_service, order_search, pages, permissions
+from app.services import events as event_service
+from app.services import job_service, order_search, permissions
+from app.services import paging as pages
 from app.services.job_service import JobKind
 from app.services.order_draft import address_of
 from app.services.order_views import order_view

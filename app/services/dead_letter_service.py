@@ -11,7 +11,8 @@ from app.core.enums import RefundState
 from app.database import Database
 from app.models.job import DeadLetter, Job
 from app.schemas.operations import DeadLetterQuery
-from app.services import job_resolution, money_ledger, pages, permissions
+from app.services import job_resolution, money_ledger, permissions
+from app.services import paging as pages
 from app.services.job_resolution import Resolution
 from app.services.job_service import JobKind
 from app.services.order_lookup import order_id_of, order_number_of

@@ -50,15 +50,8 @@ from app.models.invoice import Invoice
 from app.models.order import Order
 from app.models.payment import Refund
 from app.models.return_request import ReturnRequest
-from app.services import (
-    case_service,
-    document_series,
-    document_store,
-    document_views,
-    event_service,
-    job_service,
-    permissions,
-)
+from app.services import case_service, document_series, document_store, document_views, job_service, permissions
+from app.services import events as event_service
 from app.services.case_service import open_case
 from app.services.file_links import FileKind, FileLinks
 from app.services.job_service import Claim, JobKind

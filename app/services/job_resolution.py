@@ -15,7 +15,7 @@ from app.core.actor import SYSTEM_JOB, Actor
 from app.core.enums import EntityType, JobState
 from app.models.event import Event
 from app.models.job import DeadLetter, Job
-from app.services import event_service
+from app.services import events as event_service
 from app.utils.exceptions import InvalidStateTransitionError
 
 Resolution = Literal["RETRIED", "DISMISSED"]

@@ -19,7 +19,8 @@ from app.mail_address import mail_address, masked
 from app.models.job import Job
 from app.models.notification import Notification
 from app.schemas.notification import NotificationResponse
-from app.services import event_service, job_service, notification_rows, permissions
+from app.services import events as event_service
+from app.services import job_service, notification_rows, permissions
 from app.services.job_service import JobKind
 from app.services.mail_scene import E164
 from app.services.notification_rows import NewRow

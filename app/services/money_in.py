@@ -20,7 +20,8 @@ from app.core.actor import Actor
 from app.core.enums import CaseEntity, CaseKind, EntityType, OrderStatus, PaymentState, RefundReason
 from app.models.order import Order
 from app.models.payment import Payment, Refund
-from app.services import event_service, job_service, transitions
+from app.services import events as event_service
+from app.services import job_service, transitions
 from app.services.case_service import open_case
 from app.services.job_service import JobKind
 from app.services.payment_gateway import GatewayPayment, GatewayRefund

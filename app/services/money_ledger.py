@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from app.core.enums import EntityType, RefundState
 from app.models.payment import Payment, Refund
 from app.models.return_request import ReturnRequest
-from app.services import event_service, job_service
+from app.services import events as event_service
+from app.services import job_service
 from app.services.job_service import JobKind
 
 SETTLED_EFFECTS = (JobKind.NOTIFY_REFUND_PROCESSED, JobKind.ISSUE_CREDIT_NOTE)

@@ -8,7 +8,8 @@ from app.core.actor import Actor
 from app.database import Database
 from app.models.notification import Notification
 from app.schemas.notification import NotificationQuery, NotificationResponse
-from app.services import pages, permissions
+from app.services import paging as pages
+from app.services import permissions
 from app.services.permissions import Action
 
 _SHOWN = tuple(Notification.__table__.c[name] for name in NotificationResponse.model_fields)

@@ -16,16 +16,9 @@ from app.models.order import Order, OrderLineItem, order_number_seq
 from app.models.payment import Payment
 from app.schemas.common import PageQuery
 from app.schemas.order import OrderCancel, OrderCreate, OrderQuery, OrderStateUpdate
-from app.services import (
-    audit_service,
-    event_service,
-    order_draft,
-    order_search,
-    pages,
-    permissions,
-    tampering,
-    transitions,
-)
+from app.services import audit_service, order_draft, order_search, permissions, tampering, transitions
+from app.services import events as event_service
+from app.services import paging as pages
 from app.services.due_time import due_time, hold_overdue
 from app.services.job_service import JobKind, queue_of
 from app.services.order_views import order_summary, order_view, with_lines

@@ -31,7 +31,8 @@ from app.models.payment import Payment, Refund
 from app.models.return_request import ReturnRequest
 from app.schemas.common import PageQuery
 from app.schemas.refund import OrderRefund, RefundQuery
-from app.services import collection, job_service, money_ledger, pages, permissions, refund_decisions, tampering
+from app.services import collection, job_service, money_ledger, permissions, refund_decisions, tampering
+from app.services import paging as pages
 from app.services.job_service import Claim
 from app.services.payment_gateway import (
     GatewayDeclined,

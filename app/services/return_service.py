@@ -25,16 +25,9 @@ from app.schemas.return_request import (
     ReturnReject,
     ReturnStateUpdate,
 )
-from app.services import (
-    audit_service,
-    event_service,
-    job_service,
-    money_ledger,
-    pages,
-    permissions,
-    tampering,
-    transitions,
-)
+from app.services import audit_service, job_service, money_ledger, permissions, tampering, transitions
+from app.services import events as event_service
+from app.services import paging as pages
 from app.services.due_time import due_time, hold_overdue
 from app.services.job_service import JobKind
 from app.services.permissions import Action

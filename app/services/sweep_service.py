@@ -21,7 +21,8 @@ from app.database import Database
 from app.models.order import Order
 from app.models.payment import Payment, Refund
 from app.models.return_request import ReturnRequest
-from app.services import event_service, job_service
+from app.services import events as event_service
+from app.services import job_service
 from app.services.due_time import due_time, hold_overdue
 from app.services.idempotency_service import KEPT_FOR
 from app.services.job_service import JobKind

@@ -12,7 +12,7 @@ import httpx2
 import psycopg
 import pytest
 
-from app.services.pages import encode_cursor
+from app.services.paging import encode_cursor
 from tests.integration.conftest import TO_DELIVERED, error_of, new_order, new_return
 from tests.integration.operations import Operation, all_operations
 from tests.integration.test_api_hostile_bodies import rows
