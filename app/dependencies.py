@@ -25,7 +25,6 @@ from app.core.security import (
 )
 from app.database import Database
 from app.services import order_service, payment_decisions
-from app.services.audit_service import AuditService
 from app.services.case_service import CaseService
 from app.services.correction_service import CorrectionService
 from app.services.dead_letter_service import DeadLetterService
@@ -45,7 +44,8 @@ from app.services.return_service import ReturnService
 from app.services.stats_service import StatsService
 from app.services.token_service import TokenService
 from app.services.unpaid_orders import UnpaidOrders
-from app.services.verification_service import VerificationService
+from app.services.workflow.audit import AuditService
+from app.services.workflow.verification import VerificationService
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import RateLimitedError, ServiceUnavailableError, UnauthenticatedError
 from app.utils.shop_time import ReturnWindow, ShopTime

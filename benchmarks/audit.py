@@ -10,7 +10,7 @@ from rich.console import Console
 
 from app.database import Database
 from app.seed import seed
-from app.services.audit_service import AuditService
+from app.services.workflow.audit import AuditService
 from benchmarks import cpu, environment, pgbench, servers
 from benchmarks.works import BenchmarkError
 

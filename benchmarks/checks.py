@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import psycopg
 
 from app.database import Database
-from app.services.audit_service import AuditService
+from app.services.workflow.audit import AuditService
 from benchmarks.servers import Target
 from benchmarks.works import BenchmarkError, Pool, id_prefix
 

@@ -13,10 +13,10 @@ from fnmatch import fnmatch
 from typing import Any
 
 FLOORS = {
-    "app/services/state_machine.py": 100,
+    "app/services/workflow/state_machine.py": 100,
     "app/services/order_service.py": 90,
     "app/services/return_service.py": 90,
-    "app/services/audit_service.py": 85,
+    "app/services/workflow/audit.py": 85,
     "app/api/v1/orders.py": 90,
     "app/api/v1/returns.py": 90,
     "app/api/v1/health.py": 100,

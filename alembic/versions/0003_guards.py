@@ -13,7 +13,7 @@ down_revision: str | None = "0002"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
-# Frozen here as every migration is; processes compare it with app.services.state_machine at start.
+# Frozen here as every migration is; processes compare it with app.services.workflow.state_machine at start.
 TRANSITIONS = [
     ("ORDER", "PENDING_PAYMENT", "PAID"),
     ("ORDER", "PENDING_PAYMENT", "CANCELLED"),

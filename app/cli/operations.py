@@ -171,8 +171,8 @@ def audit_verify(
     record: Annotated[UUID | None, typer.Option(hidden=True, help="Verify as this run of the API's.")] = None,
 ) -> None:
     """Walk every chain and replay every transition; exit 1 at the first row that does not hold."""
-    from app.services import verification_service
-    from app.services.audit_service import AuditService
+    from app.services.workflow import verification as verification_service
+    from app.services.workflow.audit import AuditService
 
     if record is not None:
         # The API started it and serves requests on the same cores.
@@ -201,7 +201,7 @@ def audit_export(
     """Write the whole trail as JSON Lines, oldest first, with the hashes that prove it."""
     import orjson
 
-    from app.services.audit_service import AuditService
+    from app.services.workflow.audit import AuditService
 
     async def write(database: Any) -> int:
         written = 0
@@ -374,7 +374,7 @@ def diagram(
 ) -> None:
     """Draw a state machine from the table that the system runs on."""
     from app.core.enums import EntityType
-    from app.services import diagrams
+    from app.services.workflow import diagrams
 
     draw = diagrams.mermaid if picture is PictureFormat.MERMAID else diagrams.svg
     drawn = draw(EntityType[machine.name])

@@ -126,8 +126,8 @@ def compare(publisher: Publisher = None, json: Json = False) -> None:
 async def _finish(settings: "Settings", publisher_url: str | None) -> dict[str, Any]:
     from app.database import Database
     from app.services import replication_service
-    from app.services.audit_service import AuditService
     from app.services.schema_check import guard_differences
+    from app.services.workflow.audit import AuditService
 
     owner = Database(settings, "articurated-replication", pool_size=1, as_owner=True)
     application = Database(settings, "articurated-replication", pool_size=1)

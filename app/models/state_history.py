@@ -74,7 +74,7 @@ class TransitionRejection(Base):
 
 
 class StateTransition(Base):
-    """The transitions that the database guard lets through: `app.services.state_machine`, stored.
+    """The transitions that the database guard lets through: `app.services.workflow.state_machine`, stored.
 
     Written by migrations alone; API and workers compare it with their own table at start.
     """

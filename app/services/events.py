@@ -1,6 +1,6 @@
 """The facts: one event a change, numbered per entity by the entity's version (contract section 3).
 
-State transitions write theirs inside their own statement (`app.services.transitions`); this is for the rest.
+State transitions write theirs inside their own statement (`app.services.workflow.transitions`); this is for the rest.
 """
 
 import re

@@ -21,11 +21,12 @@ from app.core.enums import CaseEntity, CaseKind, EntityType, OrderStatus, Paymen
 from app.models.order import Order
 from app.models.payment import Payment, Refund
 from app.services import events as event_service
-from app.services import job_service, transitions
+from app.services import job_service
 from app.services.case_service import open_case
 from app.services.job_service import JobKind
 from app.services.payment_gateway import GatewayPayment, GatewayRefund
-from app.services.transitions import Outcome, TransitionRequest
+from app.services.workflow import transitions
+from app.services.workflow.transitions import Outcome, TransitionRequest
 from app.utils.clock import uuid7
 
 logger = structlog.get_logger(__name__)

@@ -16,14 +16,16 @@ from app.models.order import Order, OrderLineItem, order_number_seq
 from app.models.payment import Payment
 from app.schemas.common import PageQuery
 from app.schemas.order import OrderCancel, OrderCreate, OrderQuery, OrderStateUpdate
-from app.services import audit_service, order_draft, order_search, permissions, tampering, transitions
 from app.services import events as event_service
+from app.services import order_draft, order_search, permissions
 from app.services import paging as pages
 from app.services.due_time import due_time, hold_overdue
 from app.services.job_service import JobKind, queue_of
 from app.services.order_views import order_summary, order_view, with_lines
 from app.services.permissions import Action
-from app.services.transitions import Effect, Machine, Outcome, TransitionRequest
+from app.services.workflow import audit as audit_service
+from app.services.workflow import tampering, transitions
+from app.services.workflow.transitions import Effect, Machine, Outcome, TransitionRequest
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.exceptions import ForbiddenError, OrderNotFoundError
 from app.utils.shop_time import UTC_CALENDAR, ShopTime

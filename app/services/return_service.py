@@ -25,8 +25,8 @@ from app.schemas.return_request import (
     ReturnReject,
     ReturnStateUpdate,
 )
-from app.services import audit_service, job_service, money_ledger, permissions, tampering, transitions
 from app.services import events as event_service
+from app.services import job_service, money_ledger, permissions
 from app.services import paging as pages
 from app.services.due_time import due_time, hold_overdue
 from app.services.job_service import JobKind
@@ -34,7 +34,9 @@ from app.services.permissions import Action
 from app.services.return_draft import Taken, new_return, taken_by
 from app.services.return_inspection import inspected, require_inspection_fits
 from app.services.return_views import return_view
-from app.services.transitions import Effect, Machine, Outcome, TransitionRequest
+from app.services.workflow import audit as audit_service
+from app.services.workflow import tampering, transitions
+from app.services.workflow.transitions import Effect, Machine, Outcome, TransitionRequest
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import (
     InvalidInputError,

@@ -1,7 +1,7 @@
 """Is this the database that this code was written for? Asked by API and workers before they serve.
 
 Three things are compared: the migrations that were run with those of this checkout; the transitions that the
-database's guard lets through with `app.services.state_machine`, the only place where one is made legal; and triggers,
+database's guard lets through with `app.services.workflow.state_machine`, the only place where one is made legal; and triggers,
 functions, constraints and rights with what the migrations make (`app.services.guard_manifest`).
 """
 
@@ -20,7 +20,7 @@ from app.database import Database
 from app.models.state_history import StateTransition
 from app.services import guard_manifest
 from app.services.session_check import POOLER, session_differences
-from app.services.state_machine import TRANSITIONS, StateMachine
+from app.services.workflow.state_machine import TRANSITIONS, StateMachine
 
 logger = structlog.get_logger(__name__)
 
@@ -148,7 +148,7 @@ async def _compare_transitions(connection: AsyncConnection) -> None:
     if stored != coded:
         differing = "; ".join(f"{entity} {source} → {target}" for entity, source, target in sorted(stored ^ coded))
         raise SchemaMismatchError(
-            "The transitions that the database allows are not those of app.services.state_machine: "
+            "The transitions that the database allows are not those of app.services.workflow.state_machine: "
             f"{differing}. A migration has to bring them together."
         )
 

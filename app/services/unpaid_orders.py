@@ -28,7 +28,7 @@ from app.core.enums import ActorType, EntityType, OrderStatus, Trigger
 from app.database import Database
 from app.models.order import Order
 from app.models.payment import Payment
-from app.services import job_service, money_in, permissions, tampering
+from app.services import job_service, money_in, permissions
 from app.services.due_time import due_time
 from app.services.job_service import Claim
 from app.services.order_service import STATEMENT, OrderService
@@ -39,6 +39,7 @@ from app.services.payment_gateway import (
     GatewayUnavailable,
     PaymentGateway,
 )
+from app.services.workflow import tampering
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import RecordTamperedError, ServiceUnavailableError
 

@@ -28,9 +28,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.config import JOB_TIME_LIMIT_SECONDS, Settings
 from app.core import error_tracking, monitoring
 from app.database import Database
-from app.services import job_service, tampering
+from app.services import job_service
 from app.services.job_service import Claim, JobKind, LeaseLostError
 from app.services.operations_facts import entity_of
+from app.services.workflow import tampering
 from app.utils.exceptions import RecordTamperedError
 from app.utils.redaction import without_addresses
 

@@ -15,7 +15,7 @@ from app.core.enums import Role
 from app.database import Database
 from app.dependencies import Services
 from app.main import create_app
-from app.services.verification_service import VerificationService
+from app.services.workflow.verification import VerificationService
 from tests import databases
 from tests.conftest import MovableClock, new_key
 from tests.databases import ROLE, TestServers

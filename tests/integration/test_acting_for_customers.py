@@ -16,7 +16,7 @@ from app.schemas.common import PageQuery
 from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.services.order_service import OrderService
 from app.services.return_service import ReturnService
-from app.services.state_machine import TRANSITIONS
+from app.services.workflow.state_machine import TRANSITIONS
 from app.utils.exceptions import ForbiddenError, InvalidStateTransitionError
 from tests.conftest import actor
 from tests.factories import order_create

@@ -15,9 +15,10 @@ from app.core.precondition import Precondition
 from app.database import Database
 from app.dependencies import Services
 from app.schemas.order import OrderStateUpdate
-from app.services import money_ledger, transitions
+from app.services import money_ledger
 from app.services.order_service import STATEMENT
-from app.services.transitions import Outcome, TransitionRequest
+from app.services.workflow import transitions
+from app.services.workflow.transitions import Outcome, TransitionRequest
 from app.utils.exceptions import VersionConflictError
 from tests.conftest import MovableClock
 from tests.factories import order_payload

@@ -15,8 +15,8 @@ from app.dependencies import Services
 from app.main import create_app
 from app.services import schema_check
 from app.services.schema_check import SchemaMismatchError, newest_revision, verify_schema
-from app.services.state_machine import StateMachine
 from app.services.stats_service import StatsService
+from app.services.workflow.state_machine import StateMachine
 from tests import databases
 from tests.conftest import MovableClock, actor
 from tests.databases import TestServers

@@ -12,7 +12,7 @@ import pytest
 from app.config import Settings
 from app.core.actor import Actor
 from app.database import Database
-from app.services.verification_service import VerificationService, record
+from app.services.workflow.verification import VerificationService, record
 from tests.integration.conftest import error_of, new_order
 
 pytestmark = pytest.mark.req("REQ-003")

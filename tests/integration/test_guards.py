@@ -13,7 +13,7 @@ from app.schemas.order import OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnReject, ReturnStateUpdate
 from app.services.order_service import OrderService
 from app.services.return_service import ReturnService
-from app.services.state_machine import TRANSITIONS
+from app.services.workflow.state_machine import TRANSITIONS
 from tests.factories import order_create
 from tests.integration.conftest import LOGINS, Login
 

@@ -14,9 +14,9 @@ from app.core.actor import Actor
 from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.order import OrderCancel, OrderStateUpdate
-from app.services import transitions
 from app.services.order_service import STATEMENT, OrderService
-from app.services.transitions import TransitionRequest
+from app.services.workflow import transitions
+from app.services.workflow.transitions import TransitionRequest
 from tests.conftest import MovableClock
 from tests.integration.jobs_support import order_in, refund_of
 

@@ -14,11 +14,11 @@ from app.database import Database, sync_engine
 from app.doctor import databases
 from app.seed import _number_returns, seed
 from app.services.attachment_service import PARTS
-from app.services.audit_service import AuditService
 from app.services.invoice_service import InvoiceService
 from app.services.payment_reconciliation import PaymentReconciler
 from app.services.refund_service import RefundService
 from app.services.stats_service import StatsService
+from app.services.workflow.audit import AuditService
 from app.tasks.workbench import Workbench
 from app.utils.invoice_generator import RenderingError
 from app.utils.shop_time import ShopTime

@@ -21,7 +21,7 @@ from app.schemas.return_request import ReturnQuery
 from app.services.job_service import JobKind
 from app.services.order_service import OrderService
 from app.services.return_service import ReturnService
-from app.services.state_machine import RETURN_TRANSITIONS
+from app.services.workflow.state_machine import RETURN_TRANSITIONS
 from app.tasks.runner import Verdict
 from app.utils.exceptions import InvalidInputError, ReturnAlreadyExistsError, ReturnNotAllowedError
 from tests import databases

@@ -14,10 +14,10 @@ from app.core.actor import Actor
 from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.return_request import ReturnCreate
-from app.services.audit_service import AuditService
 from app.services.job_service import JobKind
 from app.services.order_service import OrderService
 from app.services.return_service import ReturnService
+from app.services.workflow.audit import AuditService
 from app.tasks.runner import Verdict
 from app.tasks.workbench import Workbench
 from app.utils.storage import storage_for

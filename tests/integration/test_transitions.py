@@ -14,10 +14,11 @@ from app.core.actor import SYSTEM_JOB, Actor
 from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.order import OrderCancel, OrderStateUpdate
-from app.services import order_service, return_service, transitions
+from app.services import order_service, return_service
 from app.services.order_service import OrderService
-from app.services.state_machine import StateMachine
-from app.services.transitions import Outcome, TransitionRequest
+from app.services.workflow import transitions
+from app.services.workflow.state_machine import StateMachine
+from app.services.workflow.transitions import Outcome, TransitionRequest
 from app.utils.exceptions import InvalidStateTransitionError, OrderNotFoundError
 from tests.conftest import MovableClock
 from tests.factories import order_create

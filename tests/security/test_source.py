@@ -35,7 +35,7 @@ NOT_SECRET = {
     # Two settings of the operator, who sees both.
     ("app/cli/backup.py", "make_url(login).password"),
     # Digests that everyone may see.
-    ("app/services/audit_service.py", "bytes(row.hash)"),
+    ("app/services/workflow/audit.py", "bytes(row.hash)"),
     ("app/services/invoice_service.py", "_(Invoice.drawn_sha256)"),
     ("app/backup/restore.py", "hexdigest() != sha256"),
     ("app/backup/verify.py", "hexdigest() != sha256"),
@@ -118,8 +118,8 @@ BUILT_SQL = {
     # One of two constant verbs.
     ("app/services/replication_service.py", "verb.format(PUBLICATION"),
     # Table names and expressions of this code base, chosen by the entity type.
-    ("app/services/audit_service.py", "_CHAINS.format("),
-    ("app/services/transitions.py", "_STATEMENT.format("),
+    ("app/services/workflow/audit.py", "_CHAINS.format("),
+    ("app/services/workflow/transitions.py", "_STATEMENT.format("),
     # One pair of columns for each line of a table in the same module.
     ("app/services/service_levels.py", "'SELECT ' + ', '.join("),
     # One row for each kind of job in a table of the same module.
@@ -127,7 +127,7 @@ BUILT_SQL = {
     # Kinds of jobs and of entities, from enumerations of this code base.
     ("app/seed.py", "INSERT INTO jobs (kind, queue, entity_id, dedupe_key, payload, run_at)"),
     # A constant of the same module, in seconds.
-    ("app/services/verification_service.py", "DEAD_AFTER.total_seconds():.0f"),
+    ("app/services/workflow/verification.py", "DEAD_AFTER.total_seconds():.0f"),
     # Names of columns, in a rule of the schema.
     ("app/models/payment.py", "f'{column} IS NOT NULL'"),
     # The questions of the same module, all constants; what varies goes beside them.

@@ -19,8 +19,6 @@ from app.config import ROOT
 from app.core.enums import EntityType, RefundState, Role
 from app.main import openapi_document
 from app.models import Base
-from app.services import diagrams
-from app.services.audit_service import CANONICAL_VERSION
 from app.services.gateway_wire import WireFormatError, read_payment, read_refund
 from app.services.job_service import JobKind
 from app.services.payment_gateway import PaymentStatus, RefundStatus
@@ -28,6 +26,8 @@ from app.services.payment_reconciliation import PaymentDifferenceKind
 from app.services.payment_service import NEEDS_A_PERSON
 from app.services.permissions import ACTIONS
 from app.services.reconciliation import DifferenceKind
+from app.services.workflow import diagrams
+from app.services.workflow.audit import CANONICAL_VERSION
 from app.utils.channels import signed_headers, signing_key
 
 pytestmark = pytest.mark.req("DOC")

@@ -6,8 +6,9 @@ from itertools import product
 import pytest
 
 from app.core.enums import EntityType, OrderStatus, ReturnStatus, Role
-from app.services import diagrams, permissions
-from app.services.state_machine import (
+from app.services import permissions
+from app.services.workflow import diagrams
+from app.services.workflow.state_machine import (
     INITIAL_STATES,
     ORDER_TRANSITIONS,
     RETURN_TRANSITIONS,

@@ -16,7 +16,7 @@ from starlette.types import Scope
 from app.api.http.json_body import printable
 from app.api.http.responses import ERROR_KINDS, refusal
 from app.core.logging import describe_exception
-from app.services import tampering
+from app.services.workflow import tampering
 from app.utils.disk import database_full, is_disk_full
 from app.utils.exceptions import AppError, RecordTamperedError
 

@@ -11,8 +11,8 @@ from app.schemas.system import StateMachinesResponse
 from app.services import order_service, return_service
 from app.services.job_service import JobKind
 from app.services.permissions import TRANSITION_ROLES
-from app.services.state_machine import INITIAL_STATES, TRANSITIONS, StateMachine
-from app.services.transitions import Effect
+from app.services.workflow.state_machine import INITIAL_STATES, TRANSITIONS, StateMachine
+from app.services.workflow.transitions import Effect
 
 router = APIRouter(prefix="/api/v1/state-machines", tags=["System"], route_class=OpenRoute)
 

@@ -14,8 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.core.enums import CaseKind, EntityType
 from app.database import Database
 from app.models.return_request import ReturnRequest
-from app.services import case_service, transitions
-from app.services.transitions import Statement, TransitionRequest, TransitionResult
+from app.services import case_service
+from app.services.workflow import transitions
+from app.services.workflow.transitions import Statement, TransitionRequest, TransitionResult
 from app.utils.exceptions import RecordTamperedError
 
 logger = structlog.get_logger(__name__)

@@ -25,8 +25,8 @@ from app.core.enums import VerificationState
 from app.database import Database
 from app.models.audit_verification import AuditVerification
 from app.services import permissions
-from app.services.audit_service import AuditService
 from app.services.permissions import Action
+from app.services.workflow.audit import AuditService
 from app.utils.clock import utc_now, uuid7
 from app.utils.exceptions import ServiceUnavailableError
 

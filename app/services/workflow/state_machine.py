@@ -1,6 +1,6 @@
 """The two state machines as tables: the only place where a transition is made legal (REQ-001, REQ-002).
 
-Runtime (`app.services.transitions`), the database guard (`state_transitions`), OpenAPI, `/state-machines`
+Runtime (`app.services.workflow.transitions`), the database guard (`state_transitions`), OpenAPI, `/state-machines`
 and the diagrams are derived from these tables or compared with them when a process starts.
 """
 

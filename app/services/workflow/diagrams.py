@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from app.core.enums import EntityType
-from app.services.state_machine import INITIAL_STATES, TRANSITIONS, StateMachine
+from app.services.workflow.state_machine import INITIAL_STATES, TRANSITIONS, StateMachine
 
 BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MARGIN = 212, 46, 48, 56, 24
 

@@ -28,7 +28,7 @@ from app.models.state_history import StateHistory, TransitionRejection
 from app.schemas.common import PageQuery
 from app.schemas.state_history import AuditQuery
 from app.services import paging as pages
-from app.services.state_machine import INITIAL_STATES, StateMachine
+from app.services.workflow.state_machine import INITIAL_STATES, StateMachine
 from app.utils.clock import Clock, utc_now
 
 CHAIN_START = bytes(32)
