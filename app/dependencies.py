@@ -24,18 +24,19 @@ from app.core.security import (
     token_header,
 )
 from app.database import Database
-from app.services import order_service, payment_decisions
+from app.services import payment_decisions
 from app.services.case_service import CaseService
-from app.services.correction_service import CorrectionService
 from app.services.dead_letter_service import DeadLetterService
 from app.services.file_links import FileLinks
 from app.services.health_service import HealthService
 from app.services.idempotency_service import IdempotencyService
 from app.services.key_service import KeyService
 from app.services.message_resend import MessageResend
-from app.services.note_service import NoteService
 from app.services.notification_log import NotificationLog
-from app.services.order_service import OrderService
+from app.services.orders import service as order_service
+from app.services.orders.corrections import CorrectionService
+from app.services.orders.notes import NoteService
+from app.services.orders.service import OrderService
 from app.services.payment_service import PaymentService
 from app.services.rate_limit import RateLimiter, Verdict
 from app.services.rate_limit_store import WINDOW_SECONDS, SharedWindows

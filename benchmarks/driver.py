@@ -25,7 +25,7 @@ from app.core.actor import Actor
 from app.core.enums import ActorType, OrderStatus, Role, Trigger
 from app.database import Database
 from app.schemas.order import OrderStateUpdate
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from benchmarks import environment, pgbench, servers
 from benchmarks.pools import Pools
 from benchmarks.works import SHIPMENT, STEPS, BenchmarkError, Pool, order_id

@@ -8,9 +8,9 @@ pgbench reads a variable into every colon that a letter follows, even inside quo
 """
 
 from app.core.enums import ActorType, Trigger
-from app.services import order_service
 from app.services.job_service import JobKind, queue_of
-from app.services.order_service import EFFECTS, MACHINE
+from app.services.orders import service as order_service
+from app.services.orders.service import EFFECTS, MACHINE
 from app.services.workflow.audit import CHAIN_START_SQL, canonical_sql
 from benchmarks.works import (
     LINES,

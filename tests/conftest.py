@@ -17,7 +17,7 @@ from app.core.actor import Actor
 from app.core.enums import ActorType, Role, Trigger
 from app.database import Database
 from app.services.key_service import KeyService
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.services.return_service import ReturnService
 from app.utils.shop_time import ReturnWindow
 from tests import databases

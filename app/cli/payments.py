@@ -23,7 +23,7 @@ def payments_reconcile(
 
     from app.config import get_settings
     from app.services.gateway_http import HttpPaymentGateway
-    from app.services.order_service import OrderService
+    from app.services.orders.service import OrderService
     from app.services.payment_reconciliation import PaymentReconciler
     from app.services.unpaid_orders import UnpaidOrders
 

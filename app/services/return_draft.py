@@ -12,7 +12,7 @@ from app.core.enums import ReturnStatus
 from app.models.order import Order, OrderLineItem
 from app.models.return_request import ReturnRequest
 from app.schemas.return_request import ReturnCreate, ReturnItemCreate
-from app.services.order_draft import CENT
+from app.services.orders.draft import CENT
 from app.utils.clock import uuid7
 from app.utils.exceptions import InvalidInputError, ReturnNotAllowedError
 

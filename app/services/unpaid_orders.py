@@ -31,7 +31,7 @@ from app.models.payment import Payment
 from app.services import job_service, money_in, permissions
 from app.services.due_time import due_time
 from app.services.job_service import Claim
-from app.services.order_service import STATEMENT, OrderService
+from app.services.orders.service import STATEMENT, OrderService
 from app.services.payment_gateway import (
     GatewayError,
     GatewayPayment,

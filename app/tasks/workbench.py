@@ -14,8 +14,8 @@ from app.services.gateway_http import HttpPaymentGateway
 from app.services.invoice_service import InvoiceService
 from app.services.job_service import Claim, JobKind
 from app.services.notification_service import NotificationService, is_message
-from app.services.order_service import STATEMENT as ORDER_STATEMENT
-from app.services.order_service import OrderService
+from app.services.orders.service import STATEMENT as ORDER_STATEMENT
+from app.services.orders.service import OrderService
 from app.services.payment_gateway import PaymentGateway
 from app.services.payment_reconciliation import PaymentReconciler
 from app.services.payment_service import PaymentService

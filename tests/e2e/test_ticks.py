@@ -17,7 +17,7 @@ from celery import Celery
 from app.config import ROOT, Settings
 from app.core.actor import Actor
 from app.core.enums import SWEEPS, OrderStatus, Queue
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.tasks.celery_app import TASKS
 from tests.conftest import MovableClock
 from tests.e2e.conftest import eventually

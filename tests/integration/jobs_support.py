@@ -17,7 +17,7 @@ from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateU
 from app.services import job_service, money_ledger
 from app.services.invoice_service import InvoiceService
 from app.services.job_service import Claim, JobKind
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.services.payment_gateway import PaymentGateway
 from app.services.return_service import ReturnService
 from app.services.unpaid_orders import UnpaidOrders

@@ -17,7 +17,7 @@ from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateUpdate
 from app.services.gateway_webhooks import WebhookEvent
 from app.services.job_service import JobKind
-from app.services.order_service import STATEMENT, OrderService
+from app.services.orders.service import STATEMENT, OrderService
 from app.services.payment_gateway import GatewayDispute, GatewayPayment, GatewayRefund, PaymentGateway
 from app.services.payment_service import PaymentService
 from app.services.refund_service import RefundService

@@ -7,7 +7,7 @@ from app.core.actor import Actor
 from app.core.enums import OrderStatus, RejectionReason, ReturnStatus
 from app.database import Database
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnReject, ReturnStateUpdate
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.services.return_service import ReturnService
 from tests.integration.jobs_support import order_in, rows
 

@@ -16,7 +16,7 @@ from app.database import Database
 from app.dependencies import Services
 from app.schemas.order import OrderStateUpdate
 from app.services import money_ledger
-from app.services.order_service import STATEMENT
+from app.services.orders.service import STATEMENT
 from app.services.workflow import transitions
 from app.services.workflow.transitions import Outcome, TransitionRequest
 from app.utils.exceptions import VersionConflictError

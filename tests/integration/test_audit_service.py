@@ -12,7 +12,7 @@ from app.core.enums import OrderStatus, Role
 from app.database import Database
 from app.schemas.order import OrderStateUpdate
 from app.schemas.state_history import AuditQuery
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.services.workflow.audit import AuditService
 from app.utils.exceptions import InvalidInputError, InvalidStateTransitionError
 from tests import databases

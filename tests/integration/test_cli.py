@@ -25,7 +25,7 @@ from app.core.enums import OrderStatus, Role
 from app.core.security import read_token, token_id_of
 from app.database import Database
 from app.schemas.order import OrderStateUpdate
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from tests import databases
 from tests.conftest import actor
 from tests.databases import TestServers

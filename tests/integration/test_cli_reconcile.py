@@ -15,7 +15,7 @@ from app.config import Settings, get_settings
 from app.core.actor import Actor
 from app.database import Database
 from app.schemas.order import OrderCancel
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.tasks.runner import Verdict
 from tests.conftest import MovableClock
 from tests.factories import order_create

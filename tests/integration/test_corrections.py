@@ -15,8 +15,8 @@ from app.core.precondition import Precondition
 from app.database import Database
 from app.schemas.common import PageQuery
 from app.schemas.order import OrderCorrect, OrderQuery, OrderStateUpdate
-from app.services.correction_service import STATES, CorrectionService
-from app.services.order_service import OrderService
+from app.services.orders.corrections import STATES, CorrectionService
+from app.services.orders.service import OrderService
 from app.utils.exceptions import (
     AppError,
     CorrectionNotAllowedError,

@@ -13,7 +13,7 @@ from app.database import Database
 from app.services.document_series import DocumentNumberTakenError, UsedNumbers, mark_key
 from app.services.invoice_service import InvoiceService
 from app.services.job_service import Claim, JobKind
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.utils.storage import Storage, StorageError, storage_for
 from tests.conftest import MovableClock
 from tests.integration.jobs_support import FakeRenderer, claim_for, execute, job, order_in, rows

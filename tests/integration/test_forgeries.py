@@ -23,7 +23,7 @@ from app.schemas.return_request import ReturnApprove, ReturnCreate
 from app.services.invoice_service import InvoiceService
 from app.services.job_service import JobKind
 from app.services.key_service import KeyService
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.utils.storage import storage_for
 from tests.conftest import MovableClock, new_key
 from tests.databases import ROLE

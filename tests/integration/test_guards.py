@@ -11,7 +11,7 @@ from app.core.actor import Actor
 from app.core.enums import EntityType, OrderStatus, ReturnStatus
 from app.schemas.order import OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnReject, ReturnStateUpdate
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.services.return_service import ReturnService
 from app.services.workflow.state_machine import TRANSITIONS
 from tests.factories import order_create

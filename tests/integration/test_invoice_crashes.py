@@ -17,7 +17,7 @@ from app.core.enums import OrderStatus
 from app.database import Database
 from app.services.invoice_service import DocumentKeyTakenError, InvoiceService
 from app.services.job_service import Claim, JobKind, LeaseLostError
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.utils.clock import utc_now
 from app.utils.documents import DocumentView
 from app.utils.storage import Storage, StorageError, storage_for

@@ -9,7 +9,7 @@ from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.return_request import ReturnCreate
 from app.services.job_service import JobKind
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.services.return_service import ReturnService
 from tests.conftest import MovableClock
 from tests.factories import order_payload

@@ -11,7 +11,7 @@ from app.database import Database
 from app.models.notification import Notification
 from app.schemas.order import OrderStateUpdate
 from app.services.message_limits import NEVER_SUPPRESSED
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.utils.email_sender import MailUnavailable
 from app.utils.mail_templates import CUSTOMER
 from tests.conftest import MovableClock

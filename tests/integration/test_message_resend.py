@@ -21,7 +21,7 @@ from app.services.file_links import FileKind
 from app.services.file_service import FileService
 from app.services.invoice_service import InvoiceService
 from app.services.job_service import JobKind
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.utils.email_sender import MailRejected, MailTooLarge, MailUnavailable
 from app.utils.messages import MessageRefused
 from app.utils.storage import storage_for

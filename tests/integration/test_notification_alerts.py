@@ -16,7 +16,7 @@ from app.schemas.order import OrderCancel
 from app.schemas.return_request import ReturnCreate
 from app.services import job_service
 from app.services.job_service import JobKind
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.services.payment_gateway import GatewayRefund
 from app.services.payment_service import TOLD_BY_MAIL
 from app.services.return_service import ReturnService

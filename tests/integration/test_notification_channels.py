@@ -23,7 +23,7 @@ from app.services.gateway_webhooks import verify_webhook
 from app.services.job_service import JobKind, LeaseLostError
 from app.services.mail_scene import phone_of
 from app.services.notification_rows import NewRow
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.utils.email_sender import MailUnavailable
 from app.utils.messages import MessageDelayed, MessageRefused
 from app.utils.outbound import DestinationRefusedError

@@ -18,7 +18,7 @@ from app.services.invoice_service import InvoiceService
 from app.services.job_service import JobKind, LeaseLostError
 from app.services.mail_facts import LOADERS
 from app.services.notification_service import NotificationService
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.services.return_service import ReturnService
 from app.services.sweep_service import SweepService
 from app.utils.email_sender import MailRejected, MailUnavailable

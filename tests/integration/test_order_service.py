@@ -7,7 +7,7 @@ import pytest
 from app.core.actor import Actor
 from app.core.enums import OrderStatus
 from app.schemas.order import OrderStateUpdate
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.utils.exceptions import InvalidStateTransitionError
 from tests.factories import TOTAL, order_create
 

@@ -14,7 +14,7 @@ from app.core.actor import Actor
 from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.order import OrderCancel, OrderStateUpdate
-from app.services.order_service import STATEMENT, OrderService
+from app.services.orders.service import STATEMENT, OrderService
 from app.services.workflow import transitions
 from app.services.workflow.transitions import TransitionRequest
 from tests.conftest import MovableClock

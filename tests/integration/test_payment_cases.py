@@ -20,7 +20,7 @@ from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateU
 from app.services import disputes
 from app.services.case_service import CaseService
 from app.services.job_service import JobKind
-from app.services.order_service import STATEMENT
+from app.services.orders.service import STATEMENT
 from app.services.payment_decisions import decisions, reopenings
 from app.services.payment_gateway import GatewayDispute, GatewayPayment
 from app.tasks.runner import Verdict

@@ -25,7 +25,7 @@ from app.database import Database
 from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnReject, ReturnStateUpdate
 from app.services import permissions
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.services.return_service import ReturnService
 from app.services.workflow.audit import AuditService
 from app.services.workflow.state_machine import ORDER_TRANSITIONS, RETURN_TRANSITIONS

@@ -16,8 +16,8 @@ from sqlalchemy import ColumnElement, event, func, select
 from app.core.enums import Role
 from app.database import Database
 from app.models.order import Order
-from app.services import order_search
-from app.services.order_search import condition
+from app.services.orders import search as order_search
+from app.services.orders.search import condition
 from app.utils import search_terms
 from tests.integration.conftest import TO_DELIVERED, new_order, new_return
 

@@ -19,7 +19,7 @@ from app.database import Database
 from app.schemas.common import PageQuery
 from app.schemas.return_request import ReturnQuery
 from app.services.job_service import JobKind
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.services.return_service import ReturnService
 from app.services.workflow.state_machine import RETURN_TRANSITIONS
 from app.tasks.runner import Verdict

@@ -15,7 +15,7 @@ from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.return_request import ReturnCreate
 from app.services.job_service import JobKind
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.services.return_service import ReturnService
 from app.services.workflow.audit import AuditService
 from app.tasks.runner import Verdict

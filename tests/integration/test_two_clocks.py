@@ -12,7 +12,7 @@ from app.database import Database
 from app.schemas.return_request import ReturnCreate
 from app.services.attachment_service import PARTS, AttachmentService
 from app.services.file_links import FileLinks
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.services.return_service import ReturnService
 from app.services.sweep_service import SweepService
 from app.utils.clock import utc_now

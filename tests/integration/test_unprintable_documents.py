@@ -14,7 +14,7 @@ from app.database import Database
 from app.services.case_service import CaseService
 from app.services.invoice_service import InvoiceService, UnprintableDocumentError
 from app.services.job_service import JobKind
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.tasks.runner import Verdict
 from app.tasks.workbench import Workbench
 from app.utils.document_fonts import DocumentFonts

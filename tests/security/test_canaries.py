@@ -30,7 +30,7 @@ from app.config import Settings
 from app.core import error_tracking
 from app.core.logging import configure_logging
 from app.dependencies import Services
-from app.services.order_service import OrderService
+from app.services.orders.service import OrderService
 from app.tasks.runner import Verdict
 from app.tasks.workbench import Workbench
 from app.utils.card_numbers import holds_card_number

@@ -44,7 +44,7 @@ NOT_SECRET = {
     ("app/services/collection.py", "(expected, payment.currency)"),
     ("app/services/money_in.py", "(expected_amount(payment), payment.currency)"),
     ("app/services/payment_reconciliation.py", "(ours.expected_amount, ours.currency)"),
-    ("app/services/correction_service.py", "order.version not in expected.versions"),
+    ("app/services/orders/corrections.py", "order.version not in expected.versions"),
     # Words of a template for postal addresses.
     ("app/utils/postal_address.py", "token not in values"),
     # Names of tables.

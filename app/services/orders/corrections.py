@@ -23,11 +23,12 @@ from app.models.order_correction import OrderCorrection
 from app.schemas.common import PageQuery
 from app.schemas.order import OrderCorrect
 from app.services import events as event_service
-from app.services import job_service, order_search, permissions
+from app.services import job_service, permissions
 from app.services import paging as pages
 from app.services.job_service import JobKind
-from app.services.order_draft import address_of
-from app.services.order_views import order_view
+from app.services.orders import search as order_search
+from app.services.orders.draft import address_of
+from app.services.orders.views import order_view
 from app.services.permissions import Action
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.exceptions import (

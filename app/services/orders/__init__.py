@@ -1,0 +1,1 @@
+"""Orders: create, read, search, correct, and the notes of the staff."""
