@@ -41,7 +41,7 @@ from app.services.payment_service import PaymentService
 from app.services.rate_limit import RateLimiter, Verdict
 from app.services.rate_limit_store import WINDOW_SECONDS, SharedWindows
 from app.services.refund_service import RefundService
-from app.services.return_service import ReturnService
+from app.services.returns.service import ReturnService
 from app.services.stats_service import StatsService
 from app.services.token_service import TokenService
 from app.services.unpaid_orders import UnpaidOrders
@@ -52,11 +52,11 @@ from app.utils.exceptions import RateLimitedError, ServiceUnavailableError, Unau
 from app.utils.shop_time import ReturnWindow, ShopTime
 
 if TYPE_CHECKING:
-    from app.services.attachment_service import AttachmentService
     from app.services.file_service import FileService
     from app.services.gateway_http import HttpPaymentGateway
     from app.services.invoice_service import InvoiceService
     from app.services.payment_gateway import PaymentGateway
+    from app.services.returns.attachments import AttachmentService
     from app.utils.storage import Storage
 
 ACTOR = "articurated.actor"
@@ -173,7 +173,7 @@ class Services:
     @cached_property
     def attachments(self) -> "AttachmentService":
         """Photos and papers of returns."""
-        from app.services.attachment_service import AttachmentService  # noqa: PLC0415
+        from app.services.returns.attachments import AttachmentService  # noqa: PLC0415
 
         return AttachmentService(self.database, self.storage, self.file_links, self.settings, self.clock)
 

@@ -18,7 +18,7 @@ from app.core.enums import ActorType, Role, Trigger
 from app.database import Database
 from app.services.key_service import KeyService
 from app.services.orders.service import OrderService
-from app.services.return_service import ReturnService
+from app.services.returns.service import ReturnService
 from app.utils.shop_time import ReturnWindow
 from tests import databases
 from tests.databases import TestServers

@@ -15,7 +15,7 @@ from typing import Any
 FLOORS = {
     "app/services/workflow/state_machine.py": 100,
     "app/services/orders/service.py": 90,
-    "app/services/return_service.py": 90,
+    "app/services/returns/service.py": 90,
     "app/services/workflow/audit.py": 85,
     "app/api/v1/orders.py": 90,
     "app/api/v1/returns.py": 90,

@@ -11,7 +11,7 @@ import structlog
 
 from app.core import monitoring
 from app.core.actor import SYSTEM_JOB
-from app.services.attachment_service import PARTS
+from app.services.returns.attachments import PARTS
 from app.tasks.celery_app import task
 from app.tasks.workbench import Workbench
 from app.tasks.worker_process import current

@@ -8,7 +8,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.database import Database
-from app.services.attachment_service import AttachmentService
 from app.services.file_links import FileLinks
 from app.services.gateway_http import HttpPaymentGateway
 from app.services.invoice_service import InvoiceService
@@ -20,7 +19,8 @@ from app.services.payment_gateway import PaymentGateway
 from app.services.payment_reconciliation import PaymentReconciler
 from app.services.payment_service import PaymentService
 from app.services.refund_service import RefundService
-from app.services.return_service import ReturnService
+from app.services.returns.attachments import AttachmentService
+from app.services.returns.service import ReturnService
 from app.services.sweep_service import SweepService
 from app.services.token_service import TokenService
 from app.services.unpaid_orders import UnpaidOrders

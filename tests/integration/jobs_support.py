@@ -19,7 +19,7 @@ from app.services.invoice_service import InvoiceService
 from app.services.job_service import Claim, JobKind
 from app.services.orders.service import OrderService
 from app.services.payment_gateway import PaymentGateway
-from app.services.return_service import ReturnService
+from app.services.returns.service import ReturnService
 from app.services.unpaid_orders import UnpaidOrders
 from app.utils.clock import Clock, utc_now
 from app.utils.document_fonts import DocumentFonts, Unprintable

@@ -21,7 +21,7 @@ from app.services.orders.service import STATEMENT, OrderService
 from app.services.payment_gateway import GatewayDispute, GatewayPayment, GatewayRefund, PaymentGateway
 from app.services.payment_service import PaymentService
 from app.services.refund_service import RefundService
-from app.services.return_service import ReturnService
+from app.services.returns.service import ReturnService
 from app.tasks.runner import JOB_TIME_LIMIT, Verdict
 from app.tasks.workbench import Workbench
 from app.utils.shop_time import ReturnWindow

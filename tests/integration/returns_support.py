@@ -8,7 +8,7 @@ from app.core.enums import OrderStatus, RejectionReason, ReturnStatus
 from app.database import Database
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnReject, ReturnStateUpdate
 from app.services.orders.service import OrderService
-from app.services.return_service import ReturnService
+from app.services.returns.service import ReturnService
 from tests.integration.jobs_support import order_in, rows
 
 R = ReturnStatus

@@ -15,7 +15,7 @@ from app.database import Database
 from app.schemas.common import PageQuery
 from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.services.orders.service import OrderService
-from app.services.return_service import ReturnService
+from app.services.returns.service import ReturnService
 from app.services.workflow.state_machine import TRANSITIONS
 from app.utils.exceptions import ForbiddenError, InvalidStateTransitionError
 from tests.conftest import actor

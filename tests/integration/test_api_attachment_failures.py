@@ -16,8 +16,8 @@ from app.core.actor import Actor
 from app.database import Database
 from app.dependencies import Services
 from app.schemas.attachment import Upload
-from app.services.attachment_service import ORPHAN_AGE, PARTS, SEARCHED_AGE, AttachmentService
 from app.services.file_links import FileLinks
+from app.services.returns.attachments import ORPHAN_AGE, PARTS, SEARCHED_AGE, AttachmentService
 from app.utils.exceptions import AttachmentNotAllowedError, ReturnNotFoundError
 from app.utils.held_file import HeldFile
 from app.utils.storage import Storage, StorageError, storage_for

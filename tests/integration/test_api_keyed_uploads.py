@@ -17,7 +17,7 @@ from app.config import Settings
 from app.database import Database
 from app.dependencies import Services
 from app.main import create_app
-from app.services.attachment_service import ORPHAN_AGE
+from app.services.returns.attachments import ORPHAN_AGE
 from app.utils.storage import Storage, storage_for
 from tests.conftest import MovableClock
 from tests.databases import TestServers

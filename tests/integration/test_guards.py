@@ -12,7 +12,7 @@ from app.core.enums import EntityType, OrderStatus, ReturnStatus
 from app.schemas.order import OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnReject, ReturnStateUpdate
 from app.services.orders.service import OrderService
-from app.services.return_service import ReturnService
+from app.services.returns.service import ReturnService
 from app.services.workflow.state_machine import TRANSITIONS
 from tests.factories import order_create
 from tests.integration.conftest import LOGINS, Login

@@ -16,7 +16,7 @@ from app.services.document_store import DocumentAlteredError
 from app.services.invoice_service import InvoiceNotIssuedError, InvoiceService
 from app.services.job_service import JobKind
 from app.services.orders.service import OrderService
-from app.services.return_service import ReturnService
+from app.services.returns.service import ReturnService
 from app.utils.documents import DocumentView
 from app.utils.exceptions import NotFoundError, OrderNotFoundError
 from app.utils.invoice_generator import RenderingError, renderer_for

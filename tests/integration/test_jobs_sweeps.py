@@ -15,7 +15,7 @@ from app.database import Database
 from app.schemas.return_request import ReturnCreate
 from app.services.job_service import JobKind
 from app.services.orders.service import OrderService
-from app.services.return_service import ReturnService
+from app.services.returns.service import ReturnService
 from app.services.sweep_service import SweepService
 from app.tasks.scheduled_tasks import BATCH, ROUNDS, in_batches
 from tests.conftest import MovableClock

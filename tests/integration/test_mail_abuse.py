@@ -10,7 +10,7 @@ from app.database import Database
 from app.schemas.return_request import ReturnCreate
 from app.services.job_service import JobKind
 from app.services.orders.service import OrderService
-from app.services.return_service import ReturnService
+from app.services.returns.service import ReturnService
 from tests.conftest import MovableClock
 from tests.factories import order_payload
 from tests.integration.channels_support import PHONE, FakeChannel, Post

@@ -19,7 +19,7 @@ from app.services.job_service import JobKind
 from app.services.orders.service import OrderService
 from app.services.payment_gateway import GatewayRefund
 from app.services.payment_service import TOLD_BY_MAIL
-from app.services.return_service import ReturnService
+from app.services.returns.service import ReturnService
 from app.services.sweep_service import SweepService
 from app.utils.email_sender import MailUnavailable
 from app.utils.messages import MessageDelayed

@@ -19,7 +19,7 @@ from app.services.job_service import JobKind, LeaseLostError
 from app.services.mail_facts import LOADERS
 from app.services.notification_service import NotificationService
 from app.services.orders.service import OrderService
-from app.services.return_service import ReturnService
+from app.services.returns.service import ReturnService
 from app.services.sweep_service import SweepService
 from app.utils.email_sender import MailRejected, MailUnavailable
 from app.utils.storage import Storage, storage_for

@@ -26,7 +26,7 @@ from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnReject, ReturnStateUpdate
 from app.services import permissions
 from app.services.orders.service import OrderService
-from app.services.return_service import ReturnService
+from app.services.returns.service import ReturnService
 from app.services.workflow.audit import AuditService
 from app.services.workflow.state_machine import ORDER_TRANSITIONS, RETURN_TRANSITIONS
 from app.utils.exceptions import (

@@ -15,7 +15,7 @@ from app.database import Database
 from app.schemas.common import PageQuery
 from app.schemas.return_request import ReturnApprove, ReturnReject
 from app.services.orders.service import OrderService
-from app.services.return_service import ReturnService
+from app.services.returns.service import ReturnService
 from app.utils.exceptions import (
     InvalidInputError,
     ReturnAlreadyExistsError,

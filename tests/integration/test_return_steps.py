@@ -13,7 +13,7 @@ from app.database import Database
 from app.schemas.common import PageQuery
 from app.schemas.return_request import ReturnQuery, ReturnStateUpdate
 from app.services.orders.service import OrderService
-from app.services.return_service import ReturnService
+from app.services.returns.service import ReturnService
 from app.services.workflow.state_machine import StateMachine
 from app.utils.exceptions import (
     ForbiddenError,

@@ -13,10 +13,10 @@ from app.core.enums import OrderStatus, ReturnStatus, Role
 from app.database import Database, sync_engine
 from app.doctor import databases
 from app.seed import _number_returns, seed
-from app.services.attachment_service import PARTS
 from app.services.invoice_service import InvoiceService
 from app.services.payment_reconciliation import PaymentReconciler
 from app.services.refund_service import RefundService
+from app.services.returns.attachments import PARTS
 from app.services.stats_service import StatsService
 from app.services.workflow.audit import AuditService
 from app.tasks.workbench import Workbench

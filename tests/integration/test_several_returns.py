@@ -20,7 +20,7 @@ from app.schemas.common import PageQuery
 from app.schemas.return_request import ReturnQuery
 from app.services.job_service import JobKind
 from app.services.orders.service import OrderService
-from app.services.return_service import ReturnService
+from app.services.returns.service import ReturnService
 from app.services.workflow.state_machine import RETURN_TRANSITIONS
 from app.tasks.runner import Verdict
 from app.utils.exceptions import InvalidInputError, ReturnAlreadyExistsError, ReturnNotAllowedError

@@ -14,7 +14,7 @@ from app.services.invoice_service import InvoiceService
 from app.services.job_service import JobKind
 from app.services.notification_service import NotificationService
 from app.services.orders.service import OrderService
-from app.services.return_service import ReturnService
+from app.services.returns.service import ReturnService
 from app.services.stats_service import StatsService
 from app.services.sweep_service import SweepService
 from app.utils.exceptions import ReturnNotAllowedError

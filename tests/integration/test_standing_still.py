@@ -16,7 +16,7 @@ from app.database import Database
 from app.schemas.return_request import ReturnCreate
 from app.services.job_service import JobKind
 from app.services.orders.service import OrderService
-from app.services.return_service import ReturnService
+from app.services.returns.service import ReturnService
 from app.services.workflow.audit import AuditService
 from app.tasks.runner import Verdict
 from app.tasks.workbench import Workbench

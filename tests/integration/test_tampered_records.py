@@ -13,7 +13,7 @@ from app.core.actor import Actor
 from app.core.enums import OrderStatus, RefundState
 from app.database import Database
 from app.services.orders.service import OrderService
-from app.services.return_service import ReturnService
+from app.services.returns.service import ReturnService
 from app.tasks.runner import Verdict
 from tests.conftest import MovableClock
 from tests.databases import unguarded

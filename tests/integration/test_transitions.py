@@ -14,9 +14,9 @@ from app.core.actor import SYSTEM_JOB, Actor
 from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.order import OrderCancel, OrderStateUpdate
-from app.services import return_service
 from app.services.orders import service as order_service
 from app.services.orders.service import OrderService
+from app.services.returns import service as return_service
 from app.services.workflow import transitions
 from app.services.workflow.state_machine import StateMachine
 from app.services.workflow.transitions import Outcome, TransitionRequest

@@ -31,9 +31,9 @@ from app.services import paging as pages
 from app.services.due_time import due_time, hold_overdue
 from app.services.job_service import JobKind
 from app.services.permissions import Action
-from app.services.return_draft import Taken, new_return, taken_by
-from app.services.return_inspection import inspected, require_inspection_fits
-from app.services.return_views import return_view
+from app.services.returns.draft import Taken, new_return, taken_by
+from app.services.returns.inspection import inspected, require_inspection_fits
+from app.services.returns.views import return_view
 from app.services.workflow import audit as audit_service
 from app.services.workflow import tampering, transitions
 from app.services.workflow.transitions import Effect, Machine, Outcome, TransitionRequest

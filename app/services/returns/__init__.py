@@ -1,0 +1,1 @@
+"""Returns: request, review, inspection, photos."""
