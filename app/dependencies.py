@@ -24,7 +24,6 @@ from app.core.security import (
     token_header,
 )
 from app.database import Database
-from app.services import payment_decisions
 from app.services.case_service import CaseService
 from app.services.dead_letter_service import DeadLetterService
 from app.services.file_links import FileLinks
@@ -37,14 +36,15 @@ from app.services.orders import service as order_service
 from app.services.orders.corrections import CorrectionService
 from app.services.orders.notes import NoteService
 from app.services.orders.service import OrderService
-from app.services.payment_service import PaymentService
+from app.services.payments import decisions as payment_decisions
+from app.services.payments.refunds import RefundService
+from app.services.payments.service import PaymentService
+from app.services.payments.unpaid import UnpaidOrders
 from app.services.rate_limit import RateLimiter, Verdict
 from app.services.rate_limit_store import WINDOW_SECONDS, SharedWindows
-from app.services.refund_service import RefundService
 from app.services.returns.service import ReturnService
 from app.services.stats_service import StatsService
 from app.services.token_service import TokenService
-from app.services.unpaid_orders import UnpaidOrders
 from app.services.workflow.audit import AuditService
 from app.services.workflow.verification import VerificationService
 from app.utils.clock import Clock, utc_now
@@ -53,9 +53,9 @@ from app.utils.shop_time import ReturnWindow, ShopTime
 
 if TYPE_CHECKING:
     from app.services.file_service import FileService
-    from app.services.gateway_http import HttpPaymentGateway
     from app.services.invoice_service import InvoiceService
-    from app.services.payment_gateway import PaymentGateway
+    from app.services.payments.gateway.http import HttpPaymentGateway
+    from app.services.payments.gateway.port import PaymentGateway
     from app.services.returns.attachments import AttachmentService
     from app.utils.storage import Storage
 
@@ -114,7 +114,7 @@ class Services:
     @cached_property
     def gateway(self) -> "PaymentGateway":
         """The payment provider, asked before an unpaid order is cancelled."""
-        from app.services.gateway_http import HttpPaymentGateway  # noqa: PLC0415
+        from app.services.payments.gateway.http import HttpPaymentGateway  # noqa: PLC0415
 
         self._own_gateway = HttpPaymentGateway.from_settings(self.settings)
         return self._own_gateway

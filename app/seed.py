@@ -25,10 +25,10 @@ from app.database import sync_engine
 from app.models.return_request import ReturnRequest
 from app.sample_catalogue import ADDRESSES, CARRIERS, FIRST_NAMES, LAST_NAMES, PRODUCTS, RETURN_REASONS
 from app.services.job_service import JobKind, queue_of
-from app.services.money_ledger import SETTLED_EFFECTS
 from app.services.orders import service as order_service
 from app.services.orders.draft import CENT
-from app.services.reconciliation import SAMPLE_REFUND_PREFIX
+from app.services.payments.ledger import SETTLED_EFFECTS
+from app.services.payments.refund_reconciliation import SAMPLE_REFUND_PREFIX
 from app.services.returns import service as return_service
 from app.services.workflow import transitions
 from app.services.workflow.transitions import Statement, TransitionRequest

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
-from app.services.payment_gateway import (
+from app.services.payments.gateway.port import (
     GatewayDeclined,
     GatewayOutcomeUnknown,
     GatewayPayment,

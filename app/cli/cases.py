@@ -63,9 +63,9 @@ def cases_close(
     from pydantic import ValidationError
 
     from app.schemas.case import CaseClose
-    from app.services import payment_decisions
     from app.services.case_service import CaseService
     from app.services.orders import service as order_service
+    from app.services.payments import decisions as payment_decisions
 
     try:
         decision = CaseClose(note=note, action=action.upper() if action else None)

@@ -389,7 +389,7 @@ def _exit_code(fault: Exception) -> int | None:
         ("app.services.schema_check", "SchemaMismatchError", 1),
         ("app.services.replication_service", "ReplicationError", 1),
         ("app.utils.exceptions", "AppError", 1),
-        ("app.services.payment_gateway", "GatewayError", 1),
+        ("app.services.payments.gateway.port", "GatewayError", 1),
         ("sqlalchemy.exc", "OperationalError", 1),
     ):
         loaded = sys.modules.get(module)

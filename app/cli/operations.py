@@ -299,7 +299,7 @@ def refunds_list(
     from pydantic import ValidationError
 
     from app.schemas.refund import RefundQuery
-    from app.services.refund_service import RefundService
+    from app.services.payments.refunds import RefundService
 
     try:
         query = RefundQuery(state=[state.upper()] if state else [], limit=limit)
@@ -321,8 +321,8 @@ def refunds_reconcile(
     from dataclasses import asdict
 
     from app.config import get_settings
-    from app.services.gateway_http import HttpPaymentGateway
-    from app.services.refund_service import RefundService
+    from app.services.payments.gateway.http import HttpPaymentGateway
+    from app.services.payments.refunds import RefundService
 
     async def compare(database: Any) -> Any:
         settings = get_settings()

@@ -22,10 +22,10 @@ def payments_reconcile(
     from dataclasses import asdict
 
     from app.config import get_settings
-    from app.services.gateway_http import HttpPaymentGateway
     from app.services.orders.service import OrderService
-    from app.services.payment_reconciliation import PaymentReconciler
-    from app.services.unpaid_orders import UnpaidOrders
+    from app.services.payments.gateway.http import HttpPaymentGateway
+    from app.services.payments.reconciliation import PaymentReconciler
+    from app.services.payments.unpaid import UnpaidOrders
 
     async def compare(database: Any) -> Any:
         async with HttpPaymentGateway.from_settings(get_settings()) as gateway:

@@ -11,11 +11,12 @@ from app.core.enums import RefundState
 from app.database import Database
 from app.models.job import DeadLetter, Job
 from app.schemas.operations import DeadLetterQuery
-from app.services import job_resolution, money_ledger, permissions
+from app.services import job_resolution, permissions
 from app.services import paging as pages
 from app.services.job_resolution import Resolution
 from app.services.job_service import JobKind
 from app.services.order_lookup import order_id_of, order_number_of
+from app.services.payments import ledger as money_ledger
 from app.services.permissions import Action
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import InvalidStateTransitionError, NotFoundError

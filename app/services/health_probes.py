@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from app.config import Settings, SettingsError
 from app.config_rules import is_mail_catcher
-from app.services.payment_gateway import MOCK_HEADER
+from app.services.payments.gateway.port import MOCK_HEADER
 
 KEEP_SECONDS = 5.0
 LOOK_SECONDS = 1.2

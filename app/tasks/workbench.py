@@ -9,21 +9,21 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.config import Settings
 from app.database import Database
 from app.services.file_links import FileLinks
-from app.services.gateway_http import HttpPaymentGateway
 from app.services.invoice_service import InvoiceService
 from app.services.job_service import Claim, JobKind
 from app.services.notification_service import NotificationService, is_message
 from app.services.orders.service import STATEMENT as ORDER_STATEMENT
 from app.services.orders.service import OrderService
-from app.services.payment_gateway import PaymentGateway
-from app.services.payment_reconciliation import PaymentReconciler
-from app.services.payment_service import PaymentService
-from app.services.refund_service import RefundService
+from app.services.payments.gateway.http import HttpPaymentGateway
+from app.services.payments.gateway.port import PaymentGateway
+from app.services.payments.reconciliation import PaymentReconciler
+from app.services.payments.refunds import RefundService
+from app.services.payments.service import PaymentService
+from app.services.payments.unpaid import UnpaidOrders
 from app.services.returns.attachments import AttachmentService
 from app.services.returns.service import ReturnService
 from app.services.sweep_service import SweepService
 from app.services.token_service import TokenService
-from app.services.unpaid_orders import UnpaidOrders
 from app.tasks.runner import JOB_TIME_LIMIT, Handler, JobRunner, LastRites
 from app.utils.clock import Clock, utc_now
 from app.utils.email_sender import EmailSender, MailSender

@@ -10,10 +10,10 @@ import pytest
 from app.config import Settings
 from app.core.actor import Actor
 from app.database import Database
-from app.services.gateway_breaker import CircuitBreaker
-from app.services.gateway_http import HttpPaymentGateway
-from app.services.payment_reconciliation import PaymentReconciler
-from app.services.unpaid_orders import UnpaidOrders
+from app.services.payments.gateway.breaker import CircuitBreaker
+from app.services.payments.gateway.http import HttpPaymentGateway
+from app.services.payments.reconciliation import PaymentReconciler
+from app.services.payments.unpaid import UnpaidOrders
 from tests.conftest import MovableClock
 from tests.integration.money_support import Shop
 from tests.unit.gateway_support import LiveGateway, adapter, live_gateway

@@ -14,10 +14,10 @@ from app.core.actor import Actor
 from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.order import OrderCancel, OrderStateUpdate
-from app.services.gateway_breaker import CircuitBreaker
-from app.services.gateway_http import HttpPaymentGateway
-from app.services.gateway_webhooks import verify_webhook
 from app.services.job_service import JobKind
+from app.services.payments.gateway.breaker import CircuitBreaker
+from app.services.payments.gateway.http import HttpPaymentGateway
+from app.services.payments.webhooks import verify_webhook
 from app.tasks.runner import Verdict
 from tests.conftest import MovableClock
 from tests.integration.jobs_support import order_in, refund_of

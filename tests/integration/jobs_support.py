@@ -14,13 +14,14 @@ from app.core.enums import OrderStatus, ReturnStatus
 from app.database import Database
 from app.schemas.order import OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateUpdate
-from app.services import job_service, money_ledger
+from app.services import job_service
 from app.services.invoice_service import InvoiceService
 from app.services.job_service import Claim, JobKind
 from app.services.orders.service import OrderService
-from app.services.payment_gateway import PaymentGateway
+from app.services.payments import ledger as money_ledger
+from app.services.payments.gateway.port import PaymentGateway
+from app.services.payments.unpaid import UnpaidOrders
 from app.services.returns.service import ReturnService
-from app.services.unpaid_orders import UnpaidOrders
 from app.utils.clock import Clock, utc_now
 from app.utils.document_fonts import DocumentFonts, Unprintable
 from app.utils.documents import DocumentView

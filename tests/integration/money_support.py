@@ -15,12 +15,12 @@ from app.core.enums import OrderStatus, ReturnStatus
 from app.database import Database
 from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateUpdate
-from app.services.gateway_webhooks import WebhookEvent
 from app.services.job_service import JobKind
 from app.services.orders.service import STATEMENT, OrderService
-from app.services.payment_gateway import GatewayDispute, GatewayPayment, GatewayRefund, PaymentGateway
-from app.services.payment_service import PaymentService
-from app.services.refund_service import RefundService
+from app.services.payments.gateway.port import GatewayDispute, GatewayPayment, GatewayRefund, PaymentGateway
+from app.services.payments.refunds import RefundService
+from app.services.payments.service import PaymentService
+from app.services.payments.webhooks import WebhookEvent
 from app.services.returns.service import ReturnService
 from app.tasks.runner import JOB_TIME_LIMIT, Verdict
 from app.tasks.workbench import Workbench

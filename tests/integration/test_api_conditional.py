@@ -15,8 +15,8 @@ from app.core.precondition import Precondition
 from app.database import Database
 from app.dependencies import Services
 from app.schemas.order import OrderStateUpdate
-from app.services import money_ledger
 from app.services.orders.service import STATEMENT
+from app.services.payments import ledger as money_ledger
 from app.services.workflow import transitions
 from app.services.workflow.transitions import Outcome, TransitionRequest
 from app.utils.exceptions import VersionConflictError

@@ -11,7 +11,7 @@ from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.services.job_service import JobKind
-from app.services.payment_gateway import GatewayPayment
+from app.services.payments.gateway.port import GatewayPayment
 from app.tasks.runner import Verdict
 from tests.conftest import MovableClock
 from tests.integration.jobs_support import refund_of, rows

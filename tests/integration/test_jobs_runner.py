@@ -13,7 +13,7 @@ from app.config import Settings
 from app.database import Database
 from app.services import job_service
 from app.services.job_service import Claim, JobKind, LeaseLostError
-from app.services.payment_gateway import GatewayCircuitOpen
+from app.services.payments.gateway.port import GatewayCircuitOpen
 from app.tasks.runner import Handler, JobRunner, LastRites, Verdict, describe
 from tests.integration.jobs_support import add_job, claim, execute, job, rows
 

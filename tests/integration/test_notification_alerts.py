@@ -17,8 +17,8 @@ from app.schemas.return_request import ReturnCreate
 from app.services import job_service
 from app.services.job_service import JobKind
 from app.services.orders.service import OrderService
-from app.services.payment_gateway import GatewayRefund
-from app.services.payment_service import TOLD_BY_MAIL
+from app.services.payments.gateway.port import GatewayRefund
+from app.services.payments.service import TOLD_BY_MAIL
 from app.services.returns.service import ReturnService
 from app.services.sweep_service import SweepService
 from app.utils.email_sender import MailUnavailable

@@ -19,11 +19,11 @@ from app.database import Database
 from app.models.order import Order
 from app.services import notification_rows
 from app.services.dead_letter_service import DeadLetterService
-from app.services.gateway_webhooks import verify_webhook
 from app.services.job_service import JobKind, LeaseLostError
 from app.services.mail_scene import phone_of
 from app.services.notification_rows import NewRow
 from app.services.orders.service import OrderService
+from app.services.payments.webhooks import verify_webhook
 from app.utils.email_sender import MailUnavailable
 from app.utils.messages import MessageDelayed, MessageRefused
 from app.utils.outbound import DestinationRefusedError

@@ -17,12 +17,12 @@ from app.database import Database
 from app.schemas.case import CaseQuery
 from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateUpdate
-from app.services import disputes
 from app.services.case_service import CaseService
 from app.services.job_service import JobKind
 from app.services.orders.service import STATEMENT
-from app.services.payment_decisions import decisions, reopenings
-from app.services.payment_gateway import GatewayDispute, GatewayPayment
+from app.services.payments import disputes
+from app.services.payments.decisions import decisions, reopenings
+from app.services.payments.gateway.port import GatewayDispute, GatewayPayment
 from app.tasks.runner import Verdict
 from app.utils.exceptions import InvalidInputError, InvalidStateTransitionError
 from tests.conftest import MovableClock

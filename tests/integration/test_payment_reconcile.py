@@ -14,12 +14,12 @@ from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.case import CaseQuery
 from app.schemas.order import OrderCancel, OrderStateUpdate
-from app.services import payment_reconciliation
 from app.services.case_service import CaseService
 from app.services.job_service import JobKind
-from app.services.payment_gateway import GatewayOutcomeUnknown, GatewayUnavailable, RefundRequest
-from app.services.payment_reconciliation import PaymentReconciler, PaymentReconciliation
-from app.services.unpaid_orders import Standing, UnpaidOrders
+from app.services.payments import reconciliation as payment_reconciliation
+from app.services.payments.gateway.port import GatewayOutcomeUnknown, GatewayUnavailable, RefundRequest
+from app.services.payments.reconciliation import PaymentReconciler, PaymentReconciliation
+from app.services.payments.unpaid import Standing, UnpaidOrders
 from tests.conftest import MovableClock
 from tests.fakes import Movement
 from tests.integration.jobs_support import refund_of, rows

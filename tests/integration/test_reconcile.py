@@ -10,8 +10,8 @@ from app.config import Settings
 from app.core.actor import Actor
 from app.database import Database
 from app.services.dead_letter_service import DeadLetterService
-from app.services.payment_gateway import RefundRequest
-from app.services.reconciliation import Difference, DifferenceKind
+from app.services.payments.gateway.port import RefundRequest
+from app.services.payments.refund_reconciliation import Difference, DifferenceKind
 from app.tasks.runner import Verdict
 from tests.conftest import MovableClock
 from tests.integration.jobs_support import execute, rows

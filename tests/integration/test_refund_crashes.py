@@ -14,8 +14,9 @@ import pytest
 from app.config import Settings
 from app.core.actor import Actor
 from app.database import Database
-from app.services import job_service, money_ledger
+from app.services import job_service
 from app.services.job_service import JobKind
+from app.services.payments import ledger as money_ledger
 from app.tasks.runner import Verdict
 from tests.conftest import MovableClock
 from tests.integration.jobs_support import claim_for, rows

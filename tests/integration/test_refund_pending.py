@@ -13,8 +13,8 @@ from app.core.actor import Actor
 from app.database import Database
 from app.services.dead_letter_service import DeadLetterService
 from app.services.job_service import JobKind
-from app.services.payment_gateway import GatewayRefund
-from app.services.refund_service import PENDING_LIMIT
+from app.services.payments.gateway.port import GatewayRefund
+from app.services.payments.refunds import PENDING_LIMIT
 from app.tasks.runner import Verdict
 from app.utils.exceptions import InvalidStateTransitionError
 from tests.conftest import MovableClock

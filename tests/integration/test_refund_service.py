@@ -16,7 +16,7 @@ from app.schemas.operations import DeadLetterQuery
 from app.schemas.refund import RefundQuery
 from app.services.dead_letter_service import DeadLetterService
 from app.services.job_service import JobKind
-from app.services.payment_gateway import GatewayRefund, RefundRequest
+from app.services.payments.gateway.port import GatewayRefund, RefundRequest
 from app.tasks.runner import Verdict
 from app.utils.exceptions import ForbiddenError, InvalidStateTransitionError, NotFoundError
 from tests.conftest import MovableClock, actor

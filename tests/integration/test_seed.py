@@ -14,8 +14,8 @@ from app.database import Database, sync_engine
 from app.doctor import databases
 from app.seed import _number_returns, seed
 from app.services.invoice_service import InvoiceService
-from app.services.payment_reconciliation import PaymentReconciler
-from app.services.refund_service import RefundService
+from app.services.payments.reconciliation import PaymentReconciler
+from app.services.payments.refunds import RefundService
 from app.services.returns.attachments import PARTS
 from app.services.stats_service import StatsService
 from app.services.workflow.audit import AuditService

@@ -16,10 +16,10 @@ from app.core.actor import Actor
 from app.core.enums import Role
 from app.database import Database
 from app.dependencies import Services
-from app.services import money_in
 from app.services.job_service import JobKind
-from app.services.payment_gateway import GatewayPayment
-from app.services.unpaid_orders import UnpaidOrders
+from app.services.payments import money_in
+from app.services.payments.gateway.port import GatewayPayment
+from app.services.payments.unpaid import UnpaidOrders
 from app.tasks.runner import Verdict
 from tests.conftest import MovableClock
 from tests.databases import past_guard

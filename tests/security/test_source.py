@@ -41,9 +41,9 @@ NOT_SECRET = {
     ("app/backup/verify.py", "hexdigest() != sha256"),
     ("app/backup/verify.py", "sha256_of(file) != sha256"),
     # Expected amounts and versions.
-    ("app/services/collection.py", "(expected, payment.currency)"),
-    ("app/services/money_in.py", "(expected_amount(payment), payment.currency)"),
-    ("app/services/payment_reconciliation.py", "(ours.expected_amount, ours.currency)"),
+    ("app/services/payments/collection.py", "(expected, payment.currency)"),
+    ("app/services/payments/money_in.py", "(expected_amount(payment), payment.currency)"),
+    ("app/services/payments/reconciliation.py", "(ours.expected_amount, ours.currency)"),
     ("app/services/orders/corrections.py", "order.version not in expected.versions"),
     # Words of a template for postal addresses.
     ("app/utils/postal_address.py", "token not in values"),

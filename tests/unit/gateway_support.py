@@ -18,8 +18,8 @@ import uvicorn
 
 from app.mock_gateway.main import create_app
 from app.mock_gateway.settings import GatewaySettings
-from app.services.gateway_http import HttpPaymentGateway
-from app.services.payment_gateway import GatewayPayment, PaymentRequest, RefundRequest
+from app.services.payments.gateway.http import HttpPaymentGateway
+from app.services.payments.gateway.port import GatewayPayment, PaymentRequest, RefundRequest
 
 API_KEY = "sk_test_unit"
 SECRET = "whsec_unit-test-secret"

@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 from app.config import ROOT, Settings
 from app.core import error_tracking, exposition, monitoring
 from app.dependencies import client_address
-from app.services import gateway_metrics
-from app.services.gateway_breaker import CircuitBreaker
-from app.services.payment_gateway import (
+from app.services.payments.gateway import metrics as gateway_metrics
+from app.services.payments.gateway.breaker import CircuitBreaker
+from app.services.payments.gateway.port import (
     GatewayCircuitOpen,
     GatewayDeclined,
     GatewayError,

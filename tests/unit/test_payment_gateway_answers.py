@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from app.services.payment_gateway import (
+from app.services.payments.gateway.port import (
     GatewayDeclined,
     GatewayError,
     GatewayOutcomeUnknown,

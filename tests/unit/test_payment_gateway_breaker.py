@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from app.services.gateway_breaker import CircuitBreaker
-from app.services.payment_gateway import (
+from app.services.payments.gateway.breaker import CircuitBreaker
+from app.services.payments.gateway.port import (
     GatewayCircuitOpen,
     GatewayDeclined,
     GatewayError,

@@ -9,9 +9,9 @@ from uuid import uuid4
 
 import pytest
 
-from app.services.gateway_breaker import CircuitBreaker
-from app.services.gateway_http import HttpPaymentGateway
-from app.services.payment_gateway import (
+from app.services.payments.gateway.breaker import CircuitBreaker
+from app.services.payments.gateway.http import HttpPaymentGateway
+from app.services.payments.gateway.port import (
     GatewayCircuitOpen,
     GatewayDeclined,
     GatewayError,

@@ -12,8 +12,8 @@ from uuid import uuid4
 import pytest
 
 from app.config import Settings
-from app.services.gateway_http import HttpPaymentGateway
-from app.services.payment_gateway import (
+from app.services.payments.gateway.http import HttpPaymentGateway
+from app.services.payments.gateway.port import (
     GatewayDeclined,
     GatewayRejected,
     PaymentGateway,

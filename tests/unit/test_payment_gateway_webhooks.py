@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.services.gateway_webhooks import (
+from app.services.payments.gateway.port import GatewayPayment, GatewayRefund
+from app.services.payments.webhooks import (
     MAX_BODY_BYTES,
     WebhookEvent,
     WebhookSignatureError,
     concerns_money,
     verify_webhook,
 )
-from app.services.payment_gateway import GatewayPayment, GatewayRefund
 from tests.unit.gateway_support import SECRET, live_gateway, wait_for, webhook_receiver
 
 pytestmark = [pytest.mark.req("INT-001"), pytest.mark.req("NFR-004")]

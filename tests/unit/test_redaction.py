@@ -26,7 +26,7 @@ from app.utils.redaction import redact_foreign_text, without_addresses
 from app.core.logging import describe_exception
 from app.core.error_tracking import scrubbed
 from app.tasks.runner import describe
-from app.services.gateway_transport import _refusal
+from app.services.payments.gateway.transport import _refusal
 class Ours(Exception): pass
 Ours.__module__ = "app.tests"
 event = lambda text: {"exception": {"values": [{"module": "app.x", "type": "T", "value": text}]}}

@@ -11,13 +11,13 @@ from app.api.http.json_body import parse_object, read_body
 from app.api.http.responses import answer, refuses
 from app.api.http.routing import WebhookRoute
 from app.schemas.operations import WEBHOOK_BODY, WebhookReceipt
-from app.services.gateway_webhooks import (
+from app.services.payments.gateway.port import MOCK_HEADER
+from app.services.payments.webhooks import (
     MAX_BODY_BYTES,
     WebhookSignatureError,
     signature_of,
     verify_webhook,
 )
-from app.services.payment_gateway import MOCK_HEADER
 from app.utils.exceptions import InvalidInputError, UnauthenticatedError
 
 router = APIRouter(prefix="/api/v1/payments", tags=["Payments"], route_class=WebhookRoute)

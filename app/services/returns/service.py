@@ -26,10 +26,11 @@ from app.schemas.return_request import (
     ReturnStateUpdate,
 )
 from app.services import events as event_service
-from app.services import job_service, money_ledger, permissions
+from app.services import job_service, permissions
 from app.services import paging as pages
 from app.services.due_time import due_time, hold_overdue
 from app.services.job_service import JobKind
+from app.services.payments import ledger as money_ledger
 from app.services.permissions import Action
 from app.services.returns.draft import Taken, new_return, taken_by
 from app.services.returns.inspection import inspected, require_inspection_fits

@@ -24,7 +24,7 @@ from app.services import events as event_service
 from app.services import job_service
 from app.services.case_service import open_case
 from app.services.job_service import JobKind
-from app.services.payment_gateway import GatewayPayment, GatewayRefund
+from app.services.payments.gateway.port import GatewayPayment, GatewayRefund
 from app.services.workflow import transitions
 from app.services.workflow.transitions import Outcome, TransitionRequest
 from app.utils.clock import uuid7

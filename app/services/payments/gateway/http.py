@@ -12,11 +12,9 @@ from typing import Any, Self, TypeVar
 from uuid import UUID
 
 from app.config import Settings
-from app.services.gateway_breaker import CircuitBreaker
-from app.services.gateway_metrics import metered
-from app.services.gateway_transport import GatewayTransport
-from app.services.gateway_wire import WireFormatError, read_payment, read_refund, read_transaction
-from app.services.payment_gateway import (
+from app.services.payments.gateway.breaker import CircuitBreaker
+from app.services.payments.gateway.metrics import metered
+from app.services.payments.gateway.port import (
     GatewayDeclined,
     GatewayOutcomeUnknown,
     GatewayPayment,
@@ -26,6 +24,8 @@ from app.services.payment_gateway import (
     RefundRequest,
     amount_text,
 )
+from app.services.payments.gateway.transport import GatewayTransport
+from app.services.payments.gateway.wire import WireFormatError, read_payment, read_refund, read_transaction
 
 _MAX_PAGE = 100
 _REFUND_RANK = {"succeeded": 0, "pending": 1, "failed": 2}

@@ -20,9 +20,10 @@ from app.core.enums import CaseEntity, CaseKind, CaseState, JobState
 from app.models.case import Case
 from app.models.job import Job
 from app.models.payment import Payment, Refund
-from app.services import case_service, money_in
+from app.services import case_service
 from app.services.job_service import JobKind
-from app.services.payment_gateway import GatewayDispute
+from app.services.payments import money_in
+from app.services.payments.gateway.port import GatewayDispute
 
 _ENDED = frozenset({"dispute.closed", "dispute.won", "dispute.lost", "dispute.resolved"})
 

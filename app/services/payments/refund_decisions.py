@@ -9,10 +9,10 @@ from sqlalchemy import Row, select
 from app.core.enums import CaseKind
 from app.database import Database
 from app.models.payment import Payment
-from app.services import money_in
-from app.services.payment_gateway import GatewayTransaction
-from app.services.reconciled_decisions import decided, is_about
-from app.services.reconciliation import Difference, DifferenceKind, RefundBooks
+from app.services.payments import money_in
+from app.services.payments.gateway.port import GatewayTransaction
+from app.services.payments.reconciled_decisions import decided, is_about
+from app.services.payments.refund_reconciliation import Difference, DifferenceKind, RefundBooks
 
 
 async def undecided(

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any, TypeVar, get_args
 from uuid import UUID
 
-from app.services.payment_gateway import (
+from app.services.payments.gateway.port import (
     GatewayDispute,
     GatewayPayment,
     GatewayRefund,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from app.core import monitoring
-from app.services.payment_gateway import GatewayCircuitOpen, GatewayOutcomeUnknown, GatewayUnavailable
+from app.services.payments.gateway.port import GatewayCircuitOpen, GatewayOutcomeUnknown, GatewayUnavailable
 
 _PROBE_WAIT_SECONDS = 1.0
 

@@ -17,7 +17,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from app.services.gateway_wire import (
+from app.services.payments.gateway.port import GatewayDispute, GatewayPayment, GatewayRefund
+from app.services.payments.gateway.wire import (
     WireFormatError,
     read_dispute,
     read_moment,
@@ -26,7 +27,6 @@ from app.services.gateway_wire import (
     read_refund,
     reference_or_none,
 )
-from app.services.payment_gateway import GatewayDispute, GatewayPayment, GatewayRefund
 
 MAX_BODY_BYTES = 65_536
 """An event of the gateway has about 1 KB."""

@@ -6,7 +6,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from app.core import monitoring
-from app.services.payment_gateway import (
+from app.services.payments.gateway.port import (
     GatewayCircuitOpen,
     GatewayDeclined,
     GatewayError,

@@ -22,11 +22,11 @@ from app.core.enums import CaseEntity, CaseKind, OrderStatus, PaymentState, Refu
 from app.database import Database
 from app.models.case import Case
 from app.models.payment import Payment, Refund
-from app.services import money_in
 from app.services.case_service import open_case
-from app.services.payment_gateway import GatewayError, GatewayTransaction, GatewayUnavailable, PaymentGateway
-from app.services.reconciled_decisions import decided, is_about
-from app.services.unpaid_orders import Standing, UnpaidOrders
+from app.services.payments import money_in
+from app.services.payments.gateway.port import GatewayError, GatewayTransaction, GatewayUnavailable, PaymentGateway
+from app.services.payments.reconciled_decisions import decided, is_about
+from app.services.payments.unpaid import Standing, UnpaidOrders
 from app.services.workflow import tampering
 from app.utils.exceptions import RecordTamperedError
 

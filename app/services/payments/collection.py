@@ -16,8 +16,8 @@ from app.core.enums import EntityType
 from app.database import Database
 from app.models.payment import Payment
 from app.services import events as event_service
-from app.services import money_in
-from app.services.payment_gateway import GatewayPayment, GatewayRejected, PaymentGateway, PaymentRequest
+from app.services.payments import money_in
+from app.services.payments.gateway.port import GatewayPayment, GatewayRejected, PaymentGateway, PaymentRequest
 from app.utils.clock import Clock
 
 

@@ -15,10 +15,12 @@ from app.core.enums import ActorType, CaseEntity, CaseKind, OrderStatus, RefundS
 from app.database import Database
 from app.models.order import Order
 from app.models.payment import GatewayEvent, Payment, Refund
-from app.services import case_service, collection, disputes, job_resolution, job_service, money_in, money_ledger
-from app.services.gateway_webhooks import DISPUTE, WebhookEvent, concerns_money
+from app.services import case_service, job_resolution, job_service
 from app.services.job_service import Claim, JobKind
-from app.services.payment_gateway import GatewayDispute, GatewayPayment, GatewayRefund, PaymentGateway
+from app.services.payments import collection, disputes, money_in
+from app.services.payments import ledger as money_ledger
+from app.services.payments.gateway.port import GatewayDispute, GatewayPayment, GatewayRefund, PaymentGateway
+from app.services.payments.webhooks import DISPUTE, WebhookEvent, concerns_money
 from app.services.workflow import tampering, transitions
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import RecordTamperedError

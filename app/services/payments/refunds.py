@@ -31,10 +31,12 @@ from app.models.payment import Payment, Refund
 from app.models.return_request import ReturnRequest
 from app.schemas.common import PageQuery
 from app.schemas.refund import OrderRefund, RefundQuery
-from app.services import collection, job_service, money_ledger, permissions, refund_decisions
+from app.services import job_service, permissions
 from app.services import paging as pages
 from app.services.job_service import Claim
-from app.services.payment_gateway import (
+from app.services.payments import collection, refund_decisions
+from app.services.payments import ledger as money_ledger
+from app.services.payments.gateway.port import (
     GatewayDeclined,
     GatewayError,
     GatewayOutcomeUnknown,
@@ -42,8 +44,15 @@ from app.services.payment_gateway import (
     PaymentGateway,
     RefundRequest,
 )
+from app.services.payments.refund_reconciliation import (
+    Difference,
+    DifferenceKind,
+    Reconciliation,
+    compare,
+    is_sample,
+    refunds_at,
+)
 from app.services.permissions import Action
-from app.services.reconciliation import Difference, DifferenceKind, Reconciliation, compare, is_sample, refunds_at
 from app.services.workflow import tampering
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import NotFoundError, OrderNotFoundError, RecordTamperedError

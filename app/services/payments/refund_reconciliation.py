@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Row
 
 from app.core.enums import RefundState
-from app.services.payment_gateway import GatewayTransaction, PaymentGateway
+from app.services.payments.gateway.port import GatewayTransaction, PaymentGateway
 
 SAMPLE_REFUND_PREFIX = "sample_"
 """How the gateway's id of a refund begins that is sample data: no gateway was asked for it."""

@@ -31,8 +31,8 @@ from typing import Any, Literal
 
 import httpx2
 
-from app.services.gateway_breaker import CircuitBreaker
-from app.services.payment_gateway import (
+from app.services.payments.gateway.breaker import CircuitBreaker
+from app.services.payments.gateway.port import (
     MOCK_HEADER,
     GatewayDeclined,
     GatewayError,

@@ -1,0 +1,1 @@
+"""Money in and out: the ledger, capture, refunds, disputes, webhooks and reconciliation."""
