@@ -26,7 +26,7 @@ from app.core.security import (
 from app.database import Database
 from app.services.case_service import CaseService
 from app.services.dead_letter_service import DeadLetterService
-from app.services.file_links import FileLinks
+from app.services.documents.links import FileLinks
 from app.services.health_service import HealthService
 from app.services.idempotency_service import IdempotencyService
 from app.services.key_service import KeyService
@@ -52,8 +52,8 @@ from app.utils.exceptions import RateLimitedError, ServiceUnavailableError, Unau
 from app.utils.shop_time import ReturnWindow, ShopTime
 
 if TYPE_CHECKING:
-    from app.services.file_service import FileService
-    from app.services.invoice_service import InvoiceService
+    from app.services.documents.files import FileService
+    from app.services.documents.invoices import InvoiceService
     from app.services.payments.gateway.http import HttpPaymentGateway
     from app.services.payments.gateway.port import PaymentGateway
     from app.services.returns.attachments import AttachmentService
@@ -153,7 +153,7 @@ class Services:
     @cached_property
     def invoices(self) -> "InvoiceService":
         """Issued documents. Storage and renderer are loaded with it: most processes never show one."""
-        from app.services.invoice_service import InvoiceService  # noqa: PLC0415
+        from app.services.documents.invoices import InvoiceService  # noqa: PLC0415
         from app.utils.invoice_generator import renderer_for  # noqa: PLC0415
 
         return InvoiceService(self.database, renderer_for(self.settings), self.storage, self.settings, self.clock)
@@ -180,7 +180,7 @@ class Services:
     @cached_property
     def files(self) -> "FileService":
         """What signed links lead to."""
-        from app.services.file_service import FileService  # noqa: PLC0415
+        from app.services.documents.files import FileService  # noqa: PLC0415
 
         redirects = self.settings.file_link_delivery == "redirect"
         return FileService(self.database, self.storage, self.file_links, redirects=redirects)

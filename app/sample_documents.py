@@ -8,7 +8,7 @@ from sqlalchemy import Row, text
 from app.config import Settings
 from app.database import Database
 from app.services import job_service
-from app.services.invoice_service import InvoiceService
+from app.services.documents.invoices import InvoiceService
 from app.services.job_service import JobKind
 from app.utils.clock import utc_now
 from app.utils.invoice_generator import DocumentRenderer, renderer_for

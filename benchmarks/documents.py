@@ -17,7 +17,7 @@ from rich.console import Console
 from app.config import Settings
 from app.core.enums import OrderStatus
 from app.models.order import Order, OrderLineItem
-from app.services.document_views import invoice_view
+from app.services.documents.views import invoice_view
 from app.utils.clock import utc_now, uuid7
 from app.utils.documents import DocumentView
 from app.utils.invoice_generator import DocumentRenderer, TypstRenderer, WeasyPrintRenderer

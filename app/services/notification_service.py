@@ -28,9 +28,10 @@ from app.core import monitoring
 from app.core.enums import CaseEntity, CaseKind, Channel, NotificationState
 from app.database import Database
 from app.mail_address import masked
-from app.services import document_store, job_service, mail_facts, message_limits, notification_rows
+from app.services import job_service, mail_facts, message_limits, notification_rows
 from app.services.case_service import open_case
-from app.services.file_links import FileKind, FileLinks
+from app.services.documents import store as document_store
+from app.services.documents.links import FileKind, FileLinks
 from app.services.job_service import Claim, JobKind
 from app.services.mail_scene import MailFacts, NothingToTell, Scene
 from app.services.message_resend import RESENT

@@ -8,8 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.database import Database
-from app.services.file_links import FileLinks
-from app.services.invoice_service import InvoiceService
+from app.services.documents.invoices import InvoiceService
+from app.services.documents.links import FileLinks
 from app.services.job_service import Claim, JobKind
 from app.services.notification_service import NotificationService, is_message
 from app.services.orders.service import STATEMENT as ORDER_STATEMENT

@@ -27,7 +27,7 @@ LOADED = (
     "app.dependencies",
     "app.doctor",
     "app.utils.mail_templates",
-    "app.services.invoice_service",
+    "app.services.documents.invoices",
 )
 
 

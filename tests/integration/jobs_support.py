@@ -15,7 +15,7 @@ from app.database import Database
 from app.schemas.order import OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateUpdate
 from app.services import job_service
-from app.services.invoice_service import InvoiceService
+from app.services.documents.invoices import InvoiceService
 from app.services.job_service import Claim, JobKind
 from app.services.orders.service import OrderService
 from app.services.payments import ledger as money_ledger

@@ -16,7 +16,7 @@ from app.core.actor import Actor
 from app.database import Database
 from app.dependencies import Services
 from app.schemas.attachment import Upload
-from app.services.file_links import FileLinks
+from app.services.documents.links import FileLinks
 from app.services.returns.attachments import ORPHAN_AGE, PARTS, SEARCHED_AGE, AttachmentService
 from app.utils.exceptions import AttachmentNotAllowedError, ReturnNotFoundError
 from app.utils.held_file import HeldFile

@@ -23,7 +23,7 @@ from app.database import Database
 from app.dependencies import Services
 from app.schemas.attachment import AttachmentResponse
 from app.schemas.operations import InvoiceRecord
-from app.services.file_links import FileKind, FileLinks
+from app.services.documents.links import FileKind, FileLinks
 from app.utils.exceptions import LinkExpiredError, NotFoundError
 from app.utils.storage import Storage, storage_for
 from tests.conftest import MovableClock

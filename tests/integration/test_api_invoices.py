@@ -16,7 +16,7 @@ from app.dependencies import Services
 from app.models.job import Job
 from app.schemas.operations import InvoiceRecord
 from app.services import job_service
-from app.services.invoice_service import InvoiceService
+from app.services.documents.invoices import InvoiceService
 from app.services.job_service import JobKind
 from app.utils.document_fonts import Unprintable
 from app.utils.documents import DocumentView

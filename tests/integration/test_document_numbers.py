@@ -10,8 +10,8 @@ from app.config import Settings
 from app.core.actor import Actor
 from app.core.enums import DocumentKind, OrderStatus
 from app.database import Database
-from app.services.document_series import DocumentNumberTakenError, UsedNumbers, mark_key
-from app.services.invoice_service import InvoiceService
+from app.services.documents.invoices import InvoiceService
+from app.services.documents.series import DocumentNumberTakenError, UsedNumbers, mark_key
 from app.services.job_service import Claim, JobKind
 from app.services.orders.service import OrderService
 from app.utils.storage import Storage, StorageError, storage_for

@@ -20,7 +20,7 @@ from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.order import OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate
-from app.services.invoice_service import InvoiceService
+from app.services.documents.invoices import InvoiceService
 from app.services.job_service import JobKind
 from app.services.key_service import KeyService
 from app.services.orders.service import OrderService

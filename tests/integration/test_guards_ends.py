@@ -15,7 +15,7 @@ from app.core.actor import Actor
 from app.core.enums import RefundState
 from app.database import Database
 from app.services.dead_letter_service import DeadLetterService
-from app.services.invoice_service import InvoiceService
+from app.services.documents.invoices import InvoiceService
 from app.services.job_service import JobKind
 from app.tasks.runner import Verdict
 from app.utils.storage import storage_for

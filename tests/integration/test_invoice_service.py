@@ -12,8 +12,8 @@ from app.config import Settings
 from app.core.actor import Actor
 from app.core.enums import OrderStatus, Role
 from app.database import Database
-from app.services.document_store import DocumentAlteredError
-from app.services.invoice_service import InvoiceNotIssuedError, InvoiceService
+from app.services.documents.invoices import InvoiceNotIssuedError, InvoiceService
+from app.services.documents.store import DocumentAlteredError
 from app.services.job_service import JobKind
 from app.services.orders.service import OrderService
 from app.services.returns.service import ReturnService
@@ -140,7 +140,7 @@ async def test_numbering_that_fails_takes_no_number(
     order = await order_in(orders, admin, OrderStatus.SHIPPED)
     held = await claim_for(database, order["id"], JobKind.ISSUE_INVOICE)
     monkeypatch.setattr(
-        "app.services.document_views.invoice_view", lambda *_: (_ for _ in ()).throw(ValueError("bad sums"))
+        "app.services.documents.views.invoice_view", lambda *_: (_ for _ in ()).throw(ValueError("bad sums"))
     )
     with pytest.raises(ValueError, match="bad sums"):
         await invoices.issue(held)

@@ -17,9 +17,9 @@ from app.core.security import DEVELOPMENT_PRINCIPAL_ID
 from app.database import Database
 from app.schemas.notification import NotificationResponse
 from app.schemas.order import OrderCancel
-from app.services.file_links import FileKind
-from app.services.file_service import FileService
-from app.services.invoice_service import InvoiceService
+from app.services.documents.files import FileService
+from app.services.documents.invoices import InvoiceService
+from app.services.documents.links import FileKind
 from app.services.job_service import JobKind
 from app.services.orders.service import OrderService
 from app.utils.email_sender import MailRejected, MailTooLarge, MailUnavailable

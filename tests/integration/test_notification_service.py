@@ -14,7 +14,7 @@ from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.return_request import ReturnCreate, ReturnReject
 from app.services import job_service
-from app.services.invoice_service import InvoiceService
+from app.services.documents.invoices import InvoiceService
 from app.services.job_service import JobKind, LeaseLostError
 from app.services.mail_facts import LOADERS
 from app.services.notification_service import NotificationService

@@ -13,7 +13,7 @@ from app.core.enums import OrderStatus, ReturnStatus, Role
 from app.database import Database, sync_engine
 from app.doctor import databases
 from app.seed import _number_returns, seed
-from app.services.invoice_service import InvoiceService
+from app.services.documents.invoices import InvoiceService
 from app.services.payments.reconciliation import PaymentReconciler
 from app.services.payments.refunds import RefundService
 from app.services.returns.attachments import PARTS

@@ -10,7 +10,7 @@ from app.core.actor import Actor
 from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.return_request import ReturnCreate
-from app.services.invoice_service import InvoiceService
+from app.services.documents.invoices import InvoiceService
 from app.services.job_service import JobKind
 from app.services.notification_service import NotificationService
 from app.services.orders.service import OrderService

@@ -10,7 +10,7 @@ from app.core.actor import Actor
 from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.return_request import ReturnCreate
-from app.services.file_links import FileLinks
+from app.services.documents.links import FileLinks
 from app.services.orders.service import OrderService
 from app.services.returns.attachments import PARTS, AttachmentService
 from app.services.returns.service import ReturnService

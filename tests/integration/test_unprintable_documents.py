@@ -12,7 +12,7 @@ from app.core.actor import Actor
 from app.core.enums import OrderStatus
 from app.database import Database
 from app.services.case_service import CaseService
-from app.services.invoice_service import InvoiceService, UnprintableDocumentError
+from app.services.documents.invoices import InvoiceService, UnprintableDocumentError
 from app.services.job_service import JobKind
 from app.services.orders.service import OrderService
 from app.tasks.runner import Verdict

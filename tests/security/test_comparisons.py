@@ -16,7 +16,7 @@ import pytest
 
 from app.core.security import same_secret
 from app.mock_gateway.connections import Edge
-from app.services.file_links import FileKind, FileLinks
+from app.services.documents.links import FileKind, FileLinks
 from app.services.payments.webhooks import WebhookSignatureError, verify_webhook
 from app.utils.exceptions import NotFoundError
 from tests.unit.gateway_support import SECRET

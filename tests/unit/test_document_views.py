@@ -13,7 +13,7 @@ from app.core.enums import RefundReason
 from app.models.order import Order, OrderLineItem
 from app.models.payment import Refund
 from app.models.return_request import ReturnRequest
-from app.services.document_views import credit_note_view, invoice_view
+from app.services.documents.views import credit_note_view, invoice_view
 from app.services.returns.draft import worth_of
 
 pytestmark = pytest.mark.req("REQ-004")

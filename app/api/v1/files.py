@@ -9,7 +9,7 @@ from app.api.deps import ProcessServices
 from app.api.http.file_transfer import FileTransfer
 from app.api.http.responses import refuses
 from app.api.http.routing import OpenRoute
-from app.services.file_links import PREFIX, FileKind
+from app.services.documents.links import PREFIX, FileKind
 from app.utils.media_types import ACCEPTED, content_disposition
 
 router = APIRouter(prefix=PREFIX, tags=["Files"], route_class=OpenRoute)

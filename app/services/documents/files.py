@@ -11,8 +11,8 @@ from app.database import Database
 from app.models.attachment import Attachment
 from app.models.invoice import Invoice
 from app.schemas.attachment import display_name
-from app.services.document_store import check_attachment, check_document
-from app.services.file_links import FileKind, FileLinks
+from app.services.documents.links import FileKind, FileLinks
+from app.services.documents.store import check_attachment, check_document
 from app.utils.exceptions import NotFoundError
 from app.utils.media_types import BY_NAME, PDF
 from app.utils.storage import Storage, StoredBytes
