@@ -30,8 +30,8 @@ from app.services.documents.links import FileLinks
 from app.services.health_service import HealthService
 from app.services.idempotency_service import IdempotencyService
 from app.services.key_service import KeyService
-from app.services.message_resend import MessageResend
-from app.services.notification_log import NotificationLog
+from app.services.notifications.log import NotificationLog
+from app.services.notifications.resend import MessageResend
 from app.services.orders import service as order_service
 from app.services.orders.corrections import CorrectionService
 from app.services.orders.notes import NoteService

@@ -36,7 +36,7 @@ def notifications_list(
     from pydantic import ValidationError
 
     from app.schemas.notification import NotificationQuery
-    from app.services.notification_log import NotificationLog
+    from app.services.notifications.log import NotificationLog
 
     wanted: dict[str, Any] = {"order_id": order, "limit": limit}
     wanted |= {"state": [state.upper()] if state else [], "channel": [channel.upper()] if channel else []}
@@ -76,7 +76,7 @@ def notifications_resend(
 ) -> None:
     """Send a message again, to the same recipient or to a corrected one."""
     from app.config import get_settings
-    from app.services.message_resend import MessageResend
+    from app.services.notifications.resend import MessageResend
 
     actor = cli_operations.operator(by)
     again = cli_operations.with_database(

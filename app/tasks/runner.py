@@ -30,7 +30,7 @@ from app.core import error_tracking, monitoring
 from app.database import Database
 from app.services import job_service
 from app.services.job_service import Claim, JobKind, LeaseLostError
-from app.services.operations_facts import entity_of
+from app.services.notifications.operations_facts import entity_of
 from app.services.workflow import tampering
 from app.utils.exceptions import RecordTamperedError
 from app.utils.redaction import without_addresses

@@ -11,7 +11,7 @@ from app.database import Database
 from app.services.documents.invoices import InvoiceService
 from app.services.documents.links import FileLinks
 from app.services.job_service import Claim, JobKind
-from app.services.notification_service import NotificationService, is_message
+from app.services.notifications.service import NotificationService, is_message
 from app.services.orders.service import STATEMENT as ORDER_STATEMENT
 from app.services.orders.service import OrderService
 from app.services.payments.gateway.http import HttpPaymentGateway

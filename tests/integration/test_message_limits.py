@@ -10,7 +10,7 @@ from app.core.enums import ActorType, OrderStatus, Role, Trigger
 from app.database import Database
 from app.models.notification import Notification
 from app.schemas.order import OrderStateUpdate
-from app.services.message_limits import NEVER_SUPPRESSED
+from app.services.notifications.limits import NEVER_SUPPRESSED
 from app.services.orders.service import OrderService
 from app.utils.email_sender import MailUnavailable
 from app.utils.mail_templates import CUSTOMER

@@ -17,11 +17,11 @@ from app.core.actor import Actor
 from app.core.enums import Channel, OrderStatus
 from app.database import Database
 from app.models.order import Order
-from app.services import notification_rows
 from app.services.dead_letter_service import DeadLetterService
 from app.services.job_service import JobKind, LeaseLostError
-from app.services.mail_scene import phone_of
-from app.services.notification_rows import NewRow
+from app.services.notifications import rows as notification_rows
+from app.services.notifications.rows import NewRow
+from app.services.notifications.scene import phone_of
 from app.services.orders.service import OrderService
 from app.services.payments.webhooks import verify_webhook
 from app.utils.email_sender import MailUnavailable
@@ -189,7 +189,7 @@ async def test_dying_before_the_row_of_the_mail_leaves_no_sms_behind_either(
         raise RuntimeError
 
     with monkeypatch.context() as patched:
-        patched.setattr("app.services.notification_service.job_service.add", dies)
+        patched.setattr("app.services.notifications.service.job_service.add", dies)
         with pytest.raises(RuntimeError):
             await post.bench.notifications.send(held)
     assert await post.told() == []

@@ -16,8 +16,8 @@ from app.schemas.return_request import ReturnCreate, ReturnReject
 from app.services import job_service
 from app.services.documents.invoices import InvoiceService
 from app.services.job_service import JobKind, LeaseLostError
-from app.services.mail_facts import LOADERS
-from app.services.notification_service import NotificationService
+from app.services.notifications.facts import LOADERS
+from app.services.notifications.service import NotificationService
 from app.services.orders.service import OrderService
 from app.services.returns.service import ReturnService
 from app.services.sweep_service import SweepService

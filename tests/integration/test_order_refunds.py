@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from app.cli.main import cli
 from app.core.enums import Role
 from app.dependencies import Services
-from app.services import operations_facts
 from app.services.job_service import JobKind
+from app.services.notifications import operations_facts
 from app.utils.mail_templates import render_mail
 from app.utils.shop_time import UTC_CALENDAR
 from tests.integration.conftest import TO_DELIVERED, error_of, new_order, new_return

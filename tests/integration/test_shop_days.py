@@ -12,7 +12,7 @@ from app.database import Database
 from app.schemas.return_request import ReturnCreate
 from app.services.documents.invoices import InvoiceService
 from app.services.job_service import JobKind
-from app.services.notification_service import NotificationService
+from app.services.notifications.service import NotificationService
 from app.services.orders.service import OrderService
 from app.services.returns.service import ReturnService
 from app.services.stats_service import StatsService

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from app.config import DEVELOPMENT_CHANNEL_SECRET, Settings
 from app.services.job_service import JobKind
-from app.services.notification_service import ALSO_TOLD, route_of
+from app.services.notifications.service import ALSO_TOLD, route_of
 from app.utils.channels import LogChannel, MailChannel, WebhookChannel, channels_for, signed_headers, signing_key
 from app.utils.mail_samples import SAMPLES
 from app.utils.messages import Attachment, Message, MessageDelayed, MessageRefused

@@ -20,10 +20,11 @@ from app.models.job import Job
 from app.models.notification import Notification
 from app.schemas.notification import NotificationResponse
 from app.services import events as event_service
-from app.services import job_service, notification_rows, permissions
+from app.services import job_service, permissions
 from app.services.job_service import JobKind
-from app.services.mail_scene import E164
-from app.services.notification_rows import NewRow
+from app.services.notifications import rows as notification_rows
+from app.services.notifications.rows import NewRow
+from app.services.notifications.scene import E164
 from app.services.permissions import Action
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.email_sender import message_id_for

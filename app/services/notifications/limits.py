@@ -20,7 +20,7 @@ from app.core.enums import Channel, EntityType, NotificationState, Role
 from app.models.event import Event
 from app.models.notification import Notification
 from app.models.order import Order
-from app.services.notification_rows import NewRow
+from app.services.notifications.rows import NewRow
 from app.utils.mail_templates import CUSTOMER
 
 WINDOW: Final = timedelta(hours=1)

@@ -16,10 +16,10 @@ from app.models.invoice import Invoice
 from app.models.order import Order
 from app.models.payment import Refund
 from app.models.return_request import ReturnRequest
-from app.services import operations_facts, return_facts
 from app.services.documents import views as document_views
 from app.services.job_service import JobKind
-from app.services.mail_scene import (
+from app.services.notifications import operations_facts, return_facts
+from app.services.notifications.scene import (
     GONE,
     DocumentFile,
     Loader,

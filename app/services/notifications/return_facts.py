@@ -7,7 +7,7 @@ from typing import Any
 from app.core.enums import ReturnStatus
 from app.models.order import Order
 from app.models.return_request import ReturnRequest
-from app.services.mail_scene import (
+from app.services.notifications.scene import (
     GONE,
     Loader,
     MailFacts,

@@ -28,14 +28,17 @@ from app.core import monitoring
 from app.core.enums import CaseEntity, CaseKind, Channel, NotificationState
 from app.database import Database
 from app.mail_address import masked
-from app.services import job_service, mail_facts, message_limits, notification_rows
+from app.services import job_service
 from app.services.case_service import open_case
 from app.services.documents import store as document_store
 from app.services.documents.links import FileKind, FileLinks
 from app.services.job_service import Claim, JobKind
-from app.services.mail_scene import MailFacts, NothingToTell, Scene
-from app.services.message_resend import RESENT
-from app.services.notification_rows import SETTLED, NewRow, Row
+from app.services.notifications import facts as mail_facts
+from app.services.notifications import limits as message_limits
+from app.services.notifications import rows as notification_rows
+from app.services.notifications.resend import RESENT
+from app.services.notifications.rows import SETTLED, NewRow, Row
+from app.services.notifications.scene import MailFacts, NothingToTell, Scene
 from app.utils.channels import channels_for
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.email_sender import MailSender, message_id_for

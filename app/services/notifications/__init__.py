@@ -1,0 +1,1 @@
+"""Mail, SMS and chat: what a message says, to whom it goes, and the log of what was sent."""
