@@ -7,9 +7,9 @@ from sqlalchemy import Row, text
 
 from app.config import Settings
 from app.database import Database
-from app.services import job_service
 from app.services.documents.invoices import InvoiceService
-from app.services.job_service import JobKind
+from app.services.jobs import service as job_service
+from app.services.jobs.service import JobKind
 from app.utils.clock import utc_now
 from app.utils.invoice_generator import DocumentRenderer, renderer_for
 from app.utils.storage import storage_for

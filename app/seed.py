@@ -24,7 +24,7 @@ from app.core.enums import ActorType, EntityType, JobState, OrderStatus, RefundS
 from app.database import sync_engine
 from app.models.return_request import ReturnRequest
 from app.sample_catalogue import ADDRESSES, CARRIERS, FIRST_NAMES, LAST_NAMES, PRODUCTS, RETURN_REASONS
-from app.services.job_service import JobKind, queue_of
+from app.services.jobs.service import JobKind, queue_of
 from app.services.orders import service as order_service
 from app.services.orders.draft import CENT
 from app.services.payments.ledger import SETTLED_EFFECTS

@@ -8,7 +8,7 @@ pgbench reads a variable into every colon that a letter follows, even inside quo
 """
 
 from app.core.enums import ActorType, Trigger
-from app.services.job_service import JobKind, queue_of
+from app.services.jobs.service import JobKind, queue_of
 from app.services.orders import service as order_service
 from app.services.orders.service import EFFECTS, MACHINE
 from app.services.workflow.audit import CHAIN_START_SQL, canonical_sql

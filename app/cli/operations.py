@@ -231,7 +231,7 @@ def jobs_list(
 ) -> None:
     """List jobs in one state, newest first; without an option those that wait for a person."""
     from app.core.enums import JobState
-    from app.services import job_queries
+    from app.services.jobs import queries as job_queries
 
     try:
         wanted = JobState(state.upper())
@@ -247,7 +247,7 @@ def jobs_list(
 @jobs.command("show")
 def jobs_show(job_id: Annotated[UUID, typer.Argument(help="The job, or its dead letter.")]) -> None:
     """Show everything about one job, as JSON."""
-    from app.services import job_queries
+    from app.services.jobs import queries as job_queries
 
     print_json(with_database(lambda database: job_queries.show_job(database, job_id)))
 

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.config import Settings
 from app.database import Database
 from app.doctor.findings import Finding, broken, doubtful, fine
-from app.services.job_figures import PICKUP_SECONDS, job_figures
+from app.services.jobs.figures import PICKUP_SECONDS, job_figures
 from app.services.replica_watch import catches_up
 from app.services.schema_check import guard_differences, has_powerful_login, newest_revision, verify_version
 from app.services.session_check import POOLER, session_differences

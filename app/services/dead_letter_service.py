@@ -11,10 +11,11 @@ from app.core.enums import RefundState
 from app.database import Database
 from app.models.job import DeadLetter, Job
 from app.schemas.operations import DeadLetterQuery
-from app.services import job_resolution, permissions
 from app.services import paging as pages
-from app.services.job_resolution import Resolution
-from app.services.job_service import JobKind
+from app.services import permissions
+from app.services.jobs import resolution as job_resolution
+from app.services.jobs.resolution import Resolution
+from app.services.jobs.service import JobKind
 from app.services.order_lookup import order_id_of, order_number_of
 from app.services.payments import ledger as money_ledger
 from app.services.permissions import Action

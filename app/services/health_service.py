@@ -32,7 +32,7 @@ from app.services.backup_watch import (
 )
 from app.services.guard_watch import GuardsDifferError, GuardWatch, SessionDiffersError
 from app.services.health_probes import SharedLook, StandInError, gateway_look, smtp_look, storage_look
-from app.services.job_figures import PICKUP_SECONDS, JobFigures, job_figures
+from app.services.jobs.figures import PICKUP_SECONDS, JobFigures, job_figures
 from app.services.replica_watch import ReplicaBehindError, ReplicaWatch
 from app.utils.disk import Room, database_full, room_of
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.services.job_figures import INVOICE_SECONDS, PICKUP_SECONDS, REFUND_SECONDS, JobFigures
+from app.services.jobs.figures import INVOICE_SECONDS, PICKUP_SECONDS, REFUND_SECONDS, JobFigures
 from app.utils.shop_time import ShopTime
 
 SLA_DAYS: Final = 30

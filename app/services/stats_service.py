@@ -22,7 +22,7 @@ from app.models.order import Order
 from app.models.payment import Payment, Refund
 from app.models.return_request import ReturnRequest
 from app.services import permissions, service_levels
-from app.services.job_figures import job_figures
+from app.services.jobs.figures import job_figures
 from app.services.permissions import Action
 from app.utils.clock import Clock, utc_now
 from app.utils.shop_time import UTC_CALENDAR, ShopTime

@@ -30,7 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.config import Settings
 from app.core import monitoring
 from app.core.enums import JobState, Queue
-from app.services import job_dispatch
+from app.services.jobs import dispatch as job_dispatch
 from app.tasks.celery_app import TASKS, celery_app
 
 logger = structlog.get_logger(__name__)

@@ -28,8 +28,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.config import JOB_TIME_LIMIT_SECONDS, Settings
 from app.core import error_tracking, monitoring
 from app.database import Database
-from app.services import job_service
-from app.services.job_service import Claim, JobKind, LeaseLostError
+from app.services.jobs import service as job_service
+from app.services.jobs.service import Claim, JobKind, LeaseLostError
 from app.services.notifications.operations_facts import entity_of
 from app.services.workflow import tampering
 from app.utils.exceptions import RecordTamperedError

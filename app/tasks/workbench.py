@@ -10,7 +10,8 @@ from app.config import Settings
 from app.database import Database
 from app.services.documents.invoices import InvoiceService
 from app.services.documents.links import FileLinks
-from app.services.job_service import Claim, JobKind
+from app.services.jobs.service import Claim, JobKind
+from app.services.jobs.sweeps import SweepService
 from app.services.notifications.service import NotificationService, is_message
 from app.services.orders.service import STATEMENT as ORDER_STATEMENT
 from app.services.orders.service import OrderService
@@ -22,7 +23,6 @@ from app.services.payments.service import PaymentService
 from app.services.payments.unpaid import UnpaidOrders
 from app.services.returns.attachments import AttachmentService
 from app.services.returns.service import ReturnService
-from app.services.sweep_service import SweepService
 from app.services.token_service import TokenService
 from app.tasks.runner import JOB_TIME_LIMIT, Handler, JobRunner, LastRites
 from app.utils.clock import Clock, utc_now

@@ -14,7 +14,7 @@ from app.core.actor import Actor
 from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.order import OrderCancel, OrderStateUpdate
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.payments.gateway.breaker import CircuitBreaker
 from app.services.payments.gateway.http import HttpPaymentGateway
 from app.services.payments.webhooks import verify_webhook

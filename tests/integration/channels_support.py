@@ -8,7 +8,7 @@ from app.config import Settings
 from app.core.actor import Actor
 from app.core.enums import OrderStatus
 from app.database import Database
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.orders.service import OrderService
 from app.tasks.workbench import Workbench
 from app.utils.messages import Message

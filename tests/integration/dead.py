@@ -10,9 +10,9 @@ from app.database import Database
 from app.models.case import Case
 from app.models.job import Job
 from app.models.notification import Notification
-from app.services import job_service
 from app.services.case_service import open_case
-from app.services.job_service import JobKind
+from app.services.jobs import service as job_service
+from app.services.jobs.service import JobKind
 
 
 async def bury_job(database: Database, kind: JobKind = JobKind.ISSUE_INVOICE, entity_id: UUID | None = None) -> UUID:

@@ -14,9 +14,9 @@ from app.core.enums import OrderStatus, ReturnStatus
 from app.database import Database
 from app.schemas.order import OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateUpdate
-from app.services import job_service
 from app.services.documents.invoices import InvoiceService
-from app.services.job_service import Claim, JobKind
+from app.services.jobs import service as job_service
+from app.services.jobs.service import Claim, JobKind
 from app.services.orders.service import OrderService
 from app.services.payments import ledger as money_ledger
 from app.services.payments.gateway.port import PaymentGateway

@@ -15,7 +15,7 @@ from app.core.enums import OrderStatus, ReturnStatus
 from app.database import Database
 from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateUpdate
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.orders.service import STATEMENT, OrderService
 from app.services.payments.gateway.port import GatewayDispute, GatewayPayment, GatewayRefund, PaymentGateway
 from app.services.payments.refunds import RefundService

@@ -9,7 +9,7 @@ import pytest
 
 from app.core.security import DEVELOPMENT_PRINCIPAL_ID
 from app.dependencies import Services
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from tests.conftest import MovableClock
 from tests.integration.conftest import error_of, new_order
 from tests.integration.dead import bury_job

@@ -18,7 +18,7 @@ from app.core.enums import Role
 from app.database import Database
 from app.dependencies import Services
 from app.main import create_app
-from app.services.sweep_service import SweepService
+from app.services.jobs.sweeps import SweepService
 from tests.databases import TestServers
 from tests.factories import order_payload
 from tests.integration.conftest import API_KEY, TO_DELIVERED, Connect, new_order, new_return

@@ -15,9 +15,9 @@ from app.config import Settings
 from app.dependencies import Services
 from app.models.job import Job
 from app.schemas.operations import InvoiceRecord
-from app.services import job_service
 from app.services.documents.invoices import InvoiceService
-from app.services.job_service import JobKind
+from app.services.jobs import service as job_service
+from app.services.jobs.service import JobKind
 from app.utils.document_fonts import Unprintable
 from app.utils.documents import DocumentView
 from app.utils.storage import Storage, storage_for

@@ -17,7 +17,7 @@ from app.database import Database
 from app.dependencies import Services
 from app.services.case_kinds import MEANINGS
 from app.services.case_service import open_case
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.notifications import operations_facts
 from app.utils.mail_templates import render_mail
 from app.utils.shop_time import UTC_CALENDAR

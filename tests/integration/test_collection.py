@@ -10,7 +10,7 @@ from app.core.actor import Actor
 from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.order import OrderCancel, OrderStateUpdate
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.payments.gateway.port import GatewayPayment
 from app.tasks.runner import Verdict
 from tests.conftest import MovableClock

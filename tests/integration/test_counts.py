@@ -11,8 +11,8 @@ from app.config import Settings
 from app.core import monitoring
 from app.database import Database
 from app.dependencies import Services
-from app.services import job_service
-from app.services.job_service import Claim, JobKind
+from app.services.jobs import service as job_service
+from app.services.jobs.service import Claim, JobKind
 from app.tasks.runner import JobRunner, Verdict
 from tests.factories import order_payload
 from tests.integration.conftest import new_order

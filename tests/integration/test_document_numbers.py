@@ -12,7 +12,7 @@ from app.core.enums import DocumentKind, OrderStatus
 from app.database import Database
 from app.services.documents.invoices import InvoiceService
 from app.services.documents.series import DocumentNumberTakenError, UsedNumbers, mark_key
-from app.services.job_service import Claim, JobKind
+from app.services.jobs.service import Claim, JobKind
 from app.services.orders.service import OrderService
 from app.utils.storage import Storage, StorageError, storage_for
 from tests.conftest import MovableClock

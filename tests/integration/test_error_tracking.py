@@ -20,7 +20,7 @@ from app.config import ROOT, Settings
 from app.core import error_tracking
 from app.database import Database
 from app.dependencies import Services
-from app.services.job_service import Claim, JobKind
+from app.services.jobs.service import Claim, JobKind
 from app.services.payments.gateway.port import GatewayRejected, GatewayUnavailable
 from app.tasks.runner import JobRunner, Verdict
 from app.utils.email_sender import MailUnavailable

@@ -21,7 +21,7 @@ from app.database import Database
 from app.schemas.order import OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate
 from app.services.documents.invoices import InvoiceService
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.key_service import KeyService
 from app.services.orders.service import OrderService
 from app.utils.storage import storage_for

@@ -16,7 +16,7 @@ from app.core.enums import RefundState
 from app.database import Database
 from app.services.dead_letter_service import DeadLetterService
 from app.services.documents.invoices import InvoiceService
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.tasks.runner import Verdict
 from app.utils.storage import storage_for
 from tests.conftest import MovableClock

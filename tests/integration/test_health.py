@@ -21,7 +21,7 @@ from app.dependencies import Services
 from app.services import health_service
 from app.services.health_probes import SharedLook
 from app.services.health_service import ALIVE_PREFIX, HealthService
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.tasks import presence
 from app.utils.clock import utc_now, uuid7
 from app.utils.disk import LastSeen, Room

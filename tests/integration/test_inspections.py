@@ -13,7 +13,7 @@ from app.core.enums import Role
 from app.database import Database
 from app.schemas.common import PageQuery
 from app.schemas.return_request import ReturnStateUpdate
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.notifications.service import NotificationService
 from app.services.returns import service as return_service
 from app.services.workflow import transitions

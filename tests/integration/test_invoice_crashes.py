@@ -16,7 +16,7 @@ from app.core.actor import Actor
 from app.core.enums import OrderStatus
 from app.database import Database
 from app.services.documents.invoices import DocumentKeyTakenError, InvoiceService
-from app.services.job_service import Claim, JobKind, LeaseLostError
+from app.services.jobs.service import Claim, JobKind, LeaseLostError
 from app.services.orders.service import OrderService
 from app.utils.clock import utc_now
 from app.utils.documents import DocumentView

@@ -14,7 +14,7 @@ from app.core.enums import OrderStatus, Role
 from app.database import Database
 from app.services.documents.invoices import InvoiceNotIssuedError, InvoiceService
 from app.services.documents.store import DocumentAlteredError
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.orders.service import OrderService
 from app.services.returns.service import ReturnService
 from app.utils.documents import DocumentView

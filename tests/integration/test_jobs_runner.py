@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.database import Database
-from app.services import job_service
-from app.services.job_service import Claim, JobKind, LeaseLostError
+from app.services.jobs import service as job_service
+from app.services.jobs.service import Claim, JobKind, LeaseLostError
 from app.services.payments.gateway.port import GatewayCircuitOpen
 from app.tasks.runner import Handler, JobRunner, LastRites, Verdict, describe
 from tests.integration.jobs_support import add_job, claim, execute, job, rows

@@ -13,10 +13,10 @@ from app.core.actor import Actor
 from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.return_request import ReturnCreate
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
+from app.services.jobs.sweeps import SweepService
 from app.services.orders.service import OrderService
 from app.services.returns.service import ReturnService
-from app.services.sweep_service import SweepService
 from app.tasks.scheduled_tasks import BATCH, ROUNDS, in_batches
 from tests.conftest import MovableClock
 from tests.factories import TOTAL

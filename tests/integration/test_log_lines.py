@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from app.config import Settings
 from app.core.logging import configure_logging, describe_exception, entity_of_path
 from app.database import Database
-from app.services.job_service import Claim, JobKind
+from app.services.jobs.service import Claim, JobKind
 from app.tasks.runner import JobRunner
 from app.utils.email_sender import MailUnavailable
 from tests.integration.conftest import TO_DELIVERED, new_order, new_return

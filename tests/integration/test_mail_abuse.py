@@ -8,7 +8,7 @@ from app.core.actor import Actor
 from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.return_request import ReturnCreate
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.orders.service import OrderService
 from app.services.returns.service import ReturnService
 from tests.conftest import MovableClock

@@ -20,7 +20,7 @@ from app.schemas.order import OrderCancel
 from app.services.documents.files import FileService
 from app.services.documents.invoices import InvoiceService
 from app.services.documents.links import FileKind
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.orders.service import OrderService
 from app.utils.email_sender import MailRejected, MailTooLarge, MailUnavailable
 from app.utils.messages import MessageRefused

@@ -16,7 +16,7 @@ from app.core.enums import OrderStatus, ReturnStatus
 from app.database import Database
 from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateUpdate
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.tasks.runner import Verdict
 from app.utils.exceptions import AppError, InvalidStateTransitionError
 from tests.conftest import MovableClock

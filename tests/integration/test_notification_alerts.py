@@ -14,13 +14,13 @@ from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.order import OrderCancel
 from app.schemas.return_request import ReturnCreate
-from app.services import job_service
-from app.services.job_service import JobKind
+from app.services.jobs import service as job_service
+from app.services.jobs.service import JobKind
+from app.services.jobs.sweeps import SweepService
 from app.services.orders.service import OrderService
 from app.services.payments.gateway.port import GatewayRefund
 from app.services.payments.service import TOLD_BY_MAIL
 from app.services.returns.service import ReturnService
-from app.services.sweep_service import SweepService
 from app.utils.email_sender import MailUnavailable
 from app.utils.messages import MessageDelayed
 from tests.conftest import MovableClock

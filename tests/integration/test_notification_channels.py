@@ -18,7 +18,7 @@ from app.core.enums import Channel, OrderStatus
 from app.database import Database
 from app.models.order import Order
 from app.services.dead_letter_service import DeadLetterService
-from app.services.job_service import JobKind, LeaseLostError
+from app.services.jobs.service import JobKind, LeaseLostError
 from app.services.notifications import rows as notification_rows
 from app.services.notifications.rows import NewRow
 from app.services.notifications.scene import phone_of

@@ -13,14 +13,14 @@ from app.core.actor import Actor
 from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.return_request import ReturnCreate, ReturnReject
-from app.services import job_service
 from app.services.documents.invoices import InvoiceService
-from app.services.job_service import JobKind, LeaseLostError
+from app.services.jobs import service as job_service
+from app.services.jobs.service import JobKind, LeaseLostError
+from app.services.jobs.sweeps import SweepService
 from app.services.notifications.facts import LOADERS
 from app.services.notifications.service import NotificationService
 from app.services.orders.service import OrderService
 from app.services.returns.service import ReturnService
-from app.services.sweep_service import SweepService
 from app.utils.email_sender import MailRejected, MailUnavailable
 from app.utils.storage import Storage, storage_for
 from tests.conftest import MovableClock

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from app.cli.main import cli
 from app.core.enums import Role
 from app.dependencies import Services
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.notifications import operations_facts
 from app.utils.mail_templates import render_mail
 from app.utils.shop_time import UTC_CALENDAR

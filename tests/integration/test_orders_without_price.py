@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from app.database import Database
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from tests.factories import order_payload
 from tests.integration.jobs_support import rows
 

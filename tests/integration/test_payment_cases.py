@@ -18,7 +18,7 @@ from app.schemas.case import CaseQuery
 from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateUpdate
 from app.services.case_service import CaseService
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.orders.service import STATEMENT
 from app.services.payments import disputes
 from app.services.payments.decisions import decisions, reopenings

@@ -13,7 +13,7 @@ from app.core.actor import Actor
 from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.order import OrderCancel, OrderStateUpdate
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.payments.gateway.port import GatewayRefund, RefundRequest
 from app.tasks.runner import Verdict
 from app.utils.exceptions import InvalidStateTransitionError

@@ -14,8 +14,8 @@ import pytest
 from app.config import Settings
 from app.core.actor import Actor
 from app.database import Database
-from app.services import job_service
-from app.services.job_service import JobKind
+from app.services.jobs import service as job_service
+from app.services.jobs.service import JobKind
 from app.services.payments import ledger as money_ledger
 from app.tasks.runner import Verdict
 from tests.conftest import MovableClock

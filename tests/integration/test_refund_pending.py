@@ -12,7 +12,7 @@ from app.config import Settings
 from app.core.actor import Actor
 from app.database import Database
 from app.services.dead_letter_service import DeadLetterService
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.payments.gateway.port import GatewayRefund
 from app.services.payments.refunds import PENDING_LIMIT
 from app.tasks.runner import Verdict

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from app.config import Settings
 from app.core.enums import Queue
 from app.database import Database, sync_engine
-from app.services.job_service import Claim, JobKind
+from app.services.jobs.service import Claim, JobKind
 from app.tasks import relay as relay_module
 from app.tasks.celery_app import celery_app
 from app.tasks.relay import CeleryBroker, Relay

@@ -18,7 +18,7 @@ from app.core.enums import RejectionReason, ReturnStatus
 from app.database import Database
 from app.schemas.common import PageQuery
 from app.schemas.return_request import ReturnQuery
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.orders.service import OrderService
 from app.services.returns.service import ReturnService
 from app.services.workflow.state_machine import RETURN_TRANSITIONS

@@ -11,12 +11,12 @@ from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.return_request import ReturnCreate
 from app.services.documents.invoices import InvoiceService
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
+from app.services.jobs.sweeps import SweepService
 from app.services.notifications.service import NotificationService
 from app.services.orders.service import OrderService
 from app.services.returns.service import ReturnService
 from app.services.stats_service import StatsService
-from app.services.sweep_service import SweepService
 from app.utils.exceptions import ReturnNotAllowedError
 from app.utils.shop_time import ReturnWindow, ShopTime
 from app.utils.storage import storage_for

@@ -10,7 +10,7 @@ import pytest
 
 from app.dependencies import Services
 from app.models.job import Job
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.service_levels import first_id_of
 from app.services.stats_service import StatsService
 from app.utils.clock import uuid7

@@ -11,10 +11,10 @@ from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.return_request import ReturnCreate
 from app.services.documents.links import FileLinks
+from app.services.jobs.sweeps import SweepService
 from app.services.orders.service import OrderService
 from app.services.returns.attachments import PARTS, AttachmentService
 from app.services.returns.service import ReturnService
-from app.services.sweep_service import SweepService
 from app.utils.clock import utc_now
 from app.utils.shop_time import ReturnWindow
 from app.utils.storage import storage_for

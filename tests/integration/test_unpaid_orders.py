@@ -16,7 +16,7 @@ from app.core.actor import Actor
 from app.core.enums import Role
 from app.database import Database
 from app.dependencies import Services
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.payments import money_in
 from app.services.payments.gateway.port import GatewayPayment
 from app.services.payments.unpaid import UnpaidOrders

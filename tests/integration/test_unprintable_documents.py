@@ -13,7 +13,7 @@ from app.core.enums import OrderStatus
 from app.database import Database
 from app.services.case_service import CaseService
 from app.services.documents.invoices import InvoiceService, UnprintableDocumentError
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.orders.service import OrderService
 from app.tasks.runner import Verdict
 from app.tasks.workbench import Workbench

@@ -31,7 +31,7 @@ import pytest
 from app.config import ROOT, Settings
 from app.dependencies import Services
 from app.services.documents.links import FileKind, FileLinks
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from tests.integration.conftest import API_KEY, TO_DELIVERED, new_order, new_return
 from tests.integration.dead import bury_job, raise_case
 from tests.integration.operations import all_operations

@@ -34,7 +34,7 @@ from app.core import exposition
 from app.core.enums import Channel, EntityType, JobState, OrderStatus, Queue, ReturnStatus
 from app.core.monitoring import REGISTRY, UNKNOWN_ROUTE
 from app.main import openapi_document
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.payments.gateway.metrics import OUTCOMES
 from app.services.service_levels import _CASES
 from app.tasks.runner import Verdict

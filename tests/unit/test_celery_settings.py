@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from app.config import Settings
 from app.core.enums import SWEEPS, Queue
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.tasks import presence, worker_process
 from app.tasks.celery_app import TASKS, broker_url, celery_app
 from app.tasks.presence import Presence

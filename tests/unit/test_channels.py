@@ -15,7 +15,7 @@ from pydantic import SecretStr, ValidationError
 from structlog.testing import capture_logs
 
 from app.config import DEVELOPMENT_CHANNEL_SECRET, Settings
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.notifications.service import ALSO_TOLD, route_of
 from app.utils.channels import LogChannel, MailChannel, WebhookChannel, channels_for, signed_headers, signing_key
 from app.utils.mail_samples import SAMPLES

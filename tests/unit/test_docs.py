@@ -19,7 +19,7 @@ from app.config import ROOT
 from app.core.enums import EntityType, RefundState, Role
 from app.main import openapi_document
 from app.models import Base
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.payments.gateway.port import PaymentStatus, RefundStatus
 from app.services.payments.gateway.wire import WireFormatError, read_payment, read_refund
 from app.services.payments.reconciliation import PaymentDifferenceKind

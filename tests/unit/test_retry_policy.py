@@ -4,7 +4,7 @@ import pytest
 
 from app.config import Settings
 from app.core.enums import Queue
-from app.services.job_service import JobKind, RetryPolicy, policy_for, queue_of
+from app.services.jobs.service import JobKind, RetryPolicy, policy_for, queue_of
 
 pytestmark = pytest.mark.req("REQ-004")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from app.api.v1.state_machines import machines
 from app.core.enums import EntityType, RefundState
-from app.services.job_service import JobKind, queue_of
+from app.services.jobs.service import JobKind, queue_of
 from app.services.workflow.state_machine import INITIAL_STATES
 from app.utils.mail_templates import CUSTOMER, SAMPLES, TEMPLATES, render_mail
 from app.utils.short_texts import SHORT_TEXTS, render_short

@@ -17,7 +17,7 @@ from app.models.order import Order
 from app.models.payment import Refund
 from app.models.return_request import ReturnRequest
 from app.services.documents import views as document_views
-from app.services.job_service import JobKind
+from app.services.jobs.service import JobKind
 from app.services.notifications import operations_facts, return_facts
 from app.services.notifications.scene import (
     GONE,

@@ -20,8 +20,9 @@ from app.models.job import Job
 from app.models.notification import Notification
 from app.schemas.notification import NotificationResponse
 from app.services import events as event_service
-from app.services import job_service, permissions
-from app.services.job_service import JobKind
+from app.services import permissions
+from app.services.jobs import service as job_service
+from app.services.jobs.service import JobKind
 from app.services.notifications import rows as notification_rows
 from app.services.notifications.rows import NewRow
 from app.services.notifications.scene import E164

@@ -12,7 +12,7 @@ from sqlalchemy.orm import selectinload
 
 from app.config import Settings
 from app.models.order import Order
-from app.services.job_service import Claim
+from app.services.jobs.service import Claim
 from app.utils.clock import Clock
 from app.utils.shop_time import ShopTime
 from app.utils.unlinked import is_link_like

@@ -28,11 +28,11 @@ from app.core import monitoring
 from app.core.enums import CaseEntity, CaseKind, Channel, NotificationState
 from app.database import Database
 from app.mail_address import masked
-from app.services import job_service
 from app.services.case_service import open_case
 from app.services.documents import store as document_store
 from app.services.documents.links import FileKind, FileLinks
-from app.services.job_service import Claim, JobKind
+from app.services.jobs import service as job_service
+from app.services.jobs.service import Claim, JobKind
 from app.services.notifications import facts as mail_facts
 from app.services.notifications import limits as message_limits
 from app.services.notifications import rows as notification_rows

@@ -23,9 +23,10 @@ from app.models.order_correction import OrderCorrection
 from app.schemas.common import PageQuery
 from app.schemas.order import OrderCorrect
 from app.services import events as event_service
-from app.services import job_service, permissions
 from app.services import paging as pages
-from app.services.job_service import JobKind
+from app.services import permissions
+from app.services.jobs import service as job_service
+from app.services.jobs.service import JobKind
 from app.services.orders import search as order_search
 from app.services.orders.draft import address_of
 from app.services.orders.views import order_view

@@ -19,8 +19,8 @@ from app.schemas.order import OrderCancel, OrderCreate, OrderQuery, OrderStateUp
 from app.services import events as event_service
 from app.services import paging as pages
 from app.services import permissions
-from app.services.due_time import due_time, hold_overdue
-from app.services.job_service import JobKind, queue_of
+from app.services.jobs.due_time import due_time, hold_overdue
+from app.services.jobs.service import JobKind, queue_of
 from app.services.orders import draft as order_draft
 from app.services.orders import search as order_search
 from app.services.orders.views import order_summary, order_view, with_lines

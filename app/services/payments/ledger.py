@@ -18,8 +18,8 @@ from app.core.enums import EntityType, RefundState
 from app.models.payment import Payment, Refund
 from app.models.return_request import ReturnRequest
 from app.services import events as event_service
-from app.services import job_service
-from app.services.job_service import JobKind
+from app.services.jobs import service as job_service
+from app.services.jobs.service import JobKind
 
 SETTLED_EFFECTS = (JobKind.NOTIFY_REFUND_PROCESSED, JobKind.ISSUE_CREDIT_NOTE)
 """What follows once the money has moved, and not before (REQ-006)."""

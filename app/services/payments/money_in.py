@@ -21,9 +21,9 @@ from app.core.enums import CaseEntity, CaseKind, EntityType, OrderStatus, Paymen
 from app.models.order import Order
 from app.models.payment import Payment, Refund
 from app.services import events as event_service
-from app.services import job_service
 from app.services.case_service import open_case
-from app.services.job_service import JobKind
+from app.services.jobs import service as job_service
+from app.services.jobs.service import JobKind
 from app.services.payments.gateway.port import GatewayPayment, GatewayRefund
 from app.services.workflow import transitions
 from app.services.workflow.transitions import Outcome, TransitionRequest

@@ -31,9 +31,10 @@ from app.models.payment import Payment, Refund
 from app.models.return_request import ReturnRequest
 from app.schemas.common import PageQuery
 from app.schemas.refund import OrderRefund, RefundQuery
-from app.services import job_service, permissions
 from app.services import paging as pages
-from app.services.job_service import Claim
+from app.services import permissions
+from app.services.jobs import service as job_service
+from app.services.jobs.service import Claim
 from app.services.payments import collection, refund_decisions
 from app.services.payments import ledger as money_ledger
 from app.services.payments.gateway.port import (

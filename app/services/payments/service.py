@@ -15,8 +15,10 @@ from app.core.enums import ActorType, CaseEntity, CaseKind, OrderStatus, RefundS
 from app.database import Database
 from app.models.order import Order
 from app.models.payment import GatewayEvent, Payment, Refund
-from app.services import case_service, job_resolution, job_service
-from app.services.job_service import Claim, JobKind
+from app.services import case_service
+from app.services.jobs import resolution as job_resolution
+from app.services.jobs import service as job_service
+from app.services.jobs.service import Claim, JobKind
 from app.services.payments import collection, disputes, money_in
 from app.services.payments import ledger as money_ledger
 from app.services.payments.gateway.port import GatewayDispute, GatewayPayment, GatewayRefund, PaymentGateway

@@ -28,9 +28,10 @@ from app.core.enums import ActorType, EntityType, OrderStatus, Trigger
 from app.database import Database
 from app.models.order import Order
 from app.models.payment import Payment
-from app.services import job_service, permissions
-from app.services.due_time import due_time
-from app.services.job_service import Claim
+from app.services import permissions
+from app.services.jobs import service as job_service
+from app.services.jobs.due_time import due_time
+from app.services.jobs.service import Claim
 from app.services.orders.service import STATEMENT, OrderService
 from app.services.payments import money_in
 from app.services.payments.gateway.port import (

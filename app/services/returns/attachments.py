@@ -28,7 +28,7 @@ from app.services import events as event_service
 from app.services import paging as pages
 from app.services import permissions
 from app.services.documents.links import FileKind, FileLinks
-from app.services.due_time import due_time
+from app.services.jobs.due_time import due_time
 from app.services.permissions import Action
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.exceptions import (

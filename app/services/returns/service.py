@@ -26,10 +26,11 @@ from app.schemas.return_request import (
     ReturnStateUpdate,
 )
 from app.services import events as event_service
-from app.services import job_service, permissions
 from app.services import paging as pages
-from app.services.due_time import due_time, hold_overdue
-from app.services.job_service import JobKind
+from app.services import permissions
+from app.services.jobs import service as job_service
+from app.services.jobs.due_time import due_time, hold_overdue
+from app.services.jobs.service import JobKind
 from app.services.payments import ledger as money_ledger
 from app.services.permissions import Action
 from app.services.returns.draft import Taken, new_return, taken_by

@@ -42,7 +42,7 @@ from app.core.precondition import Precondition
 from app.database import after_commit
 from app.services import permissions
 from app.services.events import tampered
-from app.services.job_service import JobKind, queue_of
+from app.services.jobs.service import JobKind, queue_of
 from app.services.workflow.audit import CHAIN_START_SQL, canonical_sql
 from app.services.workflow.state_machine import TRANSITIONS, StateMachine
 from app.utils.exceptions import InvalidStateTransitionError, NotFoundError, VersionConflictError

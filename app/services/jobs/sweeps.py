@@ -22,10 +22,10 @@ from app.models.order import Order
 from app.models.payment import Payment, Refund
 from app.models.return_request import ReturnRequest
 from app.services import events as event_service
-from app.services import job_service
-from app.services.due_time import due_time, hold_overdue
 from app.services.idempotency_service import KEPT_FOR
-from app.services.job_service import JobKind
+from app.services.jobs import service as job_service
+from app.services.jobs.due_time import due_time, hold_overdue
+from app.services.jobs.service import JobKind
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.shop_time import ShopTime
 

@@ -1,0 +1,1 @@
+"""Job rows: written with the change that needs them, leased, retried, swept."""
