@@ -24,12 +24,15 @@ from app.core.security import (
     token_header,
 )
 from app.database import Database
+from app.services.access.idempotency import IdempotencyService
+from app.services.access.keys import KeyService
+from app.services.access.rate_limit import RateLimiter, Verdict
+from app.services.access.rate_limit_store import WINDOW_SECONDS, SharedWindows
+from app.services.access.tokens import TokenService
 from app.services.case_service import CaseService
 from app.services.dead_letter_service import DeadLetterService
 from app.services.documents.links import FileLinks
 from app.services.health_service import HealthService
-from app.services.idempotency_service import IdempotencyService
-from app.services.key_service import KeyService
 from app.services.notifications.log import NotificationLog
 from app.services.notifications.resend import MessageResend
 from app.services.orders import service as order_service
@@ -40,11 +43,8 @@ from app.services.payments import decisions as payment_decisions
 from app.services.payments.refunds import RefundService
 from app.services.payments.service import PaymentService
 from app.services.payments.unpaid import UnpaidOrders
-from app.services.rate_limit import RateLimiter, Verdict
-from app.services.rate_limit_store import WINDOW_SECONDS, SharedWindows
 from app.services.returns.service import ReturnService
 from app.services.stats_service import StatsService
-from app.services.token_service import TokenService
 from app.services.workflow.audit import AuditService
 from app.services.workflow.verification import VerificationService
 from app.utils.clock import Clock, utc_now

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from app.core.enums import Role
 from app.database import Database
 from app.seed import seed
-from app.services.key_service import KeyService
+from app.services.access.keys import KeyService
 from benchmarks import checks, environment, options, pgbench, servers
 from benchmarks.options import Options
 from benchmarks.pools import Pools

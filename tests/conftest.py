@@ -16,7 +16,7 @@ from app.config import Settings
 from app.core.actor import Actor
 from app.core.enums import ActorType, Role, Trigger
 from app.database import Database
-from app.services.key_service import KeyService
+from app.services.access.keys import KeyService
 from app.services.orders.service import OrderService
 from app.services.returns.service import ReturnService
 from app.utils.shop_time import ReturnWindow

@@ -30,7 +30,7 @@ def keys_create(
     json: Json = False,
 ) -> None:
     """Make a key; it is shown this once."""
-    from app.services.key_service import KeyService
+    from app.services.access.keys import KeyService
 
     lifetime = _days(expires_in)
     _print_key(_as_owner(lambda database: KeyService(database).create(role, name, customer_id, lifetime)), json)
@@ -47,7 +47,7 @@ def keys_rotate(
 
     Without --expires-in the successor lives as long as the old key was made for.
     """
-    from app.services.key_service import KeyService
+    from app.services.access.keys import KeyService
 
     lifetime = _days(expires_in)
     _print_key(
@@ -58,7 +58,7 @@ def keys_rotate(
 @keys.command("list")
 def keys_list(json: Json = False) -> None:
     """List all keys, without the keys themselves."""
-    from app.services.key_service import KeyService
+    from app.services.access.keys import KeyService
 
     rows = with_database(lambda database: KeyService(database).list())
     if json:
@@ -71,7 +71,7 @@ def keys_list(json: Json = False) -> None:
 @keys.command("revoke")
 def keys_revoke(key_id: UUID) -> None:
     """End a key; within 5 seconds nothing accepts it any more."""
-    from app.services.key_service import KeyService
+    from app.services.access.keys import KeyService
 
     _as_owner(lambda database: KeyService(database).revoke(key_id))
     typer.echo(f"revoked {key_id}")
@@ -118,7 +118,7 @@ def token_revoke(
 ) -> None:
     """End a token; within 5 seconds nothing accepts it any more."""
     from app.core.security import CredentialsError, token_id_of
-    from app.services.token_service import TokenService
+    from app.services.access.tokens import TokenService
 
     with suppress(CredentialsError):
         jti = token_id_of(jti)

@@ -22,11 +22,11 @@ from app.models.order import Order
 from app.schemas.case import CaseQuery
 from app.services import events as event_service
 from app.services import paging as pages
-from app.services import permissions
+from app.services.access import permissions
+from app.services.access.permissions import Action
 from app.services.case_kinds import MEANINGS
 from app.services.jobs import service as job_service
 from app.services.jobs.service import JobKind
-from app.services.permissions import Action
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.exceptions import InvalidInputError, InvalidStateTransitionError, NotFoundError
 

@@ -12,13 +12,13 @@ from app.database import Database
 from app.models.job import DeadLetter, Job
 from app.schemas.operations import DeadLetterQuery
 from app.services import paging as pages
-from app.services import permissions
+from app.services.access import permissions
+from app.services.access.permissions import Action
 from app.services.jobs import resolution as job_resolution
 from app.services.jobs.resolution import Resolution
 from app.services.jobs.service import JobKind
 from app.services.order_lookup import order_id_of, order_number_of
 from app.services.payments import ledger as money_ledger
-from app.services.permissions import Action
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import InvalidStateTransitionError, NotFoundError
 

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.database import Database
+from app.services.access.tokens import TokenService
 from app.services.documents.invoices import InvoiceService
 from app.services.documents.links import FileLinks
 from app.services.jobs.service import Claim, JobKind
@@ -23,7 +24,6 @@ from app.services.payments.service import PaymentService
 from app.services.payments.unpaid import UnpaidOrders
 from app.services.returns.attachments import AttachmentService
 from app.services.returns.service import ReturnService
-from app.services.token_service import TokenService
 from app.tasks.runner import JOB_TIME_LIMIT, Handler, JobRunner, LastRites
 from app.utils.clock import Clock, utc_now
 from app.utils.email_sender import EmailSender, MailSender

@@ -13,8 +13,8 @@ from app.config import Settings
 from app.database import Database
 from app.dependencies import Services
 from app.main import create_app
-from app.services import rate_limit_store
-from app.services.rate_limit import RateLimiter
+from app.services.access import rate_limit_store
+from app.services.access.rate_limit import RateLimiter
 from tests.conftest import MovableClock, new_key
 
 ORDERS = "/api/v1/orders"

@@ -13,7 +13,7 @@ from app.core.enums import Role
 from app.core.security import DEVELOPMENT_PRINCIPAL_ID, Principal, issue_token
 from app.database import Database
 from app.dependencies import Services
-from app.services.key_service import REMEMBERED_SECONDS, KeyService
+from app.services.access.keys import REMEMBERED_SECONDS, KeyService
 from app.utils.exceptions import InvalidInputError, NotFoundError
 from tests.conftest import MovableClock
 from tests.fakes import Stopwatch

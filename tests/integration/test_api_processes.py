@@ -18,7 +18,7 @@ from app.core.enums import Role
 from app.database import Database
 from app.embedded.process import choose_port, spawn, stop, tail, wait_until
 from app.embedded.stack import answers
-from app.services.key_service import KeyService
+from app.services.access.keys import KeyService
 from tests import databases
 from tests.databases import TestServers
 from tests.integration.conftest import error_of

@@ -12,9 +12,9 @@ from app.config import Settings
 from app.core.enums import Role
 from app.core.security import Principal, issue_token
 from app.database import Database
-from app.services import rate_limit
-from app.services.key_service import KeyService
-from app.services.rate_limit_store import KEY_PREFIX
+from app.services.access import rate_limit
+from app.services.access.keys import KeyService
+from app.services.access.rate_limit_store import KEY_PREFIX
 from tests.conftest import MovableClock
 from tests.integration.conftest import API_KEY, error_of
 from tests.integration.rate_limit_support import ORDERS, NewCaller, Start, guess, new_caller, processes, unique_address

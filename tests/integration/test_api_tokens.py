@@ -16,8 +16,8 @@ from app.core.security import Principal, issue_token, token_id_of
 from app.database import Database
 from app.dependencies import Services
 from app.main import create_app
-from app.services.key_service import REMEMBERED_SECONDS, KeyService
-from app.services.token_service import TokenService
+from app.services.access.keys import REMEMBERED_SECONDS, KeyService
+from app.services.access.tokens import TokenService
 from app.utils.exceptions import InvalidInputError, NotFoundError
 from tests.conftest import MovableClock
 from tests.fakes import Stopwatch

@@ -20,9 +20,9 @@ from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.order import OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate
+from app.services.access.keys import KeyService
 from app.services.documents.invoices import InvoiceService
 from app.services.jobs.service import JobKind
-from app.services.key_service import KeyService
 from app.services.orders.service import OrderService
 from app.utils.storage import storage_for
 from tests.conftest import MovableClock, new_key

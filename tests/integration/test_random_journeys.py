@@ -24,7 +24,7 @@ from app.core.enums import EntityType, OrderStatus, RejectionReason, ReturnStatu
 from app.database import Database
 from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnReject, ReturnStateUpdate
-from app.services import permissions
+from app.services.access import permissions
 from app.services.orders.service import OrderService
 from app.services.returns.service import ReturnService
 from app.services.workflow.audit import AuditService

@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 
 from app.config import Settings
 from app.database import Database
-from app.services import rate_limit, rate_limit_store
-from app.services.rate_limit import RateLimiter
-from app.services.rate_limit_store import KEY_PREFIX, SharedWindows
+from app.services.access import rate_limit, rate_limit_store
+from app.services.access.rate_limit import RateLimiter
+from app.services.access.rate_limit_store import KEY_PREFIX, SharedWindows
 from tests.conftest import MovableClock
 from tests.fakes import Stopwatch
 from tests.integration.rate_limit_support import NewCaller, Start, guess, new_caller, processes, unique_address

@@ -23,15 +23,15 @@ NOT_SECRET = {
     ("app/config_rules.py", "previous == settings.secret_key"),
     ("app/config_rules.py", "secret[unit:] == secret[:-unit]"),
     # Found by its hash, by an index of the database's or of our own: nothing in a hash can be guessed bit by bit.
-    ("app/services/key_service.py", "ApiKey.sha256 == digest"),
-    ("app/services/key_service.py", "ApiKey.id == "),
+    ("app/services/access/keys.py", "ApiKey.sha256 == digest"),
+    ("app/services/access/keys.py", "ApiKey.id == "),
     # Whom two kinds of credentials stand for, after each was proven.
     ("app/dependencies.py", "by_key != by_token"),
     # Names of headers.
     ("app/dependencies.py", "name in CREDENTIALS"),
     ("app/api/v1/health.py", "name in CREDENTIALS"),
     # Read from a token after its signature held, and looked up by an index.
-    ("app/services/token_service.py", "RevokedToken.token_id == token_id"),
+    ("app/services/access/tokens.py", "RevokedToken.token_id == token_id"),
     # Two settings of the operator, who sees both.
     ("app/cli/backup.py", "make_url(login).password"),
     # Digests that everyone may see.

@@ -19,13 +19,13 @@ from app.config import ROOT
 from app.core.enums import EntityType, RefundState, Role
 from app.main import openapi_document
 from app.models import Base
+from app.services.access.permissions import ACTIONS
 from app.services.jobs.service import JobKind
 from app.services.payments.gateway.port import PaymentStatus, RefundStatus
 from app.services.payments.gateway.wire import WireFormatError, read_payment, read_refund
 from app.services.payments.reconciliation import PaymentDifferenceKind
 from app.services.payments.refund_reconciliation import DifferenceKind
 from app.services.payments.service import NEEDS_A_PERSON
-from app.services.permissions import ACTIONS
 from app.services.workflow import diagrams
 from app.services.workflow.audit import CANONICAL_VERSION
 from app.utils.channels import signed_headers, signing_key

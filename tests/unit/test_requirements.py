@@ -114,7 +114,7 @@ def test_state_changes_in_one_place() -> None:
         if on_objects or in_sql.search(source):
             changing.add(str(file.relative_to(ROOT)))
     # The second one stores answers, which have a status of HTTP.
-    assert changing == {"app/services/workflow/transitions.py", "app/services/idempotency_service.py"}
+    assert changing == {"app/services/workflow/transitions.py", "app/services/access/idempotency.py"}
 
 
 @pytest.mark.req("NFR-005.2")

@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 
 from app.core.enums import EntityType, OrderStatus, ReturnStatus, Role
-from app.services import permissions
+from app.services.access import permissions
 from app.services.workflow import diagrams
 from app.services.workflow.state_machine import (
     INITIAL_STATES,

@@ -11,7 +11,7 @@ from starlette.types import Scope
 from app.api.http.errors import refused
 from app.core import monitoring
 from app.dependencies import ACTOR
-from app.services.idempotency_service import IdempotencyService, KeptAnswer, is_final
+from app.services.access.idempotency import IdempotencyService, KeptAnswer, is_final
 from app.utils.exceptions import AppError, InvalidInputError
 
 IDEMPOTENCY_KEY = "Idempotency-Key"

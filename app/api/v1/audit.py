@@ -8,8 +8,8 @@ from app.api.deps import Context
 from app.api.http.responses import answer, refuses
 from app.api.http.routing import ApiRoute
 from app.schemas.state_history import AuditList, AuditProgress, AuditQuery, AuditVerification
-from app.services import permissions
-from app.services.permissions import Action
+from app.services.access import permissions
+from app.services.access.permissions import Action
 
 router = APIRouter(prefix="/api/v1/audit", tags=["Audit"], route_class=ApiRoute)
 

@@ -6,8 +6,8 @@ from app.api.deps import ProcessServices
 from app.api.http.routing import OpenRoute
 from app.core import exposition
 from app.dependencies import authenticate
-from app.services import permissions
-from app.services.permissions import Action
+from app.services.access import permissions
+from app.services.access.permissions import Action
 from app.utils.clock import utc_now
 
 router = APIRouter(prefix="/api/v1/metrics", tags=["System"], route_class=OpenRoute)

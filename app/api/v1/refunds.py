@@ -9,8 +9,8 @@ from app.api.deps import Context
 from app.api.http.responses import answer, refuses, resource
 from app.api.http.routing import ApiRoute
 from app.schemas.refund import RefundList, RefundQuery, RefundResponse
-from app.services import permissions
-from app.services.permissions import Action
+from app.services.access import permissions
+from app.services.access.permissions import Action
 
 router = APIRouter(prefix="/api/v1/refunds", tags=["Operations"], route_class=ApiRoute)
 

@@ -8,9 +8,9 @@ from app.api.http.responses import answer
 from app.api.http.routing import OpenRoute
 from app.core.enums import EntityType, OrderStatus, ReturnStatus
 from app.schemas.system import StateMachinesResponse
+from app.services.access.permissions import TRANSITION_ROLES
 from app.services.jobs.service import JobKind
 from app.services.orders import service as order_service
-from app.services.permissions import TRANSITION_ROLES
 from app.services.returns import service as return_service
 from app.services.workflow.state_machine import INITIAL_STATES, TRANSITIONS, StateMachine
 from app.services.workflow.transitions import Effect

@@ -50,8 +50,10 @@ from app.models.invoice import Invoice
 from app.models.order import Order
 from app.models.payment import Refund
 from app.models.return_request import ReturnRequest
-from app.services import case_service, permissions
+from app.services import case_service
 from app.services import events as event_service
+from app.services.access import permissions
+from app.services.access.permissions import Action
 from app.services.case_service import open_case
 from app.services.documents import series as document_series
 from app.services.documents import store as document_store
@@ -59,7 +61,6 @@ from app.services.documents import views as document_views
 from app.services.documents.links import FileKind, FileLinks
 from app.services.jobs import service as job_service
 from app.services.jobs.service import Claim, JobKind
-from app.services.permissions import Action
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.document_fonts import Unprintable
 from app.utils.documents import DocumentView

@@ -22,7 +22,7 @@ from app.models.order import Order
 from app.models.payment import Payment, Refund
 from app.models.return_request import ReturnRequest
 from app.services import events as event_service
-from app.services.idempotency_service import KEPT_FOR
+from app.services.access.idempotency import KEPT_FOR
 from app.services.jobs import service as job_service
 from app.services.jobs.due_time import due_time, hold_overdue
 from app.services.jobs.service import JobKind

@@ -9,8 +9,8 @@ from app.database import Database
 from app.models.notification import Notification
 from app.schemas.notification import NotificationQuery, NotificationResponse
 from app.services import paging as pages
-from app.services import permissions
-from app.services.permissions import Action
+from app.services.access import permissions
+from app.services.access.permissions import Action
 
 _SHOWN = tuple(Notification.__table__.c[name] for name in NotificationResponse.model_fields)
 

@@ -20,13 +20,13 @@ from app.models.job import Job
 from app.models.notification import Notification
 from app.schemas.notification import NotificationResponse
 from app.services import events as event_service
-from app.services import permissions
+from app.services.access import permissions
+from app.services.access.permissions import Action
 from app.services.jobs import service as job_service
 from app.services.jobs.service import JobKind
 from app.services.notifications import rows as notification_rows
 from app.services.notifications.rows import NewRow
 from app.services.notifications.scene import E164
-from app.services.permissions import Action
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.email_sender import message_id_for
 from app.utils.exceptions import InvalidInputError, InvalidStateTransitionError, NotFoundError

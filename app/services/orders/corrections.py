@@ -24,13 +24,13 @@ from app.schemas.common import PageQuery
 from app.schemas.order import OrderCorrect
 from app.services import events as event_service
 from app.services import paging as pages
-from app.services import permissions
+from app.services.access import permissions
+from app.services.access.permissions import Action
 from app.services.jobs import service as job_service
 from app.services.jobs.service import JobKind
 from app.services.orders import search as order_search
 from app.services.orders.draft import address_of
 from app.services.orders.views import order_view
-from app.services.permissions import Action
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.exceptions import (
     CorrectionNotAllowedError,

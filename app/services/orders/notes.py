@@ -15,8 +15,8 @@ from app.models.return_request import ReturnRequest
 from app.schemas.common import PageQuery
 from app.schemas.note import NoteCreate
 from app.services import paging as pages
-from app.services import permissions
-from app.services.permissions import Action
+from app.services.access import permissions
+from app.services.access.permissions import Action
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.exceptions import OrderNotFoundError, ReturnNotFoundError
 

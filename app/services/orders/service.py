@@ -18,13 +18,13 @@ from app.schemas.common import PageQuery
 from app.schemas.order import OrderCancel, OrderCreate, OrderQuery, OrderStateUpdate
 from app.services import events as event_service
 from app.services import paging as pages
-from app.services import permissions
+from app.services.access import permissions
+from app.services.access.permissions import Action
 from app.services.jobs.due_time import due_time, hold_overdue
 from app.services.jobs.service import JobKind, queue_of
 from app.services.orders import draft as order_draft
 from app.services.orders import search as order_search
 from app.services.orders.views import order_summary, order_view, with_lines
-from app.services.permissions import Action
 from app.services.workflow import audit as audit_service
 from app.services.workflow import tampering, transitions
 from app.services.workflow.transitions import Effect, Machine, Outcome, TransitionRequest

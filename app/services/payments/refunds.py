@@ -32,7 +32,8 @@ from app.models.return_request import ReturnRequest
 from app.schemas.common import PageQuery
 from app.schemas.refund import OrderRefund, RefundQuery
 from app.services import paging as pages
-from app.services import permissions
+from app.services.access import permissions
+from app.services.access.permissions import Action
 from app.services.jobs import service as job_service
 from app.services.jobs.service import Claim
 from app.services.payments import collection, refund_decisions
@@ -53,7 +54,6 @@ from app.services.payments.refund_reconciliation import (
     is_sample,
     refunds_at,
 )
-from app.services.permissions import Action
 from app.services.workflow import tampering
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import NotFoundError, OrderNotFoundError, RecordTamperedError

@@ -28,7 +28,7 @@ from app.core.enums import ActorType, EntityType, OrderStatus, Trigger
 from app.database import Database
 from app.models.order import Order
 from app.models.payment import Payment
-from app.services import permissions
+from app.services.access import permissions
 from app.services.jobs import service as job_service
 from app.services.jobs.due_time import due_time
 from app.services.jobs.service import Claim

@@ -26,10 +26,10 @@ from app.models.return_request import ReturnRequest
 from app.schemas.attachment import AttachmentQuery, Upload, display_name
 from app.services import events as event_service
 from app.services import paging as pages
-from app.services import permissions
+from app.services.access import permissions
+from app.services.access.permissions import Action
 from app.services.documents.links import FileKind, FileLinks
 from app.services.jobs.due_time import due_time
-from app.services.permissions import Action
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.exceptions import (
     AppError,

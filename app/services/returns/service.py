@@ -27,12 +27,12 @@ from app.schemas.return_request import (
 )
 from app.services import events as event_service
 from app.services import paging as pages
-from app.services import permissions
+from app.services.access import permissions
+from app.services.access.permissions import Action
 from app.services.jobs import service as job_service
 from app.services.jobs.due_time import due_time, hold_overdue
 from app.services.jobs.service import JobKind
 from app.services.payments import ledger as money_ledger
-from app.services.permissions import Action
 from app.services.returns.draft import Taken, new_return, taken_by
 from app.services.returns.inspection import inspected, require_inspection_fits
 from app.services.returns.views import return_view

@@ -40,7 +40,7 @@ from app.core.actor import SYSTEM_JOB, Actor
 from app.core.enums import EntityType, JobState, Role
 from app.core.precondition import Precondition
 from app.database import after_commit
-from app.services import permissions
+from app.services.access import permissions
 from app.services.events import tampered
 from app.services.jobs.service import JobKind, queue_of
 from app.services.workflow.audit import CHAIN_START_SQL, canonical_sql

@@ -24,8 +24,8 @@ from app.core.actor import Actor
 from app.core.enums import VerificationState
 from app.database import Database
 from app.models.audit_verification import AuditVerification
-from app.services import permissions
-from app.services.permissions import Action
+from app.services.access import permissions
+from app.services.access.permissions import Action
 from app.services.workflow.audit import AuditService
 from app.utils.clock import utc_now, uuid7
 from app.utils.exceptions import ServiceUnavailableError

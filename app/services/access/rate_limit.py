@@ -21,7 +21,7 @@ from uuid import UUID
 
 import structlog
 
-from app.services.rate_limit_store import WINDOW_MS, WINDOW_SECONDS, SharedWindows
+from app.services.access.rate_limit_store import WINDOW_MS, WINDOW_SECONDS, SharedWindows
 from app.utils.clock import Clock, utc_now
 
 CALLER = "default"
