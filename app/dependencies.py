@@ -29,7 +29,7 @@ from app.services.access.keys import KeyService
 from app.services.access.rate_limit import RateLimiter, Verdict
 from app.services.access.rate_limit_store import WINDOW_SECONDS, SharedWindows
 from app.services.access.tokens import TokenService
-from app.services.case_service import CaseService
+from app.services.cases.service import CaseService
 from app.services.dead_letter_service import DeadLetterService
 from app.services.documents.links import FileLinks
 from app.services.health_service import HealthService

@@ -23,7 +23,7 @@ def cases_list(
     from pydantic import ValidationError
 
     from app.schemas.case import CaseQuery
-    from app.services.case_service import CaseService
+    from app.services.cases.service import CaseService
 
     wanted: dict[str, Any] = {"order_id": order, "limit": limit, "kind": [kind.upper()] if kind else []}
     wanted |= {} if state.upper() == "ALL" else {"state": state.upper()}
@@ -42,7 +42,7 @@ def cases_list(
 @cases.command("show")
 def cases_show(case_id: UUID) -> None:
     """Show a case with its evidence and the ways out, as JSON."""
-    from app.services.case_service import CaseService
+    from app.services.cases.service import CaseService
 
     cli_operations.print_json(
         cli_operations.with_database(lambda database: CaseService(database).get(case_id, cli_operations.operator()))
@@ -63,7 +63,7 @@ def cases_close(
     from pydantic import ValidationError
 
     from app.schemas.case import CaseClose
-    from app.services.case_service import CaseService
+    from app.services.cases.service import CaseService
     from app.services.orders import service as order_service
     from app.services.payments import decisions as payment_decisions
 

@@ -10,7 +10,7 @@ from app.database import Database
 from app.models.case import Case
 from app.models.job import Job
 from app.models.notification import Notification
-from app.services.case_service import open_case
+from app.services.cases.service import open_case
 from app.services.jobs import service as job_service
 from app.services.jobs.service import JobKind
 

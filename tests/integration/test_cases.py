@@ -15,8 +15,8 @@ from app.core.enums import CaseEntity, CaseKind, Role
 from app.core.security import DEVELOPMENT_PRINCIPAL_ID
 from app.database import Database
 from app.dependencies import Services
-from app.services.case_kinds import MEANINGS
-from app.services.case_service import open_case
+from app.services.cases.kinds import MEANINGS
+from app.services.cases.service import open_case
 from app.services.jobs.service import JobKind
 from app.services.notifications import operations_facts
 from app.utils.mail_templates import render_mail

@@ -195,7 +195,7 @@ async def test_an_event_that_is_not_stored_makes_no_alert(
     async def dies(*_: object) -> bool:
         raise RuntimeError
 
-    monkeypatch.setattr("app.services.case_service.job_service.add", dies)
+    monkeypatch.setattr("app.services.cases.service.job_service.add", dies)
     with pytest.raises(RuntimeError):
         await shop.tell("payment.captured", lie)
     assert await rows(database, "SELECT 1 FROM gateway_events") == []

@@ -17,7 +17,7 @@ from app.database import Database
 from app.schemas.case import CaseQuery
 from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateUpdate
-from app.services.case_service import CaseService
+from app.services.cases.service import CaseService
 from app.services.jobs.service import JobKind
 from app.services.orders.service import STATEMENT
 from app.services.payments import disputes

@@ -14,7 +14,7 @@ from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.case import CaseQuery
 from app.schemas.order import OrderCancel, OrderStateUpdate
-from app.services.case_service import CaseService
+from app.services.cases.service import CaseService
 from app.services.jobs.service import JobKind
 from app.services.payments import reconciliation as payment_reconciliation
 from app.services.payments.gateway.port import GatewayOutcomeUnknown, GatewayUnavailable, RefundRequest

@@ -11,7 +11,7 @@ from app.config import Settings
 from app.core.actor import Actor
 from app.core.enums import OrderStatus
 from app.database import Database
-from app.services.case_service import CaseService
+from app.services.cases.service import CaseService
 from app.services.documents.invoices import InvoiceService, UnprintableDocumentError
 from app.services.jobs.service import JobKind
 from app.services.orders.service import OrderService

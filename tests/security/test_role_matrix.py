@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 
 from app.core.enums import CaseEntity, CaseKind, Role
 from app.dependencies import Services
-from app.services.case_service import open_case
+from app.services.cases.service import open_case
 from app.services.workflow.verification import VerificationService
 from tests.conftest import MovableClock, new_key
 from tests.factories import order_payload

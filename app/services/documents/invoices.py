@@ -50,11 +50,11 @@ from app.models.invoice import Invoice
 from app.models.order import Order
 from app.models.payment import Refund
 from app.models.return_request import ReturnRequest
-from app.services import case_service
 from app.services import events as event_service
 from app.services.access import permissions
 from app.services.access.permissions import Action
-from app.services.case_service import open_case
+from app.services.cases import service as case_service
+from app.services.cases.service import open_case
 from app.services.documents import series as document_series
 from app.services.documents import store as document_store
 from app.services.documents import views as document_views

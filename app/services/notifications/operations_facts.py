@@ -15,7 +15,7 @@ from app.models.job import DeadLetter
 from app.models.order import Order
 from app.models.payment import GatewayEvent, Payment, Refund
 from app.models.return_request import ReturnRequest
-from app.services.case_kinds import MEANINGS
+from app.services.cases.kinds import MEANINGS
 from app.services.jobs.service import JobKind, policy_for, queue_of
 from app.services.order_lookup import order_id_of, order_number_of
 from app.utils.shop_time import ShopTime

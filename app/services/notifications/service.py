@@ -28,7 +28,7 @@ from app.core import monitoring
 from app.core.enums import CaseEntity, CaseKind, Channel, NotificationState
 from app.database import Database
 from app.mail_address import masked
-from app.services.case_service import open_case
+from app.services.cases.service import open_case
 from app.services.documents import store as document_store
 from app.services.documents.links import FileKind, FileLinks
 from app.services.jobs import service as job_service

@@ -15,7 +15,7 @@ from app.core.enums import CaseEntity, CaseKind, OrderStatus, PaymentState
 from app.models.case import Case
 from app.models.order import Order
 from app.models.payment import Payment
-from app.services.case_service import Decisions, Reopenings
+from app.services.cases.service import Decisions, Reopenings
 from app.services.payments import disputes, money_in
 from app.services.workflow import transitions
 from app.services.workflow.transitions import Outcome, TransitionRequest

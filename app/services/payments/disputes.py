@@ -20,7 +20,7 @@ from app.core.enums import CaseEntity, CaseKind, CaseState, JobState
 from app.models.case import Case
 from app.models.job import Job
 from app.models.payment import Payment, Refund
-from app.services import case_service
+from app.services.cases import service as case_service
 from app.services.jobs.service import JobKind
 from app.services.payments import money_in
 from app.services.payments.gateway.port import GatewayDispute

@@ -21,7 +21,7 @@ from app.core.enums import CaseEntity, CaseKind, EntityType, OrderStatus, Paymen
 from app.models.order import Order
 from app.models.payment import Payment, Refund
 from app.services import events as event_service
-from app.services.case_service import open_case
+from app.services.cases.service import open_case
 from app.services.jobs import service as job_service
 from app.services.jobs.service import JobKind
 from app.services.payments.gateway.port import GatewayPayment, GatewayRefund

@@ -22,7 +22,7 @@ from app.core.enums import CaseEntity, CaseKind, OrderStatus, PaymentState, Refu
 from app.database import Database
 from app.models.case import Case
 from app.models.payment import Payment, Refund
-from app.services.case_service import open_case
+from app.services.cases.service import open_case
 from app.services.payments import money_in
 from app.services.payments.gateway.port import GatewayError, GatewayTransaction, GatewayUnavailable, PaymentGateway
 from app.services.payments.reconciled_decisions import decided, is_about

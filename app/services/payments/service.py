@@ -15,7 +15,7 @@ from app.core.enums import ActorType, CaseEntity, CaseKind, OrderStatus, RefundS
 from app.database import Database
 from app.models.order import Order
 from app.models.payment import GatewayEvent, Payment, Refund
-from app.services import case_service
+from app.services.cases import service as case_service
 from app.services.jobs import resolution as job_resolution
 from app.services.jobs import service as job_service
 from app.services.jobs.service import Claim, JobKind

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.core.enums import CaseKind, EntityType
 from app.database import Database
 from app.models.return_request import ReturnRequest
-from app.services import case_service
+from app.services.cases import service as case_service
 from app.services.workflow import transitions
 from app.services.workflow.transitions import Statement, TransitionRequest, TransitionResult
 from app.utils.exceptions import RecordTamperedError

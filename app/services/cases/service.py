@@ -24,7 +24,7 @@ from app.services import events as event_service
 from app.services import paging as pages
 from app.services.access import permissions
 from app.services.access.permissions import Action
-from app.services.case_kinds import MEANINGS
+from app.services.cases.kinds import MEANINGS
 from app.services.jobs import service as job_service
 from app.services.jobs.service import JobKind
 from app.utils.clock import Clock, utc_now, uuid7
