@@ -30,11 +30,12 @@ from app.services.access.rate_limit import RateLimiter, Verdict
 from app.services.access.rate_limit_store import WINDOW_SECONDS, SharedWindows
 from app.services.access.tokens import TokenService
 from app.services.cases.service import CaseService
-from app.services.dead_letter_service import DeadLetterService
 from app.services.documents.links import FileLinks
-from app.services.health_service import HealthService
 from app.services.notifications.log import NotificationLog
 from app.services.notifications.resend import MessageResend
+from app.services.operations.dead_letters import DeadLetterService
+from app.services.operations.health import HealthService
+from app.services.operations.stats import StatsService
 from app.services.orders import service as order_service
 from app.services.orders.corrections import CorrectionService
 from app.services.orders.notes import NoteService
@@ -44,7 +45,6 @@ from app.services.payments.refunds import RefundService
 from app.services.payments.service import PaymentService
 from app.services.payments.unpaid import UnpaidOrders
 from app.services.returns.service import ReturnService
-from app.services.stats_service import StatsService
 from app.services.workflow.audit import AuditService
 from app.services.workflow.verification import VerificationService
 from app.utils.clock import Clock, utc_now

@@ -41,9 +41,9 @@ from app.core import error_tracking
 from app.core.logging import configure_logging
 from app.database import Database
 from app.dependencies import Services
-from app.services.health_probes import refuse_stand_ins
-from app.services.redis_check import refuse_cluster
-from app.services.schema_check import SchemaMismatchError, verify_schema
+from app.services.operations.probes import refuse_stand_ins
+from app.services.operations.redis_check import refuse_cluster
+from app.services.operations.schema_check import SchemaMismatchError, verify_schema
 
 ROUTERS = (
     orders,

@@ -16,7 +16,7 @@ from alembic import command
 from app.config import ROOT, Settings
 from app.database import Database
 from app.embedded.servers import ensure_servers
-from app.services.guard_manifest import PATH, as_json, read_guards, read_rights
+from app.services.operations.guard_manifest import PATH, as_json, read_guards, read_rights
 
 
 def main() -> None:

@@ -273,7 +273,7 @@ def jobs_dismiss(
 
 
 def _resolve(verb: str, job_id: UUID, note: str | None, by: str | None) -> None:
-    from app.services.dead_letter_service import DeadLetterService
+    from app.services.operations.dead_letters import DeadLetterService
 
     async def resolve(database: Any) -> dict[str, Any]:
         service = DeadLetterService(database)

@@ -37,7 +37,7 @@ def prepare(
     json: Json = False,
 ) -> None:
     """Make the publication, or let the guards of an empty database pass what a subscription applies."""
-    from app.services import replication_service
+    from app.services.operations import replication as replication_service
 
     settings = _owner_settings()
 
@@ -91,7 +91,7 @@ def finish(publisher: Publisher = None, json: Json = False) -> None:
 def compare(publisher: Publisher = None, json: Json = False) -> None:
     """Compare rows, their content and sequences with the database this one was copied from; exit 1 if they differ."""
     from app.config import SettingsError
-    from app.services import replication_service
+    from app.services.operations import replication as replication_service
 
     settings = _owner_settings()
     if publisher is None:
@@ -125,8 +125,8 @@ def compare(publisher: Publisher = None, json: Json = False) -> None:
 
 async def _finish(settings: "Settings", publisher_url: str | None) -> dict[str, Any]:
     from app.database import Database
-    from app.services import replication_service
-    from app.services.schema_check import guard_differences
+    from app.services.operations import replication as replication_service
+    from app.services.operations.schema_check import guard_differences
     from app.services.workflow.audit import AuditService
 
     owner = Database(settings, "articurated-replication", pool_size=1, as_owner=True)

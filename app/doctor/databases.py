@@ -11,9 +11,9 @@ from app.config import Settings
 from app.database import Database
 from app.doctor.findings import Finding, broken, doubtful, fine
 from app.services.jobs.figures import PICKUP_SECONDS, job_figures
-from app.services.replica_watch import catches_up
-from app.services.schema_check import guard_differences, has_powerful_login, newest_revision, verify_version
-from app.services.session_check import POOLER, session_differences
+from app.services.operations.replica_watch import catches_up
+from app.services.operations.schema_check import guard_differences, has_powerful_login, newest_revision, verify_version
+from app.services.operations.session_check import POOLER, session_differences
 
 OLDEST_VERSION = 150000
 SKEW_DOUBTFUL_SECONDS = 2.0

@@ -13,10 +13,16 @@ from app.config import Settings
 from app.config_rules import refused_in_production
 from app.core.enums import WORKER_QUEUES
 from app.doctor.findings import Finding, broken, doubtful, fine
-from app.services.backup_watch import BackupLogTooOldError, BackupTooOldError, repository_of, require_current, times_of
-from app.services.health_service import signs_of_life
+from app.services.operations.backup_watch import (
+    BackupLogTooOldError,
+    BackupTooOldError,
+    repository_of,
+    require_current,
+    times_of,
+)
+from app.services.operations.health import signs_of_life
+from app.services.operations.redis_check import IS_CLUSTER
 from app.services.payments.gateway.port import MOCK_HEADER
-from app.services.redis_check import IS_CLUSTER
 from app.utils.clock import utc_now
 from app.utils.documents import DocumentLine, DocumentView, Party, seller_party
 from app.utils.email_sender import EmailSender

@@ -14,8 +14,8 @@ from app.config import Settings, SettingsError, get_settings
 from app.config_rules import is_reachable
 from app.core.enums import SWEEPS, Queue
 from app.database import Database
-from app.services.redis_check import refuse_cluster
-from app.services.schema_check import verify_schema
+from app.services.operations.redis_check import refuse_cluster
+from app.services.operations.schema_check import verify_schema
 
 
 def run_worker(concurrency: int = 2, queues: Sequence[str] = tuple(Queue)) -> None:
@@ -70,7 +70,7 @@ def _shared_counts(settings: Settings) -> Iterator[None]:
 
 
 async def _verify(settings: Settings) -> None:
-    from app.services.health_probes import refuse_stand_ins  # noqa: PLC0415 - it counts: see _shared_counts
+    from app.services.operations.probes import refuse_stand_ins  # noqa: PLC0415 - it counts: see _shared_counts
 
     await refuse_stand_ins(settings)
     refuse_cluster(settings.redis_url)

@@ -17,7 +17,7 @@ import redis
 from app.config import ROOT, Settings
 from app.core.enums import WORKER_QUEUES
 from app.embedded.process import choose_port
-from app.services.health_service import ALIVE_PREFIX
+from app.services.operations.health import ALIVE_PREFIX
 from tests.e2e.conftest import Journey, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.req("NFR-006.2"), pytest.mark.xdist_group("seen from outside")]

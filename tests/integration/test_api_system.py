@@ -13,9 +13,9 @@ from app.core.enums import EntityType, Role
 from app.database import Database
 from app.dependencies import Services
 from app.main import create_app
-from app.services import schema_check
-from app.services.schema_check import SchemaMismatchError, newest_revision, verify_schema
-from app.services.stats_service import StatsService
+from app.services.operations import schema_check
+from app.services.operations.schema_check import SchemaMismatchError, newest_revision, verify_schema
+from app.services.operations.stats import StatsService
 from app.services.workflow.state_machine import StateMachine
 from tests import databases
 from tests.conftest import MovableClock, actor

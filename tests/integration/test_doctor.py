@@ -21,7 +21,7 @@ from app.database import Database
 from app.doctor import databases, services
 from app.doctor.findings import Level
 from app.doctor.rounds import LOOKS
-from app.services.health_service import ALIVE_PREFIX
+from app.services.operations.health import ALIVE_PREFIX
 from tests.databases import TestServers, url_of
 from tests.integration.dead import bury_job
 

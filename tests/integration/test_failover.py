@@ -21,7 +21,7 @@ from app.doctor import databases as doctor
 from app.doctor.findings import Level
 from app.embedded.given import require_given_servers
 from app.main import create_app
-from app.services.health_service import HealthService
+from app.services.operations.health import HealthService
 from tests import databases
 from tests.databases import TestServers
 from tests.factories import order_payload

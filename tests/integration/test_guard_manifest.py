@@ -15,9 +15,9 @@ from app.cli.main import cli
 from app.config import Settings, get_settings
 from app.database import Database, driver_url
 from app.embedded.binaries import postgres_install
-from app.services import guard_manifest
-from app.services.health_service import HealthService
-from app.services.schema_check import SchemaMismatchError, guard_differences, verify_schema
+from app.services.operations import guard_manifest
+from app.services.operations.health import HealthService
+from app.services.operations.schema_check import SchemaMismatchError, guard_differences, verify_schema
 from tests import databases
 from tests.databases import ROLE, TestServers, unguarded
 

@@ -14,9 +14,9 @@ from app.config import Settings
 from app.core.actor import Actor
 from app.core.enums import RefundState
 from app.database import Database
-from app.services.dead_letter_service import DeadLetterService
 from app.services.documents.invoices import InvoiceService
 from app.services.jobs.service import JobKind
+from app.services.operations.dead_letters import DeadLetterService
 from app.tasks.runner import Verdict
 from app.utils.storage import storage_for
 from tests.conftest import MovableClock

@@ -18,10 +18,10 @@ from app.config import Settings
 from app.core.enums import WORKER_QUEUES, Role
 from app.database import Database
 from app.dependencies import Services
-from app.services import health_service
-from app.services.health_probes import SharedLook
-from app.services.health_service import ALIVE_PREFIX, HealthService
 from app.services.jobs.service import JobKind
+from app.services.operations import health as health_service
+from app.services.operations.health import ALIVE_PREFIX, HealthService
+from app.services.operations.probes import SharedLook
 from app.tasks import presence
 from app.utils.clock import utc_now, uuid7
 from app.utils.disk import LastSeen, Room

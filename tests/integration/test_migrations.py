@@ -17,7 +17,7 @@ from alembic import command
 from app.config import ROOT
 from app.database import driver_url
 from app.models import Base
-from app.services.schema_check import newest_revision
+from app.services.operations.schema_check import newest_revision
 from tests import databases
 from tests.databases import TestServers
 

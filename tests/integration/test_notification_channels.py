@@ -17,11 +17,11 @@ from app.core.actor import Actor
 from app.core.enums import Channel, OrderStatus
 from app.database import Database
 from app.models.order import Order
-from app.services.dead_letter_service import DeadLetterService
 from app.services.jobs.service import JobKind, LeaseLostError
 from app.services.notifications import rows as notification_rows
 from app.services.notifications.rows import NewRow
 from app.services.notifications.scene import phone_of
+from app.services.operations.dead_letters import DeadLetterService
 from app.services.orders.service import OrderService
 from app.services.payments.webhooks import verify_webhook
 from app.utils.email_sender import MailUnavailable

@@ -11,9 +11,9 @@ from app.config import ROOT, Settings
 from app.database import Database, session_settings
 from app.doctor import databases as doctor
 from app.doctor.findings import Level
-from app.services.health_service import HealthService
-from app.services.schema_check import SchemaMismatchError, verify_schema
-from app.services.session_check import session_differences
+from app.services.operations.health import HealthService
+from app.services.operations.schema_check import SchemaMismatchError, verify_schema
+from app.services.operations.session_check import session_differences
 from tests.databases import ROLE, TestServers
 
 pytestmark = [pytest.mark.req("NFR-003"), pytest.mark.req("NFR-004")]

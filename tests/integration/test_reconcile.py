@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from app.config import Settings
 from app.core.actor import Actor
 from app.database import Database
-from app.services.dead_letter_service import DeadLetterService
+from app.services.operations.dead_letters import DeadLetterService
 from app.services.payments.gateway.port import RefundRequest
 from app.services.payments.refund_reconciliation import Difference, DifferenceKind
 from app.tasks.runner import Verdict

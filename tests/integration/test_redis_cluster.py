@@ -19,8 +19,8 @@ from app.embedded.binaries import valkey_server
 from app.embedded.given import require_given_servers
 from app.embedded.process import LOOPBACK, EmbeddedError, choose_port, spawn, stop, wait_until
 from app.main import create_app
-from app.services.health_service import HealthService
-from app.services.redis_check import refuse_cluster
+from app.services.operations.health import HealthService
+from app.services.operations.redis_check import refuse_cluster
 
 pytestmark = [pytest.mark.req("NFR-003"), pytest.mark.xdist_group("redis_cluster")]
 

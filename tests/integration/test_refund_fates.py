@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from app.config import Settings
 from app.core.actor import Actor
 from app.database import Database
-from app.services.dead_letter_service import DeadLetterService
+from app.services.operations.dead_letters import DeadLetterService
 from tests.conftest import MovableClock
 from tests.integration.jobs_support import rows
 from tests.integration.money_support import RefundRow, Shop, die

@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 from app.config import Settings
 from app.core.actor import Actor
 from app.database import Database
-from app.services.dead_letter_service import DeadLetterService
 from app.services.jobs.service import JobKind
+from app.services.operations.dead_letters import DeadLetterService
 from app.services.payments.gateway.port import GatewayRefund
 from app.services.payments.refunds import PENDING_LIMIT
 from app.tasks.runner import Verdict

@@ -14,8 +14,8 @@ from app.core.enums import Role
 from app.database import Database
 from app.schemas.operations import DeadLetterQuery
 from app.schemas.refund import RefundQuery
-from app.services.dead_letter_service import DeadLetterService
 from app.services.jobs.service import JobKind
+from app.services.operations.dead_letters import DeadLetterService
 from app.services.payments.gateway.port import GatewayRefund, RefundRequest
 from app.tasks.runner import Verdict
 from app.utils.exceptions import ForbiddenError, InvalidStateTransitionError, NotFoundError

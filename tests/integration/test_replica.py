@@ -28,9 +28,9 @@ from app.doctor.findings import Level
 from app.embedded.process import wait_until
 from app.main import create_app
 from app.schemas.order import OrderQuery
-from app.services import health_service
-from app.services.health_service import HealthService
-from app.services.replica_watch import BEHIND_SECONDS, ReplicaBehindError, ReplicaWatch
+from app.services.operations import health as health_service
+from app.services.operations.health import HealthService
+from app.services.operations.replica_watch import BEHIND_SECONDS, ReplicaBehindError, ReplicaWatch
 from tests.integration.away import hanging, port_of
 from tests.integration.conftest import new_order, new_return
 from tests.replication import WAIT_SECONDS, Pair, pair

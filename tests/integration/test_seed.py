@@ -14,10 +14,10 @@ from app.database import Database, sync_engine
 from app.doctor import databases
 from app.seed import _number_returns, seed
 from app.services.documents.invoices import InvoiceService
+from app.services.operations.stats import StatsService
 from app.services.payments.reconciliation import PaymentReconciler
 from app.services.payments.refunds import RefundService
 from app.services.returns.attachments import PARTS
-from app.services.stats_service import StatsService
 from app.services.workflow.audit import AuditService
 from app.tasks.workbench import Workbench
 from app.utils.invoice_generator import RenderingError

@@ -14,9 +14,9 @@ from app.services.documents.invoices import InvoiceService
 from app.services.jobs.service import JobKind
 from app.services.jobs.sweeps import SweepService
 from app.services.notifications.service import NotificationService
+from app.services.operations.stats import StatsService
 from app.services.orders.service import OrderService
 from app.services.returns.service import ReturnService
-from app.services.stats_service import StatsService
 from app.utils.exceptions import ReturnNotAllowedError
 from app.utils.shop_time import ReturnWindow, ShopTime
 from app.utils.storage import storage_for

@@ -11,8 +11,8 @@ import pytest
 from app.dependencies import Services
 from app.models.job import Job
 from app.services.jobs.service import JobKind
-from app.services.service_levels import first_id_of
-from app.services.stats_service import StatsService
+from app.services.operations.service_levels import first_id_of
+from app.services.operations.stats import StatsService
 from app.utils.clock import uuid7
 from tests.databases import unguarded
 from tests.integration.conftest import TO_DELIVERED, new_order, new_return

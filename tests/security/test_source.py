@@ -48,7 +48,7 @@ NOT_SECRET = {
     # Words of a template for postal addresses.
     ("app/utils/postal_address.py", "token not in values"),
     # Names of tables.
-    ("app/services/schema_check.py", "list(present) != [expected]"),
+    ("app/services/operations/schema_check.py", "list(present) != [expected]"),
     # The mock gateway's test tokens, which order an outcome.
     ("app/mock_gateway/ledger.py", "_REFUND_FAILS"),
 }
@@ -112,16 +112,16 @@ SQL_SINKS = {"text", "literal_column", "execute", "executemany", "exec_driver_sq
 
 BUILT_SQL = {
     # Tables, triggers and sequences that the catalogue of our own schema names; a mark made from such names.
-    ("app/services/replication_service.py", "public."),
+    ("app/services/operations/replication.py", "public."),
     # A condition of the same function.
-    ("app/services/replication_service.py", "{own}"),
+    ("app/services/operations/replication.py", "{own}"),
     # One of two constant verbs.
-    ("app/services/replication_service.py", "verb.format(PUBLICATION"),
+    ("app/services/operations/replication.py", "verb.format(PUBLICATION"),
     # Table names and expressions of this code base, chosen by the entity type.
     ("app/services/workflow/audit.py", "_CHAINS.format("),
     ("app/services/workflow/transitions.py", "_STATEMENT.format("),
     # One pair of columns for each line of a table in the same module.
-    ("app/services/service_levels.py", "'SELECT ' + ', '.join("),
+    ("app/services/operations/service_levels.py", "'SELECT ' + ', '.join("),
     # One row for each kind of job in a table of the same module.
     ("app/seed.py", "WITH settled AS"),
     # Kinds of jobs and of entities, from enumerations of this code base.

@@ -17,8 +17,8 @@ from app.dependencies import Services
 from app.doctor import Level
 from app.doctor import services as doctor
 from app.main import create_app
-from app.services.health_probes import refuse_stand_ins
-from app.services.health_service import HealthService
+from app.services.operations.health import HealthService
+from app.services.operations.probes import refuse_stand_ins
 from app.services.payments.gateway.http import HttpPaymentGateway
 from app.services.payments.gateway.port import MOCK_HEADER, GatewayUnavailable
 from app.utils.email_sender import EmailSender, MailUnavailable

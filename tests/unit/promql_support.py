@@ -35,8 +35,8 @@ from app.core.enums import Channel, EntityType, JobState, OrderStatus, Queue, Re
 from app.core.monitoring import REGISTRY, UNKNOWN_ROUTE
 from app.main import openapi_document
 from app.services.jobs.service import JobKind
+from app.services.operations.service_levels import _CASES
 from app.services.payments.gateway.metrics import OUTCOMES
-from app.services.service_levels import _CASES
 from app.tasks.runner import Verdict
 from app.utils.storage import _OUTCOMES
 

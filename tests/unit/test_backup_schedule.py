@@ -14,7 +14,7 @@ from app.backup.repository import Repository
 from app.backup.schedule import Schedule
 from app.backup.source import Source
 from app.config import Settings
-from app.services import backup_watch
+from app.services.operations import backup_watch
 from tests.unit.test_backup_files import made, store
 
 pytestmark = pytest.mark.req("NFR-003.5")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.services.guard_text import one_form
+from app.services.operations.guard_text import one_form
 
 pytestmark = pytest.mark.req("NFR-003")
 

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.config import ROOT
-from app.services.guard_text import one_form
+from app.services.operations.guard_text import one_form
 
 PATH = ROOT / "alembic" / "guards.json"
 

@@ -21,10 +21,10 @@ from app.models.job import Job
 from app.models.order import Order
 from app.models.payment import Payment, Refund
 from app.models.return_request import ReturnRequest
-from app.services import service_levels
 from app.services.access import permissions
 from app.services.access.permissions import Action
 from app.services.jobs.figures import job_figures
+from app.services.operations import service_levels
 from app.utils.clock import Clock, utc_now
 from app.utils.shop_time import UTC_CALENDAR, ShopTime
 

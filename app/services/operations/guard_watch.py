@@ -1,8 +1,8 @@
 """Are the guards of the database as the migrations make them? Asked for `/health` (NFR-003)."""
 
 from app.database import Database
-from app.services import guard_manifest
-from app.services.session_check import session_differences
+from app.services.operations import guard_manifest
+from app.services.operations.session_check import session_differences
 
 
 class GuardsDifferError(Exception):

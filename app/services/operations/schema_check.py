@@ -2,7 +2,7 @@
 
 Three things are compared: the migrations that were run with those of this checkout; the transitions that the
 database's guard lets through with `app.services.workflow.state_machine`, the only place where one is made legal; and triggers,
-functions, constraints and rights with what the migrations make (`app.services.guard_manifest`).
+functions, constraints and rights with what the migrations make (`app.services.operations.guard_manifest`).
 """
 
 import re
@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.config import ROOT
 from app.database import Database
 from app.models.state_history import StateTransition
-from app.services import guard_manifest
-from app.services.session_check import POOLER, session_differences
+from app.services.operations import guard_manifest
+from app.services.operations.session_check import POOLER, session_differences
 from app.services.workflow.state_machine import TRANSITIONS, StateMachine
 
 logger = structlog.get_logger(__name__)

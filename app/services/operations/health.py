@@ -21,8 +21,9 @@ from app import __version__
 from app.config import Settings
 from app.core.enums import WORKER_QUEUES
 from app.database import Database
-from app.services import guard_manifest
-from app.services.backup_watch import (
+from app.services.jobs.figures import PICKUP_SECONDS, JobFigures, job_figures
+from app.services.operations import guard_manifest
+from app.services.operations.backup_watch import (
     BackupLogTooOldError,
     BackupTimes,
     BackupTooOldError,
@@ -30,10 +31,9 @@ from app.services.backup_watch import (
     require_current,
     times_of,
 )
-from app.services.guard_watch import GuardsDifferError, GuardWatch, SessionDiffersError
-from app.services.health_probes import SharedLook, StandInError, gateway_look, smtp_look, storage_look
-from app.services.jobs.figures import PICKUP_SECONDS, JobFigures, job_figures
-from app.services.replica_watch import ReplicaBehindError, ReplicaWatch
+from app.services.operations.guard_watch import GuardsDifferError, GuardWatch, SessionDiffersError
+from app.services.operations.probes import SharedLook, StandInError, gateway_look, smtp_look, storage_look
+from app.services.operations.replica_watch import ReplicaBehindError, ReplicaWatch
 from app.utils.disk import Room, database_full, room_of
 
 if TYPE_CHECKING:

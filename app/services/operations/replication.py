@@ -15,8 +15,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.database import Database
-from app.services import guard_manifest
-from app.services.schema_check import verify_version
+from app.services.operations import guard_manifest
+from app.services.operations.schema_check import verify_version
 from app.utils.clock import utc_now
 
 PUBLICATION = "articurated"

@@ -1,0 +1,1 @@
+"""For those who run the system: health, statistics, dead letters, schema and guard checks, replication."""
