@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from app.embedded.binaries import postgres_install
+from app.local.binaries import postgres_install
 from benchmarks.samples import Sample
 from benchmarks.works import BenchmarkError
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import make_url
 
-from app.embedded.postgres import START_SECONDS, EmbeddedPostgres, _users_of
-from app.embedded.process import EmbeddedError, stop, tail, wait_until, write_state
+from app.local.postgres import START_SECONDS, EmbeddedPostgres, _users_of
+from app.local.process import EmbeddedError, stop, tail, wait_until, write_state
 from tests import databases
 
 DATABASE = "replicated"

@@ -12,8 +12,8 @@ from typing import IO, cast
 from sqlalchemy import make_url
 
 from app.backup.errors import BackupError
-from app.embedded.binaries import postgres_install
-from app.embedded.process import EmbeddedError
+from app.local.binaries import postgres_install
+from app.local.process import EmbeddedError
 
 _DEBIAN = Path("/usr/lib/postgresql")
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)")

@@ -22,9 +22,9 @@ from app.backup.repository import Manifest, Repository, parse_lsn, segment_name
 from app.backup.source import Progress
 from app.backup.streams import Stream, write_sparse
 from app.backup.target import Target
-from app.embedded.binaries import postgres_install
-from app.embedded.postgres import EmbeddedPostgres
-from app.embedded.process import EmbeddedError, Process, stop, tail, write_private
+from app.local.binaries import postgres_install
+from app.local.postgres import EmbeddedPostgres
+from app.local.process import EmbeddedError, Process, stop, tail, write_private
 
 START_SECONDS = 3600
 _POLL_SECONDS = 0.05

@@ -25,7 +25,7 @@ from app.backup.source import Progress
 from app.backup.target import Target, base_for
 from app.config import Settings
 from app.database import Database
-from app.embedded.data_folder import make_data_dir
+from app.local.data_folder import make_data_dir
 from app.services.workflow.audit import AuditService
 from app.utils.media_types import content_disposition, sniff
 from app.utils.storage import StorageKeyExists, storage_for

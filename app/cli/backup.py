@@ -179,7 +179,7 @@ def restore(
     from app.backup.restore import restore
     from app.backup.target import Target
     from app.config import get_settings
-    from app.embedded.data_folder import default_data_dir
+    from app.local.data_folder import default_data_dir
 
     kept = _repository(repository)
     target = Target.parse(to, kept)
@@ -211,7 +211,7 @@ def _key() -> bytes | None:
 def _repository(chosen: Path | None) -> "Repository":
     from app.backup.repository import Repository
     from app.config import get_settings
-    from app.embedded.data_folder import default_data_dir
+    from app.local.data_folder import default_data_dir
 
     return Repository(chosen or get_settings().backup_path or default_data_dir() / "backups", _key())
 
@@ -227,8 +227,8 @@ def _source() -> "Source":
     from app.backup.errors import BackupError
     from app.backup.source import Source
     from app.config import get_settings
-    from app.embedded.data_folder import default_data_dir
-    from app.embedded.postgres import APP_ROLE, SUPERUSER, EmbeddedPostgres
+    from app.local.data_folder import default_data_dir
+    from app.local.postgres import APP_ROLE, SUPERUSER, EmbeddedPostgres
 
     cli_operations.connect_to_running_system()
     settings, data_dir = get_settings(), default_data_dir()

@@ -57,9 +57,9 @@ def up(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that do jobs.")] = 2,
 ) -> None:
     """Run the whole system; Ctrl-C ends it."""
-    from app.embedded.data_folder import default_data_dir
     from app.embedded.run import run_stack
     from app.embedded.stack import StackInfo, StackOptions
+    from app.local.data_folder import default_data_dir
 
     def announce(info: StackInfo) -> None:
         if json:
@@ -86,7 +86,7 @@ def api(
     from app.api_server import serve, serve_inherited
     from app.config import KEEP_ALIVE_SECONDS, get_settings
     from app.config_rules import refuse_public_address
-    from app.embedded.memory import api_processes
+    from app.utils.memory import api_processes
 
     _allow(allow_development_secrets)
     settings = get_settings()  # A wrong configuration is reported once, here, and not by every worker.
@@ -132,7 +132,7 @@ def gateway(
 
     from app.config import KEEP_ALIVE_SECONDS, SettingsError, get_settings
     from app.config_rules import refuse_public_address
-    from app.embedded.data_folder import default_data_dir
+    from app.local.data_folder import default_data_dir
     from app.mock_gateway.main import create_app
     from app.mock_gateway.settings import GatewaySettings
 
@@ -245,9 +245,9 @@ def demo(
 
     from app.config import get_settings
     from app.demo import Demo, DemoError, system_at
-    from app.embedded.data_folder import default_data_dir, free_data_dir
     from app.embedded.run import running_stack
     from app.embedded.stack import StackInfo, StackOptions
+    from app.local.data_folder import default_data_dir, free_data_dir
 
     console = Console(highlight=False, soft_wrap=True)
 
@@ -384,7 +384,7 @@ def _exit_code(fault: Exception) -> int | None:
     for module, name, code in (
         ("app.config", "SettingsError", 2),
         ("app.mock_gateway.settings", "GatewaySettingsError", 2),
-        ("app.embedded.process", "EmbeddedError", 1),
+        ("app.local.process", "EmbeddedError", 1),
         ("app.backup.errors", "BackupError", 1),
         ("app.services.operations.schema_check", "SchemaMismatchError", 1),
         ("app.services.operations.replication", "ReplicationError", 1),

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from app.embedded.child import Child
-from app.embedded.process import LOOPBACK, Process
+from app.local.process import LOOPBACK, Process
 
 BACKLOG = 2048
 SPARE = "api-spare"

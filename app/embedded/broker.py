@@ -12,9 +12,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app.embedded.binaries import valkey_server
-from app.embedded.data_folder import make_data_dir
-from app.embedded.process import (
+from app.local.binaries import valkey_server
+from app.local.data_folder import make_data_dir
+from app.local.process import (
     LOOPBACK,
     EmbeddedError,
     Process,

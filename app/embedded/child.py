@@ -7,7 +7,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Protocol
 
-from app.embedded.process import Process
+from app.local.process import Process
 
 FIRST_DELAY_SECONDS = 0.2
 PROMOTION_SIGNAL = signal.SIGUSR1

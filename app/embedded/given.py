@@ -9,7 +9,7 @@ import psycopg
 import redis
 
 from app.config import Settings
-from app.embedded.process import EmbeddedError
+from app.local.process import EmbeddedError
 
 CONNECT_SECONDS = 5
 

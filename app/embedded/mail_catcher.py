@@ -15,7 +15,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from app.config import KEEP_ALIVE_SECONDS
 from app.embedded.mail_store import MailStore
 from app.embedded.mailbox_app import create_app
-from app.embedded.process import LOOPBACK
+from app.local.process import LOOPBACK
 
 LARGEST_MAIL_BYTES = 32 * 1024 * 1024
 

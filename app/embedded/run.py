@@ -12,11 +12,11 @@ from pathlib import Path
 
 from app.config import ROOT, get_settings
 from app.embedded.console import ConsoleReporter
-from app.embedded.data_folder import is_in_use, locked, make_data_dir
 from app.embedded.given import require_given_servers
-from app.embedded.process import EmbeddedError, Process, bound_log, read_state, spawn, stop, tail, write_state
 from app.embedded.stack import STOP_ORDER, Stack, StackInfo, StackOptions
 from app.embedded.supervisor import Supervisor
+from app.local.data_folder import is_in_use, locked, make_data_dir
+from app.local.process import EmbeddedError, Process, bound_log, read_state, spawn, stop, tail, write_state
 
 STATE_FILE = "stack.json"
 STOP_SECONDS = 120.0

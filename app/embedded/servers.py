@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from app.embedded.broker import EmbeddedValkey
-from app.embedded.postgres import EmbeddedPostgres
+from app.local.postgres import EmbeddedPostgres
 
 
 class Servers(NamedTuple):

@@ -15,10 +15,10 @@ from app.config import ROOT, Settings
 from app.embedded.api_processes import ApiProcesses
 from app.embedded.broker import EmbeddedValkey
 from app.embedded.child import Child
-from app.embedded.data_folder import Ports, default_data_dir
-from app.embedded.memory import api_processes
-from app.embedded.postgres import EmbeddedPostgres
-from app.embedded.process import LOOPBACK, Process, accepts, port_is_free, session_pids, spawn
+from app.local.data_folder import Ports, default_data_dir
+from app.local.postgres import EmbeddedPostgres
+from app.local.process import LOOPBACK, Process, accepts, port_is_free, session_pids, spawn
+from app.utils.memory import api_processes
 
 DEFAULT_API_PORT = 8000
 FIRST_BACKUP_SECONDS = 600

@@ -18,9 +18,9 @@ from time import monotonic, sleep, time
 from sqlalchemy import make_url
 
 from app.config import ROOT
-from app.embedded.binaries import postgres_install
-from app.embedded.process import LOOPBACK, Process, choose_port, kill_group, session_pids, spawn, tail, wait_until
 from app.embedded.stack import answers
+from app.local.binaries import postgres_install
+from app.local.process import LOOPBACK, Process, choose_port, kill_group, session_pids, spawn, tail, wait_until
 from tests import compose_file, databases
 from tests.databases import TestServers
 

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from app.config import ROOT
-from app.embedded.postgres import SUPERUSER, EmbeddedPostgres
+from app.local.postgres import SUPERUSER, EmbeddedPostgres
 from tests.e2e.conftest import Journey, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.req("NFR-003.5"), pytest.mark.xdist_group("stack")]

@@ -16,7 +16,7 @@ import redis
 
 from app.config import ROOT, Settings
 from app.core.enums import WORKER_QUEUES
-from app.embedded.process import choose_port
+from app.local.process import choose_port
 from app.services.operations.health import ALIVE_PREFIX
 from tests.e2e.conftest import Journey, eventually
 

@@ -16,8 +16,8 @@ from sqlalchemy import make_url
 from app.config import ROOT, Settings
 from app.core.enums import Role
 from app.database import Database
-from app.embedded.process import choose_port, spawn, stop, tail, wait_until
 from app.embedded.stack import answers
+from app.local.process import choose_port, spawn, stop, tail, wait_until
 from app.services.access.keys import KeyService
 from tests import databases
 from tests.databases import TestServers

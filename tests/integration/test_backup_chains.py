@@ -24,7 +24,7 @@ from app.backup.source import Source
 from app.backup.target import Target
 from app.backup.verify import verify
 from app.config import Settings
-from app.embedded.postgres import SUPERUSER, EmbeddedPostgres
+from app.local.postgres import SUPERUSER, EmbeddedPostgres
 from tests import databases
 
 pytestmark = [pytest.mark.req("NFR-003.5"), pytest.mark.xdist_group("backup")]
@@ -134,7 +134,7 @@ def test_a_point_after_the_second_incremental_backup_is_restored(
     monkeypatch.undo()
     shop.execute("ALTER SYSTEM SET summarize_wal = off")
     shop.server.stop()
-    monkeypatch.setattr("app.embedded.postgres.DURABLE", {})
+    monkeypatch.setattr("app.local.postgres.DURABLE", {})
     shop.server.start()
     said.clear()
     assert back_up(shop.source, shop.kept, said.append).parent is None

@@ -21,8 +21,8 @@ from app.backup.source import Source
 from app.backup.target import Target
 from app.backup.verify import verify
 from app.config import Settings
-from app.embedded.postgres import SUPERUSER
-from app.embedded.process import wait_until
+from app.local.postgres import SUPERUSER
+from app.local.process import wait_until
 from tests import databases
 from tests.integration.test_upgrade_postgresql import OLD_INSTALL, OldPostgres
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from app.cli.main import cli
 from app.config import Settings, get_settings
 from app.database import Database, driver_url
-from app.embedded.binaries import postgres_install
+from app.local.binaries import postgres_install
 from app.services.operations import guard_manifest
 from app.services.operations.health import HealthService
 from app.services.operations.schema_check import SchemaMismatchError, guard_differences, verify_schema

@@ -16,8 +16,8 @@ from app.cli.main import cli
 from app.config import Settings, get_settings
 from app.database import Database
 from app.dependencies import Services
-from app.embedded.postgres import START_SECONDS, EmbeddedPostgres
-from app.embedded.process import wait_until
+from app.local.postgres import START_SECONDS, EmbeddedPostgres
+from app.local.process import wait_until
 from app.main import create_app
 from app.models import Base
 from app.seed import seed

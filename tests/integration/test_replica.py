@@ -25,7 +25,7 @@ from app.database import Database
 from app.dependencies import Services
 from app.doctor import databases as doctor
 from app.doctor.findings import Level
-from app.embedded.process import wait_until
+from app.local.process import wait_until
 from app.main import create_app
 from app.schemas.order import OrderQuery
 from app.services.operations import health as health_service

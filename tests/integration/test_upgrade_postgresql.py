@@ -15,9 +15,9 @@ import pytest
 from sqlalchemy import make_url
 
 from app.config import ROOT, Settings
-from app.embedded.binaries import postgres_install
-from app.embedded.postgres import START_SECONDS, SUPERUSER, EmbeddedPostgres
-from app.embedded.process import Process, stop, tail, wait_until, write_private
+from app.local.binaries import postgres_install
+from app.local.postgres import START_SECONDS, SUPERUSER, EmbeddedPostgres
+from app.local.process import Process, stop, tail, wait_until, write_private
 from app.seed import seed
 from tests import databases
 from tests.e2e.docs_shown import Example, compare, examples

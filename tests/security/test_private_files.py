@@ -8,7 +8,7 @@ import pytest
 
 from app.cli.operations import open_private
 from app.embedded.mail_store import MailStore
-from app.embedded.process import write_state
+from app.local.process import write_state
 from app.mock_gateway.store import Store
 
 pytestmark = [pytest.mark.req("NFR-004"), pytest.mark.security]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from app.embedded.binaries import valkey_server
-from app.embedded.process import LOOPBACK, choose_port, port_is_free, spawn, stop, tail, wait_until
+from app.local.binaries import valkey_server
+from app.local.process import LOOPBACK, choose_port, port_is_free, spawn, stop, tail, wait_until
 from tests.unit.test_container_files import PASSWORDS, SERVICES
 
 pytestmark = [pytest.mark.req("NFR-004.7", "DEV.2"), pytest.mark.security]

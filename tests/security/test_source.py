@@ -133,7 +133,7 @@ BUILT_SQL = {
     # The questions of the same module, all constants; what varies goes beside them.
     ("app/backup/create.py", "question.encode()"),
     # A choice between two constants.
-    ("app/embedded/postgres.py", "'CREATE ROLE {} LOGIN NOSUPERUSER ' + rights"),
+    ("app/local/postgres.py", "'CREATE ROLE {} LOGIN NOSUPERUSER ' + rights"),
 }
 """Where SQL is put together from something other than constants, each looked at by a person."""
 

@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 
 from app.embedded import supervisor as supervisor_module
 from app.embedded.child import Child
-from app.embedded.process import EmbeddedError, Process, spawn
 from app.embedded.supervisor import Supervisor
+from app.local.process import EmbeddedError, Process, spawn
 
 Specification: TypeAlias = dict[str, Any]
 WATCHDOG_SECONDS = 120.0

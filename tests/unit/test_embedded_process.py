@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from app.embedded import data_folder, guard, process
-from app.embedded.data_folder import DataFolderInUseError, Ports, free_data_dir, is_in_use, locked, make_data_dir
 from app.embedded.janitor import end_groups
-from app.embedded.process import EmbeddedError
+from app.local import data_folder, guard, process
+from app.local.data_folder import DataFolderInUseError, Ports, free_data_dir, is_in_use, locked, make_data_dir
+from app.local.process import EmbeddedError
 
 SLEEP = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
 STUBBORN = [
@@ -56,7 +56,7 @@ def test_output_through_a_pipe_leaves_the_log_to_errors(tmp_path: Path) -> None:
 
 def test_a_child_dies_with_its_parent_however_that_ends(tmp_path: Path) -> None:
     program = (
-        "import sys, time, pathlib; from app.embedded.process import spawn;"
+        "import sys, time, pathlib; from app.local.process import spawn;"
         f"child = spawn({SLEEP!r}, log=pathlib.Path(sys.argv[1]));"
         "print(child.pid, flush=True); time.sleep(600)"
     )
@@ -181,7 +181,7 @@ def test_who_asks_for_a_free_data_folder_gets_one_nobody_else_gets(tmp_path: Pat
     with locked(tmp_path / "data-2"):
         assert free_data_dir(folder) == folder
         assert free_data_dir(folder) == tmp_path / "data-3"
-        ask = "import sys, pathlib; from app.embedded.data_folder import free_data_dir; print(free_data_dir(pathlib.Path(sys.argv[1])))"
+        ask = "import sys, pathlib; from app.local.data_folder import free_data_dir; print(free_data_dir(pathlib.Path(sys.argv[1])))"
         asked = [subprocess.check_output([sys.executable, "-c", ask, folder], text=True).strip() for _ in range(2)]
         assert asked == [f"{folder}-4"] * 2  # The first of them ended, and with it its reservation.
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from app.config import Settings
-from app.embedded import memory
 from app.embedded import stack as stack_module
-from app.embedded.data_folder import locked
-from app.embedded.process import write_state
 from app.embedded.run import running_connection
 from app.embedded.stack import Stack, StackInfo, StackOptions
+from app.local.data_folder import locked
+from app.local.process import write_state
+from app.utils import memory
 
 EXTERNAL = {"DATABASE_URL": "postgresql://app:secret@db.example/orders", "REDIS_URL": "redis://cache.example/0"}
 

@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-from app.embedded.process import wait_until
+from app.local.process import wait_until
 from tests.unit.embedded_support import DEAF, IDLE, PARENT, POLITE, Specification, supervised
 from tests.unit.test_embedded_process import is_gone
 

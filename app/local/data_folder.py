@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.config import ROOT
-from app.embedded.process import EmbeddedError, choose_port, read_state, write_state
+from app.local.process import EmbeddedError, choose_port, read_state, write_state
 
 DEFAULT_DATA_DIR = ROOT / ".articurated"
 LEAVING_SECONDS = 20.0

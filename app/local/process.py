@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from app.embedded import guard
+from app.local import guard
 
 Process: TypeAlias = subprocess.Popen[bytes]
 LOOPBACK = "127.0.0.1"

@@ -22,9 +22,9 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 
-from app.embedded.binaries import install_for, may_enter, unprivileged_identity
-from app.embedded.data_folder import make_data_dir
-from app.embedded.process import (
+from app.local.binaries import install_for, may_enter, unprivileged_identity
+from app.local.data_folder import make_data_dir
+from app.local.process import (
     LOOPBACK,
     EmbeddedError,
     Identity,

@@ -14,7 +14,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from app.embedded.process import EmbeddedError, Identity
+from app.local.process import EmbeddedError, Identity
 
 UNPRIVILEGED_USERS = ("nobody", "postgres", "daemon")
 # Shared folders are safe here: the copy is built under a random name, and one that is there is looked at first.

@@ -1,0 +1,1 @@
+"""Programs that run on this machine: processes, the data folder, and a PostgreSQL server of our own."""
