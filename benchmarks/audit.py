@@ -9,10 +9,10 @@ from statistics import median
 from rich.console import Console
 
 from app.database import Database
-from app.seed import seed
 from app.services.workflow.audit import AuditService
 from benchmarks import cpu, environment, pgbench, servers
 from benchmarks.works import BenchmarkError
+from devtools.seed import seed
 
 
 async def verify(target: servers.Target, rounds: int) -> tuple[int, list[tuple[float, float, float]]]:

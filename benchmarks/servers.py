@@ -15,12 +15,12 @@ import psycopg
 from sqlalchemy import make_url
 
 from app.config import ROOT, Settings
-from app.embedded.stack import answers
 from app.local.data_folder import default_data_dir, make_data_dir
 from app.local.postgres import EmbeddedPostgres
 from app.local.process import Process, choose_port, spawn, stop, tail, wait_until
 from benchmarks import cpu
 from benchmarks.works import BenchmarkError
+from devtools.embedded.stack import answers
 
 START_SECONDS = 60.0
 

@@ -11,7 +11,6 @@ from rich.progress import Progress
 
 from app.core.enums import Role
 from app.database import Database
-from app.seed import seed
 from app.services.access.keys import KeyService
 from benchmarks import checks, environment, options, pgbench, servers
 from benchmarks.options import Options
@@ -20,6 +19,7 @@ from benchmarks.report import LABELS, TIMES, Report
 from benchmarks.samples import Comparison, Measurement
 from benchmarks.sides import Sides
 from benchmarks.works import STEPS, BenchmarkError, Pool, Work
+from devtools.seed import seed
 
 CALIBRATION_ORDERS = 5
 """Orders a connection walks to find out how many a round may need."""

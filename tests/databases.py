@@ -18,7 +18,7 @@ from sqlalchemy import make_url
 
 from alembic import command
 from app.config import ROOT
-from app.embedded.servers import ensure_servers
+from devtools.embedded.servers import ensure_servers
 
 ENVIRONMENT_KEY = "ARTICURATED_TEST_SERVERS"
 ROLE = "articurated_app"

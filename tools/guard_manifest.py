@@ -15,8 +15,8 @@ from sqlalchemy import make_url
 from alembic import command
 from app.config import ROOT, Settings
 from app.database import Database
-from app.embedded.servers import ensure_servers
 from app.services.operations.guard_manifest import PATH, as_json, read_guards, read_rights
+from devtools.embedded.servers import ensure_servers
 
 
 def main() -> None:

@@ -57,9 +57,9 @@ def up(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that do jobs.")] = 2,
 ) -> None:
     """Run the whole system; Ctrl-C ends it."""
-    from app.embedded.run import run_stack
-    from app.embedded.stack import StackInfo, StackOptions
     from app.local.data_folder import default_data_dir
+    from devtools.embedded.run import run_stack
+    from devtools.embedded.stack import StackInfo, StackOptions
 
     def announce(info: StackInfo) -> None:
         if json:
@@ -133,8 +133,8 @@ def gateway(
     from app.config import KEEP_ALIVE_SECONDS, SettingsError, get_settings
     from app.config_rules import refuse_public_address
     from app.local.data_folder import default_data_dir
-    from app.mock_gateway.main import create_app
-    from app.mock_gateway.settings import GatewaySettings
+    from devtools.mock_gateway.main import create_app
+    from devtools.mock_gateway.settings import GatewaySettings
 
     _allow(allow_development_secrets)
     if os.environ.get("ENVIRONMENT") == "production":
@@ -244,10 +244,10 @@ def demo(
     from rich.markup import escape
 
     from app.config import get_settings
-    from app.demo import Demo, DemoError, system_at
-    from app.embedded.run import running_stack
-    from app.embedded.stack import StackInfo, StackOptions
     from app.local.data_folder import default_data_dir, free_data_dir
+    from devtools.demo import Demo, DemoError, system_at
+    from devtools.embedded.run import running_stack
+    from devtools.embedded.stack import StackInfo, StackOptions
 
     console = Console(highlight=False, soft_wrap=True)
 
@@ -315,9 +315,9 @@ def seed(
 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from app import sample_documents
     from app.config import get_settings
-    from app.seed import seed as add_samples
+    from devtools import sample_documents
+    from devtools.seed import seed as add_samples
 
     cli_operations.connect_to_running_system()
     wanted = orders <= DOCUMENTS_UP_TO if documents is None else documents
@@ -383,7 +383,7 @@ def _exit_code(fault: Exception) -> int | None:
     """
     for module, name, code in (
         ("app.config", "SettingsError", 2),
-        ("app.mock_gateway.settings", "GatewaySettingsError", 2),
+        ("devtools.mock_gateway.settings", "GatewaySettingsError", 2),
         ("app.local.process", "EmbeddedError", 1),
         ("app.backup.errors", "BackupError", 1),
         ("app.services.operations.schema_check", "SchemaMismatchError", 1),

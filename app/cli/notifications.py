@@ -18,7 +18,7 @@ def mail_preview(
     output: Annotated[Path, typer.Option(help="Folder to write to; made if need be.")] = Path("mail-preview"),
 ) -> None:
     """Write every mail, SMS and chat message to a folder, filled with samples; nothing is sent."""
-    from app.utils.mail_preview import write_previews
+    from devtools.mail_preview import write_previews
 
     index = write_previews(output)
     typer.echo(f"{index.absolute()}")

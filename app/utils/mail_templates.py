@@ -20,9 +20,9 @@ from app.config import ROOT, Settings
 from app.utils import mail_contexts
 from app.utils.documents import seller_address
 from app.utils.formatting import date_text, money_text, payment_text, printable
-from app.utils.mail_samples import SAMPLES
 from app.utils.postal_address import postal_lines
 from app.utils.unlinked import greeting_name, unlinked
+from devtools.mail_samples import SAMPLES
 
 __all__ = ["CUSTOMER", "INTERNAL", "SAMPLES", "TEMPLATES", "RenderedMail", "Shop", "render_mail", "shop_of"]
 

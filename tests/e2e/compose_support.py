@@ -18,9 +18,9 @@ from time import monotonic, sleep, time
 from sqlalchemy import make_url
 
 from app.config import ROOT
-from app.embedded.stack import answers
 from app.local.binaries import postgres_install
 from app.local.process import LOOPBACK, Process, choose_port, kill_group, session_pids, spawn, tail, wait_until
+from devtools.embedded.stack import answers
 from tests import compose_file, databases
 from tests.databases import TestServers
 
@@ -164,7 +164,7 @@ class ComposeProject:
         environment = self.environment(name)
         if name == "mailpit":
             ports = [str(self._ports["mailpit", port]) for port in PORTS["mailpit"]]
-            module = ["-m", "app.embedded.mail_catcher", "--smtp-port", ports[0], "--http-port", ports[1]]
+            module = ["-m", "devtools.embedded.mail_catcher", "--smtp-port", ports[0], "--http-port", ports[1]]
             words = [sys.executable, *module, "--data-dir", str(self._folder(name))]
             environment["PYTHONPATH"] = str(ROOT)
         self.processes[name] = spawn(words, log=self.folder / "logs" / name, env=environment, cwd=self._folder(name))

@@ -14,9 +14,9 @@ from sqlalchemy import make_url
 from app.config import Settings
 from app.core.enums import Role
 from app.core.security import Principal, issue_token
-from app.embedded.run import RunningStack, running_stack
-from app.embedded.stack import StackOptions
 from app.utils.clock import utc_now, uuid7
+from devtools.embedded.run import RunningStack, running_stack
+from devtools.embedded.stack import StackOptions
 from tests import databases
 from tests.databases import TestServers
 from tests.factories import order_payload

@@ -17,9 +17,9 @@ import psycopg
 from sqlalchemy import make_url
 
 from app.config import ROOT
-from app.embedded.run import running_connection
-from app.embedded.stack import StackInfo
 from app.local.process import choose_port
+from devtools.embedded.run import running_connection
+from devtools.embedded.stack import StackInfo
 from tests import databases, identity_provider
 from tests.databases import TestServers
 from tests.e2e.docs_shown import blocks

@@ -18,11 +18,11 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app.embedded.broker import EmbeddedValkey
-from app.embedded.servers import ensure_servers
 from app.local import binaries
 from app.local.postgres import APP_ROLE, DATABASE, OWNER_ROLE, SUPERUSER, EmbeddedPostgres
 from app.local.process import EmbeddedError, Identity, wait_until
+from devtools.embedded.broker import EmbeddedValkey
+from devtools.embedded.servers import ensure_servers
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("embedded servers")]
 FOREVER = 60.0
@@ -227,7 +227,7 @@ def test_the_broker_keeps_what_it_holds_through_a_kill(valkey: EmbeddedValkey) -
 
 def test_both_die_with_the_process_that_started_them(tmp_path: Path) -> None:
     program = (
-        "import pathlib, sys, time; from app.embedded.broker import EmbeddedValkey;"
+        "import pathlib, sys, time; from devtools.embedded.broker import EmbeddedValkey;"
         "from app.local.postgres import EmbeddedPostgres;"
         "servers = [EmbeddedPostgres(pathlib.Path(sys.argv[1]), durable=False), EmbeddedValkey(pathlib.Path(sys.argv[1]))];"
         "[server.start() for server in servers]; print(*(server.pid for server in servers), flush=True); time.sleep(600)"

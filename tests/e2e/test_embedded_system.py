@@ -17,10 +17,10 @@ import psycopg
 import pytest
 
 from app.config import ROOT, Settings
-from app.embedded.run import RunningStack, running_connection, running_stack
-from app.embedded.stack import StackInfo, StackOptions, answers
 from app.local.data_folder import is_in_use
 from app.local.process import wait_until
+from devtools.embedded.run import RunningStack, running_connection, running_stack
+from devtools.embedded.stack import StackInfo, StackOptions, answers
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("embedded system")]
 FOREVER = 90.0

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.embedded.run import running_stack
-from app.embedded.stack import StackOptions
+from devtools.embedded.run import running_stack
+from devtools.embedded.stack import StackOptions
 from tests.databases import TestServers
 from tests.e2e.conftest import Journey, eventually
 from tests.factories import order_payload

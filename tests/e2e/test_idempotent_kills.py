@@ -15,8 +15,8 @@ import httpx2
 import psycopg
 import pytest
 
-from app.embedded.stack import answers
 from app.local.process import choose_port, session_pids, spawn, stop, tail
+from devtools.embedded.stack import answers
 from tests import databases
 from tests.databases import TestServers
 from tests.e2e.conftest import eventually

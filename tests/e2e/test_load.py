@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from app.config import ROOT
-from app.embedded.run import RunningStack
+from devtools.embedded.run import RunningStack
 
 pytestmark = [
     pytest.mark.e2e,

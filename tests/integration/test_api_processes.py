@@ -16,9 +16,9 @@ from sqlalchemy import make_url
 from app.config import ROOT, Settings
 from app.core.enums import Role
 from app.database import Database
-from app.embedded.stack import answers
 from app.local.process import choose_port, spawn, stop, tail, wait_until
 from app.services.access.keys import KeyService
+from devtools.embedded.stack import answers
 from tests import databases
 from tests.databases import TestServers
 from tests.integration.conftest import error_of

@@ -19,9 +19,9 @@ from app.database import Database, driver_url, sync_engine
 from app.dependencies import Services
 from app.doctor import databases as doctor
 from app.doctor.findings import Level
-from app.embedded.given import require_given_servers
 from app.main import create_app
 from app.services.operations.health import HealthService
+from devtools.embedded.given import require_given_servers
 from tests import databases
 from tests.databases import TestServers
 from tests.factories import order_payload

@@ -20,12 +20,12 @@ from app.local.postgres import START_SECONDS, EmbeddedPostgres
 from app.local.process import wait_until
 from app.main import create_app
 from app.models import Base
-from app.seed import seed
 from app.services.operations import guard_manifest
 from app.services.operations import replication as replication_service
 from app.services.operations.guard_manifest import always_triggers
 from app.services.operations.replication import FILLED_BY_MIGRATIONS, NUMBERED, Content, replicated_tables
 from app.services.operations.schema_check import SchemaMismatchError, guard_differences, verify_schema
+from devtools.seed import seed
 from tests import databases
 from tests.databases import TestServers
 from tests.integration.conftest import API_KEY, TO_DELIVERED, new_order

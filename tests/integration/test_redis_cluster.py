@@ -15,12 +15,12 @@ from app.database import Database
 from app.dependencies import Services
 from app.doctor import services as doctor
 from app.doctor.findings import Level
-from app.embedded.given import require_given_servers
 from app.local.binaries import valkey_server
 from app.local.process import LOOPBACK, EmbeddedError, choose_port, spawn, stop, wait_until
 from app.main import create_app
 from app.services.operations.health import HealthService
 from app.services.operations.redis_check import refuse_cluster
+from devtools.embedded.given import require_given_servers
 
 pytestmark = [pytest.mark.req("NFR-003"), pytest.mark.xdist_group("redis_cluster")]
 

@@ -7,12 +7,10 @@ from zoneinfo import ZoneInfo
 import psycopg
 import pytest
 
-from app import sample_documents
 from app.config import Settings
 from app.core.enums import OrderStatus, ReturnStatus, Role
 from app.database import Database, sync_engine
 from app.doctor import databases
-from app.seed import _number_returns, seed
 from app.services.documents.invoices import InvoiceService
 from app.services.operations.stats import StatsService
 from app.services.payments.reconciliation import PaymentReconciler
@@ -23,6 +21,8 @@ from app.tasks.workbench import Workbench
 from app.utils.invoice_generator import RenderingError
 from app.utils.shop_time import ShopTime
 from app.utils.storage import storage_for
+from devtools import sample_documents
+from devtools.seed import _number_returns, seed
 from tests.conftest import actor
 from tests.fakes import FakeGateway
 from tests.integration.jobs_support import FakeMailSender, FakeRenderer, claim, execute, pdf_of, rows, unpaid_orders

@@ -18,7 +18,7 @@ from app.config import ROOT, Settings
 from app.local.binaries import postgres_install
 from app.local.postgres import START_SECONDS, SUPERUSER, EmbeddedPostgres
 from app.local.process import Process, stop, tail, wait_until, write_private
-from app.seed import seed
+from devtools.seed import seed
 from tests import databases
 from tests.e2e.docs_shown import Example, compare, examples
 from tests.replication import WAIT_SECONDS

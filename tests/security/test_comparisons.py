@@ -15,10 +15,10 @@ from uuid import UUID
 import pytest
 
 from app.core.security import same_secret
-from app.mock_gateway.connections import Edge
 from app.services.documents.links import FileKind, FileLinks
 from app.services.payments.webhooks import WebhookSignatureError, verify_webhook
 from app.utils.exceptions import NotFoundError
+from devtools.mock_gateway.connections import Edge
 from tests.unit.gateway_support import SECRET
 from tests.unit.test_payment_gateway_webhooks import EVENT, NOW, TOLERANCE, body_of, headers_for
 

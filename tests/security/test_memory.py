@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import make_url
 
 from app.config import ROOT, Settings
-from app.embedded.stack import answers
 from app.local.process import choose_port, spawn, stop, tail, wait_until
+from devtools.embedded.stack import answers
 from tests import databases
 from tests.databases import TestServers
 from tests.integration.conftest import API_KEY

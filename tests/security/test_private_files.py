@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from app.cli.operations import open_private
-from app.embedded.mail_store import MailStore
 from app.local.process import write_state
-from app.mock_gateway.store import Store
+from devtools.embedded.mail_store import MailStore
+from devtools.mock_gateway.store import Store
 
 pytestmark = [pytest.mark.req("NFR-004"), pytest.mark.security]
 

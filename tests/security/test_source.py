@@ -50,7 +50,7 @@ NOT_SECRET = {
     # Names of tables.
     ("app/services/operations/schema_check.py", "list(present) != [expected]"),
     # The mock gateway's test tokens, which order an outcome.
-    ("app/mock_gateway/ledger.py", "_REFUND_FAILS"),
+    ("devtools/mock_gateway/ledger.py", "_REFUND_FAILS"),
 }
 
 
@@ -123,9 +123,9 @@ BUILT_SQL = {
     # One pair of columns for each line of a table in the same module.
     ("app/services/operations/service_levels.py", "'SELECT ' + ', '.join("),
     # One row for each kind of job in a table of the same module.
-    ("app/seed.py", "WITH settled AS"),
+    ("devtools/seed.py", "WITH settled AS"),
     # Kinds of jobs and of entities, from enumerations of this code base.
-    ("app/seed.py", "INSERT INTO jobs (kind, queue, entity_id, dedupe_key, payload, run_at)"),
+    ("devtools/seed.py", "INSERT INTO jobs (kind, queue, entity_id, dedupe_key, payload, run_at)"),
     # A constant of the same module, in seconds.
     ("app/services/workflow/verification.py", "DEAD_AFTER.total_seconds():.0f"),
     # Names of columns, in a rule of the schema.

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from app.embedded import supervisor as supervisor_module
-from app.embedded.child import Child
-from app.embedded.supervisor import Supervisor
 from app.local.process import EmbeddedError, Process, spawn
+from devtools.embedded import supervisor as supervisor_module
+from devtools.embedded.child import Child
+from devtools.embedded.supervisor import Supervisor
 
 Specification: TypeAlias = dict[str, Any]
 WATCHDOG_SECONDS = 120.0

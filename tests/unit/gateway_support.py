@@ -16,10 +16,10 @@ from uuid import uuid4
 import httpx2
 import uvicorn
 
-from app.mock_gateway.main import create_app
-from app.mock_gateway.settings import GatewaySettings
 from app.services.payments.gateway.http import HttpPaymentGateway
 from app.services.payments.gateway.port import GatewayPayment, PaymentRequest, RefundRequest
+from devtools.mock_gateway.main import create_app
+from devtools.mock_gateway.settings import GatewaySettings
 
 API_KEY = "sk_test_unit"
 SECRET = "whsec_unit-test-secret"

@@ -18,10 +18,10 @@ from app.config import DEVELOPMENT_CHANNEL_SECRET, Settings
 from app.services.jobs.service import JobKind
 from app.services.notifications.service import ALSO_TOLD, route_of
 from app.utils.channels import LogChannel, MailChannel, WebhookChannel, channels_for, signed_headers, signing_key
-from app.utils.mail_samples import SAMPLES
 from app.utils.messages import Attachment, Message, MessageDelayed, MessageRefused
 from app.utils.outbound import Outbound, OutboundAnswer, OutboundError
 from app.utils.short_texts import FOLDERS, LONGEST, SHORT_TEXTS, render_short
+from devtools.mail_samples import SAMPLES
 from tests.integration.jobs_support import FakeMailSender
 
 pytestmark = pytest.mark.req("REQ-006")

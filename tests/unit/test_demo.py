@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from app.config import Settings
-from app.demo import Demo, DemoError, system_at
+from devtools.demo import Demo, DemoError, system_at
 
 pytestmark = pytest.mark.req("DEV.1", "DEV.2")
 

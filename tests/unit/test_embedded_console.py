@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from app.embedded.child import Child
-from app.embedded.console import ConsoleReporter
-from app.embedded.stack import StackInfo
+from devtools.embedded.child import Child
+from devtools.embedded.console import ConsoleReporter
+from devtools.embedded.stack import StackInfo
 
 INFO = StackInfo(
     ready=True,

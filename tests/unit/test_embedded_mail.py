@@ -13,9 +13,9 @@ import pytest
 from aiosmtpd.smtp import SMTP
 from starlette.testclient import TestClient
 
-from app.embedded.mail_catcher import Catcher
-from app.embedded.mail_store import MailStore
-from app.embedded.mailbox_app import create_app
+from devtools.embedded.mail_catcher import Catcher
+from devtools.embedded.mail_store import MailStore
+from devtools.embedded.mailbox_app import create_app
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -72,7 +72,7 @@ def test_it_is_on_disk_before_the_sender_is_told(store: MailStore, monkeypatch: 
         synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         real(descriptor)
 
-    monkeypatch.setattr("app.embedded.mail_store.os.fsync", fsync)
+    monkeypatch.setattr("devtools.embedded.mail_store.os.fsync", fsync)
     mail_id = add(store, mail())
     assert [Path(path).name for path in synced] == [f"{mail_id}.part", "mail"]
 

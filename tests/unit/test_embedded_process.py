@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from app.embedded.janitor import end_groups
 from app.local import data_folder, guard, process
 from app.local.data_folder import DataFolderInUseError, Ports, free_data_dir, is_in_use, locked, make_data_dir
 from app.local.process import EmbeddedError
+from devtools.embedded.janitor import end_groups
 
 SLEEP = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
 STUBBORN = [

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from app.config import Settings
-from app.embedded import stack as stack_module
-from app.embedded.run import running_connection
-from app.embedded.stack import Stack, StackInfo, StackOptions
 from app.local.data_folder import locked
 from app.local.process import write_state
 from app.utils import memory
+from devtools.embedded import stack as stack_module
+from devtools.embedded.run import running_connection
+from devtools.embedded.stack import Stack, StackInfo, StackOptions
 
 EXTERNAL = {"DATABASE_URL": "postgresql://app:secret@db.example/orders", "REDIS_URL": "redis://cache.example/0"}
 
@@ -131,7 +131,7 @@ def test_counters_of_all_processes_begin_at_nothing_and_outlive_a_healed_one(
 @pytest.mark.parametrize("taken", [(), (8000,)])
 def test_port_8000_unless_it_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: tuple[int, ...]) -> None:
     for module in ("stack", "process"):
-        monkeypatch.setattr(f"app.embedded.{module}.port_is_free", lambda port: port not in taken)
+        monkeypatch.setattr(f"devtools.embedded.{module}.port_is_free", lambda port: port not in taken)
     for name, value in EXTERNAL.items():
         monkeypatch.setenv(name, value)
     stack = Stack(StackOptions(tmp_path), Settings(_env_file=None))

@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.main import cli
-from app.utils.mail_odd_samples import odd_samples
-from app.utils.mail_preview import write_previews
-from app.utils.mail_samples import SAMPLES
 from app.utils.mail_templates import TEMPLATES, render_mail
 from app.utils.short_texts import SHORT_TEXTS
+from devtools.mail_odd_samples import odd_samples
+from devtools.mail_preview import write_previews
+from devtools.mail_samples import SAMPLES
 from tests.unit.test_mail_templates import Page
 
 pytestmark = pytest.mark.req("REQ-006", "INT-002")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.mock_gateway.main import create_app
+from devtools.mock_gateway.main import create_app
 from tests.unit.gateway_merchant import PAYMENT, Clock, captured, error_of, give_back, movements, pay
 from tests.unit.gateway_support import API_KEY, gateway_settings
 

@@ -33,7 +33,7 @@ def gateway_process(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str
     environment.pop("PAYMENT_WEBHOOK_URL", None)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        command = [sys.executable, "-m", "uvicorn", "--factory", "app.mock_gateway.main:create_app_from_env"]
+        command = [sys.executable, "-m", "uvicorn", "--factory", "devtools.mock_gateway.main:create_app_from_env"]
         process = subprocess.Popen(
             [*command, "--fd", str(listener.fileno()), "--log-level", "error"],
             cwd=ROOT,

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import httpx2
 import pytest
 
-from app.mock_gateway.connections import ConnectionDroppedError
-from app.mock_gateway.main import create_app
+from devtools.mock_gateway.connections import ConnectionDroppedError
+from devtools.mock_gateway.main import create_app
 from tests.unit.gateway_support import API_KEY, LiveGateway, gateway_settings, live_gateway, wait_for
 
 pytestmark = pytest.mark.req("INT-001")

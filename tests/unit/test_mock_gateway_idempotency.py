@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from app.mock_gateway.main import create_app
+from devtools.mock_gateway.main import create_app
 from tests.unit.gateway_merchant import Clock, captured, error_of, give_back, movements, pay
 from tests.unit.gateway_support import API_KEY, gateway_settings
 

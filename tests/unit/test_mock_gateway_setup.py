@@ -8,11 +8,11 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.mock_gateway.errors import RefusalError
-from app.mock_gateway.main import create_app, create_app_from_env
-from app.mock_gateway.money import to_minor, to_text
-from app.mock_gateway.settings import GatewaySettings, GatewaySettingsError
-from app.mock_gateway.store import Store, StoreInUseError
+from devtools.mock_gateway.errors import RefusalError
+from devtools.mock_gateway.main import create_app, create_app_from_env
+from devtools.mock_gateway.money import to_minor, to_text
+from devtools.mock_gateway.settings import GatewaySettings, GatewaySettingsError
+from devtools.mock_gateway.store import Store, StoreInUseError
 from tests.unit.gateway_merchant import captured, give_back
 from tests.unit.gateway_support import API_KEY, SECRET, gateway_settings
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from app.mock_gateway.clock import system_clock
-from app.mock_gateway.events import Outbox, Treatment
-from app.mock_gateway.main import create_app
-from app.mock_gateway.store import Store
-from app.mock_gateway.webhooks import secret_bytes, sign
+from devtools.mock_gateway.clock import system_clock
+from devtools.mock_gateway.events import Outbox, Treatment
+from devtools.mock_gateway.main import create_app
+from devtools.mock_gateway.store import Store
+from devtools.mock_gateway.webhooks import secret_bytes, sign
 from tests.unit.gateway_support import (
     API_KEY,
     SECRET,

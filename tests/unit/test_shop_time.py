@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from app.config import ROOT, Settings, SettingsError, get_settings
-from app.utils.mail_samples import SAMPLES
 from app.utils.mail_templates import render_mail
 from app.utils.shop_time import ReturnWindow, ShopTime
+from devtools.mail_samples import SAMPLES
 
 
 def shop(zone: str) -> ShopTime:

@@ -12,13 +12,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from app.config import ROOT, Settings
-from app.embedded.api_processes import ApiProcesses
-from app.embedded.broker import EmbeddedValkey
-from app.embedded.child import Child
 from app.local.data_folder import Ports, default_data_dir
 from app.local.postgres import EmbeddedPostgres
 from app.local.process import LOOPBACK, Process, accepts, port_is_free, session_pids, spawn
 from app.utils.memory import api_processes
+from devtools.embedded.api_processes import ApiProcesses
+from devtools.embedded.broker import EmbeddedValkey
+from devtools.embedded.child import Child
 
 DEFAULT_API_PORT = 8000
 FIRST_BACKUP_SECONDS = 600
@@ -164,7 +164,7 @@ class Stack:
                 self._part(
                     "mail",
                     words,
-                    module="app.embedded.mail_catcher",
+                    module="devtools.embedded.mail_catcher",
                     stage=1,
                     ready=lambda: accepts(smtp) and answers(page),
                 )

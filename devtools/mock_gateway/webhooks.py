@@ -15,10 +15,10 @@ import logging
 
 import httpx2
 
-from app.mock_gateway.clock import Clock
-from app.mock_gateway.connections import IDENTITY_HEADER
-from app.mock_gateway.events import DueEvent, Outbox
-from app.mock_gateway.settings import GatewaySettings
+from devtools.mock_gateway.clock import Clock
+from devtools.mock_gateway.connections import IDENTITY_HEADER
+from devtools.mock_gateway.events import DueEvent, Outbox
+from devtools.mock_gateway.settings import GatewaySettings
 
 _LOG = logging.getLogger("articurated.gateway")
 _PREFIX = "whsec_"

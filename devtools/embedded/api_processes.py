@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-from app.embedded.child import Child
 from app.local.process import LOOPBACK, Process
+from devtools.embedded.child import Child
 
 BACKLOG = 2048
 SPARE = "api-spare"

@@ -1,6 +1,6 @@
 """The gateway as an ASGI application (INT-001).
 
-Run it with `articurated gateway`, or `uvicorn --factory app.mock_gateway.main:create_app_from_env`.
+Run it with `articurated gateway`, or `uvicorn --factory devtools.mock_gateway.main:create_app_from_env`.
 One process per data folder.
 
 `GET /` is a page for people, `GET /health` for supervisors; everything else wants
@@ -19,8 +19,8 @@ header `Articurated-Mock-Gateway: true`, and `GET /health` has `"mock": true`: p
     POST|GET|DELETE /control/faults   GET|PUT /control/profile    GET /control/ledger
     GET  /control/events              POST /control/events/{id}/resend    POST /control/reset
 
-Every POST under /v1 takes an `Idempotency-Key`: `app.mock_gateway.desk`. Tokens with a meaning:
-`app.mock_gateway.ledger`. Faults: `app.mock_gateway.faults`. Webhooks: `app.mock_gateway.webhooks`.
+Every POST under /v1 takes an `Idempotency-Key`: `devtools.mock_gateway.desk`. Tokens with a meaning:
+`devtools.mock_gateway.ledger`. Faults: `devtools.mock_gateway.faults`. Webhooks: `devtools.mock_gateway.webhooks`.
 """
 
 import asyncio
@@ -32,14 +32,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
-from app.mock_gateway import control_api, payments_api
-from app.mock_gateway.clock import Clock, system_clock
-from app.mock_gateway.connections import Edge
-from app.mock_gateway.desk import json_response
-from app.mock_gateway.errors import RefusalError, error_body
-from app.mock_gateway.gateway import CurrentGateway, Gateway
-from app.mock_gateway.page import PAGE_HEADERS, render
-from app.mock_gateway.settings import GatewaySettings
+from devtools.mock_gateway import control_api, payments_api
+from devtools.mock_gateway.clock import Clock, system_clock
+from devtools.mock_gateway.connections import Edge
+from devtools.mock_gateway.desk import json_response
+from devtools.mock_gateway.errors import RefusalError, error_body
+from devtools.mock_gateway.gateway import CurrentGateway, Gateway
+from devtools.mock_gateway.page import PAGE_HEADERS, render
+from devtools.mock_gateway.settings import GatewaySettings
 
 _LATEST = 25
 

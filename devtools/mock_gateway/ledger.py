@@ -21,12 +21,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from app.mock_gateway.clock import Clock, new_id, rfc3339
-from app.mock_gateway.errors import error_body, invalid
-from app.mock_gateway.events import Outbox, Treatment
-from app.mock_gateway.money import to_minor, to_text
-from app.mock_gateway.store import Store
-from app.mock_gateway.wire import payment_wire, refund_wire
+from devtools.mock_gateway.clock import Clock, new_id, rfc3339
+from devtools.mock_gateway.errors import error_body, invalid
+from devtools.mock_gateway.events import Outbox, Treatment
+from devtools.mock_gateway.money import to_minor, to_text
+from devtools.mock_gateway.store import Store
+from devtools.mock_gateway.wire import payment_wire, refund_wire
 
 Movement = Literal["authorization", "capture", "void", "refund"]
 

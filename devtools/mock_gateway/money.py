@@ -2,7 +2,7 @@
 
 import re
 
-from app.mock_gateway.errors import invalid
+from devtools.mock_gateway.errors import invalid
 
 _NO_MINOR_UNIT = frozenset(
     {"BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND", "VUV"}

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from app.mock_gateway.clock import Clock, new_id, rfc3339
-from app.mock_gateway.errors import invalid
-from app.mock_gateway.store import Store
+from devtools.mock_gateway.clock import Clock, new_id, rfc3339
+from devtools.mock_gateway.errors import invalid
+from devtools.mock_gateway.store import Store
 
 EventType = Literal[
     "payment.authorized",

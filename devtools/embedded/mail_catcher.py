@@ -1,6 +1,6 @@
 """A mail server that delivers nowhere: it keeps what it is given and shows it in a mailbox page (INT-002).
 
-Run it with `python -m app.embedded.mail_catcher --smtp-port 1025 --http-port 8025 --data-dir FOLDER`.
+Run it with `python -m devtools.embedded.mail_catcher --smtp-port 1025 --http-port 8025 --data-dir FOLDER`.
 Mails are kept in `FOLDER/mail`, each on disk before its sender is answered 250. Its greeting says what it is
 ("220 host ArtiCurated mail catcher"), by which production refuses it.
 """
@@ -13,9 +13,9 @@ import uvicorn
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from app.config import KEEP_ALIVE_SECONDS
-from app.embedded.mail_store import MailStore
-from app.embedded.mailbox_app import create_app
 from app.local.process import LOOPBACK
+from devtools.embedded.mail_store import MailStore
+from devtools.embedded.mailbox_app import create_app
 
 LARGEST_MAIL_BYTES = 32 * 1024 * 1024
 

@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from app.embedded.mail_store import Mail, MailStore
+from devtools.embedded.mail_store import Mail, MailStore
 
 PAGES = Path(__file__).parent / "mailbox_pages"
 LIST_LENGTH = 200

@@ -30,7 +30,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.mock_gateway.store import Store
+from devtools.mock_gateway.store import Store
 
 Operation = Literal["authorize", "capture", "refund", "lookup", "any"]
 Mode = Literal[

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
-from app.embedded.child import Child
+from devtools.embedded.child import Child
 
 if TYPE_CHECKING:
-    from app.embedded.stack import StackInfo
+    from devtools.embedded.stack import StackInfo
 
 TITLES = {
     "postgres": "PostgreSQL",

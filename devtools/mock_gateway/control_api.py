@@ -5,8 +5,8 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
-from app.mock_gateway.faults import FaultOrder
-from app.mock_gateway.gateway import CurrentGateway
+from devtools.mock_gateway.faults import FaultOrder
+from devtools.mock_gateway.gateway import CurrentGateway
 
 router = APIRouter(prefix="/control")
 
@@ -22,7 +22,7 @@ class Profile(BaseModel):
 
 @router.post("/faults")
 async def order_fault(order: FaultOrder, gateway: CurrentGateway) -> dict[str, Any]:
-    """Order a fault; `app.mock_gateway.faults` lists the modes."""
+    """Order a fault; `devtools.mock_gateway.faults` lists the modes."""
     return gateway.faults.add(order)
 
 

@@ -21,14 +21,14 @@ from typing import Any
 import httpx2
 from fastapi.responses import Response
 
-from app.mock_gateway.clock import Clock
-from app.mock_gateway.connections import DroppedConnection
-from app.mock_gateway.errors import RefusalError, error_body, invalid
-from app.mock_gateway.events import Treatment
-from app.mock_gateway.faults import BEFORE, DELAY, DURING, READING, WEBHOOK, Fault, Faults
-from app.mock_gateway.ledger import Answer
-from app.mock_gateway.store import Store
-from app.mock_gateway.webhooks import Dispatcher
+from devtools.mock_gateway.clock import Clock
+from devtools.mock_gateway.connections import DroppedConnection
+from devtools.mock_gateway.errors import RefusalError, error_body, invalid
+from devtools.mock_gateway.events import Treatment
+from devtools.mock_gateway.faults import BEFORE, DELAY, DURING, READING, WEBHOOK, Fault, Faults
+from devtools.mock_gateway.ledger import Answer
+from devtools.mock_gateway.store import Store
+from devtools.mock_gateway.webhooks import Dispatcher
 
 MAX_KEY_LENGTH = 255
 _ORDERED_ERROR = error_body("api_error", "ordered_error", "The gateway failed, as ordered.")

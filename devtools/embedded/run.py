@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.config import ROOT, get_settings
-from app.embedded.console import ConsoleReporter
-from app.embedded.given import require_given_servers
-from app.embedded.stack import STOP_ORDER, Stack, StackInfo, StackOptions
-from app.embedded.supervisor import Supervisor
 from app.local.data_folder import is_in_use, locked, make_data_dir
 from app.local.process import EmbeddedError, Process, bound_log, read_state, spawn, stop, tail, write_state
+from devtools.embedded.console import ConsoleReporter
+from devtools.embedded.given import require_given_servers
+from devtools.embedded.stack import STOP_ORDER, Stack, StackInfo, StackOptions
+from devtools.embedded.supervisor import Supervisor
 
 STATE_FILE = "stack.json"
 STOP_SECONDS = 120.0

@@ -4,7 +4,7 @@ import json
 import sqlite3
 from typing import Any
 
-from app.mock_gateway.money import to_text
+from devtools.mock_gateway.money import to_text
 
 
 def payment_wire(row: sqlite3.Row) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.mock_gateway.desk import Command, fingerprint
-from app.mock_gateway.errors import RefusalError, invalid
-from app.mock_gateway.gateway import CurrentGateway, Gateway
-from app.mock_gateway.ledger import PaymentOrder, RefundOrder
+from devtools.mock_gateway.desk import Command, fingerprint
+from devtools.mock_gateway.errors import RefusalError, invalid
+from devtools.mock_gateway.gateway import CurrentGateway, Gateway
+from devtools.mock_gateway.ledger import PaymentOrder, RefundOrder
 
 router = APIRouter(prefix="/v1")
 

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.mock_gateway.errors import error_body
+from devtools.mock_gateway.errors import error_body
 
 MAX_BODY_BYTES = 65_536
 IDENTITY_HEADER = "articurated-mock-gateway"

@@ -4,7 +4,7 @@ Nothing is faked past the rules. Orders are inserted as new and walked through t
 API uses, a thousand at a time, with the times of their steps in the past; so the audit chains, the events
 and the guards hold for sample data as for any other. Its jobs are DISMISSED: no customer of the sample gets
 mail, and no gateway was ever asked for its refunds. The jobs of its documents are made due when documents are wanted
-(`app.sample_documents`).
+(`devtools.sample_documents`).
 """
 
 import random
@@ -23,7 +23,6 @@ from app.core.actor import SYSTEM_JOB, Actor
 from app.core.enums import ActorType, EntityType, JobState, OrderStatus, RefundState, ReturnStatus, Role, Trigger
 from app.database import sync_engine
 from app.models.return_request import ReturnRequest
-from app.sample_catalogue import ADDRESSES, CARRIERS, FIRST_NAMES, LAST_NAMES, PRODUCTS, RETURN_REASONS
 from app.services.jobs.service import JobKind, queue_of
 from app.services.orders import service as order_service
 from app.services.orders.draft import CENT
@@ -35,6 +34,7 @@ from app.services.workflow.transitions import Statement, TransitionRequest
 from app.utils.clock import utc_now, uuid7
 from app.utils.search_terms import order_terms
 from app.utils.shop_time import ShopTime
+from devtools.sample_catalogue import ADDRESSES, CARRIERS, FIRST_NAMES, LAST_NAMES, PRODUCTS, RETURN_REASONS
 
 BATCH = 1000
 WITHOUT_MAIL = '{"mail": false}'

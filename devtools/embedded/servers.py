@@ -5,8 +5,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from app.embedded.broker import EmbeddedValkey
 from app.local.postgres import EmbeddedPostgres
+from devtools.embedded.broker import EmbeddedValkey
 
 
 class Servers(NamedTuple):

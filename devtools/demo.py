@@ -19,8 +19,8 @@ from rich.markup import escape
 from app.config import Settings
 from app.core.enums import Role
 from app.core.security import Principal, issue_token
-from app.embedded.stack import StackInfo
 from app.utils.clock import utc_now, uuid7
+from devtools.embedded.stack import StackInfo
 
 T = TypeVar("T")
 

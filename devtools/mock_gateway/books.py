@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from app.mock_gateway.errors import invalid
-from app.mock_gateway.money import to_text
-from app.mock_gateway.store import Store
-from app.mock_gateway.wire import payment_wire, refund_wire, transaction_wire
+from devtools.mock_gateway.errors import invalid
+from devtools.mock_gateway.money import to_text
+from devtools.mock_gateway.store import Store
+from devtools.mock_gateway.wire import payment_wire, refund_wire, transaction_wire
 
 _KINDS = {"authorization": "authorized", "capture": "captured", "void": "voided", "refund": "refunded"}
 

@@ -4,15 +4,15 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app.mock_gateway.books import Books
-from app.mock_gateway.clock import Clock
-from app.mock_gateway.desk import Desk
-from app.mock_gateway.events import Outbox
-from app.mock_gateway.faults import Faults
-from app.mock_gateway.ledger import Ledger
-from app.mock_gateway.settings import GatewaySettings
-from app.mock_gateway.store import Store
-from app.mock_gateway.webhooks import Dispatcher
+from devtools.mock_gateway.books import Books
+from devtools.mock_gateway.clock import Clock
+from devtools.mock_gateway.desk import Desk
+from devtools.mock_gateway.events import Outbox
+from devtools.mock_gateway.faults import Faults
+from devtools.mock_gateway.ledger import Ledger
+from devtools.mock_gateway.settings import GatewaySettings
+from devtools.mock_gateway.store import Store
+from devtools.mock_gateway.webhooks import Dispatcher
 
 
 class Gateway:

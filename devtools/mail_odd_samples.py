@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
-from app.utils.mail_samples import SAMPLES
+from devtools.mail_samples import SAMPLES
 
 _UNBROKEN: Final = "0123456789ABCDEF"
 

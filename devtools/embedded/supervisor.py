@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from app.embedded.child import FIRST_DELAY_SECONDS, PROMOTION_SIGNAL, Child, Phase, Reporter
-from app.embedded.janitor import Janitor
 from app.local.guard import adopt_orphans
 from app.local.process import EmbeddedError, Process, bound_log, kill_group, tail
+from devtools.embedded.child import FIRST_DELAY_SECONDS, PROMOTION_SIGNAL, Child, Phase, Reporter
+from devtools.embedded.janitor import Janitor
 
 LONGEST_DELAY_SECONDS = 5.0
 READY_POLL_SECONDS = 0.05

@@ -9,10 +9,10 @@ from typing import Any, Final
 import jinja2
 
 from app.utils.email_sender import OutgoingMail, compose, message_id_for
-from app.utils.mail_odd_samples import odd_samples
-from app.utils.mail_samples import SAMPLES
 from app.utils.mail_templates import CUSTOMER, TEMPLATES, RenderedMail, Shop, render_mail
 from app.utils.short_texts import SHORT_TEXTS, render_short
+from devtools.mail_odd_samples import odd_samples
+from devtools.mail_samples import SAMPLES
 
 _SENT_AT: Final = datetime(2026, 11, 22, 14, 5, 11, tzinfo=UTC)
 _FROM: Final = "orders@articurated.example"
