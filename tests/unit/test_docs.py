@@ -221,8 +221,8 @@ def test_every_error_is_told_with_its_status() -> None:
 @pytest.mark.req("INT-001")
 def test_money_tells_every_outcome_state_and_difference() -> None:
     outcomes_told = section("explanation/money.md", "## What the gateway reports")
-    services = ROOT / "app" / "services"
-    sources = [services / f"{name}.py" for name in ("payment_service", "money_in", "disputes")]
+    services = ROOT / "app" / "services" / "payments"
+    sources = [services / f"{name}.py" for name in ("service", "money_in", "disputes")]
     source = "".join(file.read_text(encoding="utf-8") for file in sources)
     outcomes = set(re.findall(r'return "([A-Z_]+)"', source)) | set(NEEDS_A_PERSON) | {"DUPLICATE"}
     for outcome in outcomes:

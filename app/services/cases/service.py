@@ -20,7 +20,7 @@ from app.database import Database
 from app.models.case import Case
 from app.models.order import Order
 from app.schemas.case import CaseQuery
-from app.services import events as event_service
+from app.services import events
 from app.services import paging as pages
 from app.services.access import permissions
 from app.services.access.permissions import Action
@@ -119,7 +119,7 @@ async def opened_case(
         "entity_id": str(entity_id),
         "order_id": str(order_id) if order_id else None,
     }
-    await event_service.append(session, EntityType.CASE, case_id, 1, "case.opened", now, facts)
+    await events.append(session, EntityType.CASE, case_id, 1, "case.opened", now, facts)
     if alerts:
         await job_service.add(session, JobKind.NOTIFY_CASE, case_id, f"{JobKind.NOTIFY_CASE}:{case_id}")
     return case_id
@@ -151,7 +151,7 @@ async def _close(session: AsyncSession, case: Case, actor: Actor, note: str, act
         # The note is people's text and stays with the case: an event holds ids and codes.
         "action": action,
     }
-    await event_service.append(session, EntityType.CASE, case.id, case.version, "case.closed", now, facts)
+    await events.append(session, EntityType.CASE, case.id, case.version, "case.closed", now, facts)
 
 
 def gateway_event_id(webhook_id: str) -> UUID:

@@ -50,7 +50,7 @@ from app.models.invoice import Invoice
 from app.models.order import Order
 from app.models.payment import Refund
 from app.models.return_request import ReturnRequest
-from app.services import events as event_service
+from app.services import events
 from app.services.access import permissions
 from app.services.access.permissions import Action
 from app.services.cases import service as case_service
@@ -481,4 +481,4 @@ async def _append_event(session: AsyncSession, document: Invoice, seq: int, what
     if document.refund_id is not None:
         facts["refund_id"] = str(document.refund_id)
     event_type = f"{document.kind.lower()}.{what}"
-    await event_service.append(session, EntityType.INVOICE, document.id, seq, event_type, at, facts)
+    await events.append(session, EntityType.INVOICE, document.id, seq, event_type, at, facts)

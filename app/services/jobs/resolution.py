@@ -15,7 +15,7 @@ from app.core.actor import SYSTEM_JOB, Actor
 from app.core.enums import EntityType, JobState
 from app.models.event import Event
 from app.models.job import DeadLetter, Job
-from app.services import events as event_service
+from app.services import events
 from app.utils.exceptions import InvalidStateTransitionError
 
 Resolution = Literal["RETRIED", "DISMISSED"]
@@ -55,7 +55,7 @@ async def resolve(
         "note": note,
     }
     seq = await _next_seq(session, letter.job_id)
-    await event_service.append(session, EntityType.JOB, letter.job_id, seq, f"job.{resolution.lower()}", at, facts)
+    await events.append(session, EntityType.JOB, letter.job_id, seq, f"job.{resolution.lower()}", at, facts)
     await session.flush()
 
 

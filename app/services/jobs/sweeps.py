@@ -21,7 +21,7 @@ from app.database import Database
 from app.models.order import Order
 from app.models.payment import Payment, Refund
 from app.models.return_request import ReturnRequest
-from app.services import events as event_service
+from app.services import events
 from app.services.access.idempotency import KEPT_FOR
 from app.services.jobs import service as job_service
 from app.services.jobs.due_time import due_time, hold_overdue
@@ -218,7 +218,7 @@ class SweepService:
         session.add(refund)
         await session.flush()
         facts = {"order_id": str(payment.order_id), "amount": str(refund.amount), "currency": refund.currency}
-        await event_service.append(session, EntityType.REFUND, refund.id, 1, "refund.created", now, facts)
+        await events.append(session, EntityType.REFUND, refund.id, 1, "refund.created", now, facts)
         return await job_service.add(
             session, JobKind.PROCESS_REFUND, refund.id, f"{JobKind.PROCESS_REFUND}:{refund.id}"
         )

@@ -19,7 +19,7 @@ from app.mail_address import mail_address, masked
 from app.models.job import Job
 from app.models.notification import Notification
 from app.schemas.notification import NotificationResponse
-from app.services import events as event_service
+from app.services import events
 from app.services.access import permissions
 from app.services.access.permissions import Action
 from app.services.jobs import service as job_service
@@ -88,7 +88,7 @@ class MessageResend:
                 "former_recipient": masked(earlier.recipient),
                 "recipient": masked(recipient),
             }
-            await event_service.append(session, EntityType.JOB, job_id, 1, "job.resent", new.created_at, facts)
+            await events.append(session, EntityType.JOB, job_id, 1, "job.resent", new.created_at, facts)
             return (await session.execute(select(*_SHOWN).where(Notification.id == new.id))).one()._asdict()
 
     def _row(self, earlier: Notification, recipient: str, actor: Actor) -> NewRow:

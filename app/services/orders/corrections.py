@@ -22,7 +22,7 @@ from app.models.order import Order, OrderLineItem
 from app.models.order_correction import OrderCorrection
 from app.schemas.common import PageQuery
 from app.schemas.order import OrderCorrect
-from app.services import events as event_service
+from app.services import events
 from app.services import paging as pages
 from app.services.access import permissions
 from app.services.access.permissions import Action
@@ -122,7 +122,7 @@ class CorrectionService:
         await session.flush()
         await order_search.refresh(session, order)
         facts = {"correction_id": str(correction.id), "fields": sorted(changes)}
-        await event_service.append(session, EntityType.ORDER, order.id, order.version, "order.corrected", now, facts)
+        await events.append(session, EntityType.ORDER, order.id, order.version, "order.corrected", now, facts)
         if "shipping_address" in changes and order.status in _TO_THE_WAREHOUSE:
             kind = JobKind.NOTIFY_WAREHOUSE_ORDER_READY
             key = f"{kind}:{order.id}:{order.version}"

@@ -16,7 +16,7 @@ from app.models.order import Order, OrderLineItem, order_number_seq
 from app.models.payment import Payment
 from app.schemas.common import PageQuery
 from app.schemas.order import OrderCancel, OrderCreate, OrderQuery, OrderStateUpdate
-from app.services import events as event_service
+from app.services import events
 from app.services import paging as pages
 from app.services.access import permissions
 from app.services.access.permissions import Action
@@ -25,8 +25,7 @@ from app.services.jobs.service import JobKind, queue_of
 from app.services.orders import draft as order_draft
 from app.services.orders import search as order_search
 from app.services.orders.views import order_summary, order_view, with_lines
-from app.services.workflow import audit as audit_service
-from app.services.workflow import tampering, transitions
+from app.services.workflow import audit, tampering, transitions
 from app.services.workflow.transitions import Effect, Machine, Outcome, TransitionRequest
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.exceptions import ForbiddenError, OrderNotFoundError
@@ -176,7 +175,7 @@ class OrderService:
                 )
             )
             facts = {"customer_id": str(order.customer_id), "placed_by": str(actor.role or actor.type).lower()}
-            await event_service.append(session, EntityType.ORDER, order.id, 1, "order.created", now, facts)
+            await events.append(session, EntityType.ORDER, order.id, 1, "order.created", now, facts)
             await session.flush()
             if order.total_amount == 0:
                 return await self._pay_nothing(session, order.id, now)
@@ -330,7 +329,7 @@ class OrderService:
         """
         await self.get(order_id, actor)
         async with self._database.autocommit() as connection:
-            return await audit_service.history_of(connection, EntityType.ORDER, order_id, page, actor)
+            return await audit.history_of(connection, EntityType.ORDER, order_id, page, actor)
 
     async def _move(
         self,

@@ -15,7 +15,7 @@ from sqlalchemy import Row, func, select, update
 from app.core.enums import EntityType
 from app.database import Database
 from app.models.payment import Payment
-from app.services import events as event_service
+from app.services import events
 from app.services.payments import money_in
 from app.services.payments.gateway.port import GatewayPayment, GatewayRejected, PaymentGateway, PaymentRequest
 from app.utils.clock import Clock
@@ -55,7 +55,7 @@ async def collected(database: Database, gateway: PaymentGateway, payment_id: UUI
         if (known := noted.scalar_one_or_none()) is not None:
             if found.refunded_amount:
                 await money_in.ask_a_person(session, "REFUNDED_ELSEWHERE", found, known, clock(), found_by="collection")
-            await event_service.append(
+            await events.append(
                 session,
                 EntityType.PAYMENT,
                 payment_id,

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from app.core.enums import EntityType, RefundState
 from app.models.payment import Payment, Refund
 from app.models.return_request import ReturnRequest
-from app.services import events as event_service
+from app.services import events
 from app.services.jobs import service as job_service
 from app.services.jobs.service import JobKind
 
@@ -41,7 +41,7 @@ async def change_refund(session: AsyncSession, refund: Refund, state: RefundStat
     await session.flush()
     data = {"order_id": str(refund.order_id), "amount": str(refund.amount), "currency": refund.currency}
     event_type = f"refund.{state.lower()}"
-    await event_service.append(session, EntityType.REFUND, refund.id, refund.version, event_type, at, data)
+    await events.append(session, EntityType.REFUND, refund.id, refund.version, event_type, at, data)
 
 
 async def settle(session: AsyncSession, refund: Refund, gateway_refund_id: str, at: datetime) -> bool:
@@ -117,4 +117,4 @@ async def _note_on_return(session: AsyncSession, return_id: UUID, gateway_refund
         )
     ).scalar_one()
     data = {"refund_transaction_id": gateway_refund_id}
-    await event_service.append(session, EntityType.RETURN, return_id, version, "return.refunded", at, data)
+    await events.append(session, EntityType.RETURN, return_id, version, "return.refunded", at, data)

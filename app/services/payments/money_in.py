@@ -20,7 +20,7 @@ from app.core.actor import Actor
 from app.core.enums import CaseEntity, CaseKind, EntityType, OrderStatus, PaymentState, RefundReason
 from app.models.order import Order
 from app.models.payment import Payment, Refund
-from app.services import events as event_service
+from app.services import events
 from app.services.cases.service import open_case
 from app.services.jobs import service as job_service
 from app.services.jobs.service import JobKind
@@ -181,7 +181,7 @@ async def give_back(
     session.add(refund)
     await session.flush()
     facts = {"order_id": str(payment.order_id), "amount": str(amount), "currency": refund.currency}
-    await event_service.append(session, EntityType.REFUND, refund.id, 1, "refund.created", at, facts)
+    await events.append(session, EntityType.REFUND, refund.id, 1, "refund.created", at, facts)
     await job_service.add(session, JobKind.PROCESS_REFUND, refund.id, f"{JobKind.PROCESS_REFUND}:{refund.id}")
 
 

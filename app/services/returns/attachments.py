@@ -24,7 +24,7 @@ from app.database import Database
 from app.models.attachment import Attachment
 from app.models.return_request import ReturnRequest
 from app.schemas.attachment import AttachmentQuery, Upload, display_name
-from app.services import events as event_service
+from app.services import events
 from app.services import paging as pages
 from app.services.access import permissions
 from app.services.access.permissions import Action
@@ -301,9 +301,7 @@ class AttachmentService:
         )
         facts = {"attachment_id": str(new.id), "media_type": new.kind.name, "size": new.file.size}
         version = changed.scalar_one()
-        await event_service.append(
-            session, EntityType.RETURN, return_id, version, "return.attachment_added", now, facts
-        )
+        await events.append(session, EntityType.RETURN, return_id, version, "return.attachment_added", now, facts)
         return inserted.one()._mapping
 
     async def _discard(self, key: str) -> None:

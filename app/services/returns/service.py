@@ -25,7 +25,7 @@ from app.schemas.return_request import (
     ReturnReject,
     ReturnStateUpdate,
 )
-from app.services import events as event_service
+from app.services import events
 from app.services import paging as pages
 from app.services.access import permissions
 from app.services.access.permissions import Action
@@ -36,8 +36,7 @@ from app.services.payments import ledger as money_ledger
 from app.services.returns.draft import Taken, new_return, taken_by
 from app.services.returns.inspection import inspected, require_inspection_fits
 from app.services.returns.views import return_view
-from app.services.workflow import audit as audit_service
-from app.services.workflow import tampering, transitions
+from app.services.workflow import audit, tampering, transitions
 from app.services.workflow.transitions import Effect, Machine, Outcome, TransitionRequest
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import (
@@ -134,7 +133,7 @@ class ReturnService:
                 request = new_return(order, data, actor, now, number=number, taken=taken)
                 session.add(request)
                 await session.flush()
-                await event_service.append(
+                await events.append(
                     session,
                     EntityType.RETURN,
                     request.id,
@@ -336,7 +335,7 @@ class ReturnService:
         """
         await self._row(return_id, actor)
         async with self._database.autocommit() as connection:
-            return await audit_service.history_of(connection, EntityType.RETURN, return_id, page, actor)
+            return await audit.history_of(connection, EntityType.RETURN, return_id, page, actor)
 
     async def _row(self, return_id: UUID, actor: Actor) -> Row[Any]:
         permissions.require(actor, Action.READ_RETURN)
