@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 
-# One image for every process: api (the default), relay, worker, beat, flower, migrate, and the mock gateway.
-# The servers of `./dev run` stay out of it. The base is pinned by digest; Dependabot proposes the next one, with the
+# Two images: `production`, the default, runs every process (api, relay, worker, beat, flower, migrate); `development`
+# adds devtools, of which the mock gateway and the sample data are used here. The base is pinned by digest; Dependabot proposes the next one, with the
 # security updates of Debian and Python.
 
 ARG PYTHON_IMAGE=python:3.11-slim-trixie@sha256:9534e5a8e315485d4061ed659af0fd78a284c015f9b73661b41d6bab25604534
@@ -28,12 +28,13 @@ COPY alembic.ini LICENSE ./
 COPY alembic/ alembic/
 COPY templates/ templates/
 COPY app/ app/
+COPY devtools/ /devtools/
 
 # Compiled now: the running container cannot write it down.
-RUN /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash app alembic
+RUN /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash app alembic /devtools
 
 
-FROM ${PYTHON_IMAGE} AS runtime
+FROM ${PYTHON_IMAGE} AS base
 
 ARG VERSION=0.1.0
 ARG REVISION=
@@ -73,3 +74,11 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --start-interval=1s -
 
 # SIGTERM ends the API within 8 seconds, a worker within 25: let `docker stop` wait for longer than that.
 CMD ["articurated", "api", "--host", "0.0.0.0", "--port", "8000"]
+
+
+FROM base AS development
+
+COPY --from=build /devtools /app/devtools
+
+
+FROM base AS production

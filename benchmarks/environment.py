@@ -51,7 +51,9 @@ def commit() -> str:
             [git, "--no-optional-locks", "-C", str(ROOT), *words], capture_output=True, text=True, check=False
         ).stdout.strip()
 
-    changed = ask("status", "--porcelain", "--untracked-files=no", "--", "app", "alembic", "requirements.txt")
+    changed = ask(
+        "status", "--porcelain", "--untracked-files=no", "--", "app", "devtools", "alembic", "requirements.txt"
+    )
     return (ask("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
 
 

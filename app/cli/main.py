@@ -3,11 +3,8 @@
 Bodies import what they need when they run: a command that lists its verbs must not load a web framework.
 """
 
-import signal
+import importlib
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +16,7 @@ from app.cli import notifications as cli_notifications
 from app.cli import operations as cli_operations
 from app.cli import payments as cli_payments
 from app.cli import replication as cli_replication
+from app.cli.options import AllowDevelopmentSecrets, ApiWorkers, allow_secrets
 
 cli = typer.Typer(
     name="articurated",
@@ -28,47 +26,6 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option("--data-dir", help="Folder of everything that lasts.", show_default=".articurated in the checkout"),
-]
-_NO_MOCK = "ENVIRONMENT is production, where the mock gateway does not run: it moves no money."
-AllowDevelopmentSecrets = Annotated[
-    bool,
-    typer.Option(
-        "--allow-development-secrets", help="Listen where other machines reach it, under secrets that anyone can read."
-    ),
-]
-
-ApiWorkers = Annotated[
-    int | None,
-    typer.Option(min=1, max=64, help="Processes that answer HTTP.", show_default="2, or 1 where memory is short"),
-]
-
-
-@cli.command()
-def up(
-    *,
-    json: Annotated[bool, typer.Option("--json", help="Say nothing but one JSON line when ready.")] = False,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, show_default="8000", help="0 takes a free one.")] = None,
-    data_dir: DataDir = None,
-    api_workers: ApiWorkers = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that do jobs.")] = 2,
-) -> None:
-    """Run the whole system; Ctrl-C ends it."""
-    from app.local.data_folder import default_data_dir
-    from devtools.embedded.run import run_stack
-    from devtools.embedded.stack import StackInfo, StackOptions
-
-    def announce(info: StackInfo) -> None:
-        if json:
-            from json import dumps
-
-            typer.echo(dumps(info.to_json()))
-
-    options = StackOptions(data_dir or default_data_dir(), port, api_workers, workers, json)
-    run_stack(options, announce)
 
 
 @cli.command()
@@ -88,7 +45,7 @@ def api(
     from app.config_rules import refuse_public_address
     from app.utils.memory import api_processes
 
-    _allow(allow_development_secrets)
+    allow_secrets(development=allow_development_secrets)
     settings = get_settings()  # A wrong configuration is reported once, here, and not by every worker.
     refuse_public_address(settings, host)
     options = {
@@ -112,69 +69,6 @@ def api(
         serve(options, workers or api_processes())
     else:
         serve_inherited(options, fd, spare=spare)
-
-
-@cli.command()
-def gateway(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8002,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of its ledger.", show_default="gateway in the data folder")
-    ] = None,
-    webhook_url: Annotated[str | None, typer.Option(help="Where its events go; none are sent without.")] = None,
-    *,
-    allow_development_secrets: AllowDevelopmentSecrets = False,
-) -> None:
-    """Serve the mock payment gateway, for development."""
-    import os
-
-    import uvicorn
-
-    from app.config import KEEP_ALIVE_SECONDS, SettingsError, get_settings
-    from app.config_rules import refuse_public_address
-    from app.local.data_folder import default_data_dir
-    from devtools.mock_gateway.main import create_app
-    from devtools.mock_gateway.settings import GatewaySettings
-
-    _allow(allow_development_secrets)
-    if os.environ.get("ENVIRONMENT") == "production":
-        raise SettingsError(_NO_MOCK)
-    settings = get_settings()
-    if settings.environment == "production":
-        raise SettingsError(_NO_MOCK)
-    refuse_public_address(settings, host, "PAYMENT_GATEWAY_API_KEY", "PAYMENT_WEBHOOK_SECRET")
-    environ = {
-        "PAYMENT_GATEWAY_API_KEY": settings.payment_gateway_api_key.get_secret_value(),
-        "PAYMENT_WEBHOOK_SECRET": settings.payment_webhook_secret.get_secret_value(),
-        **os.environ,
-        "GATEWAY_DATA_DIR": str((data_dir or default_data_dir() / "gateway").absolute()),
-    }
-    if webhook_url:
-        environ["PAYMENT_WEBHOOK_URL"] = webhook_url
-    application = create_app(GatewaySettings.from_env(environ))
-    uvicorn.run(
-        application,
-        host=host,
-        port=port,
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=3,
-        log_level="warning",
-    )
-
-
-def _allow(development_secrets: bool) -> None:
-    """Set ALLOW_DEVELOPMENT_SECRETS for this process and its children when the option is given."""
-    import os
-
-    from app.config import get_settings
-
-    if development_secrets:
-        os.environ["ALLOW_DEVELOPMENT_SECRETS"] = "true"
-        get_settings.cache_clear()
 
 
 @cli.command()
@@ -226,125 +120,6 @@ def relay() -> None:
     run_relay()
 
 
-@cli.command()
-def demo(
-    keep: Annotated[
-        bool | None, typer.Option(help="Leave the system up at the end.", show_default="in a terminal")
-    ] = None,
-    data_dir: DataDir = None,
-    api: Annotated[
-        str | None, typer.Option(metavar="URL", help="Of a system that runs already: none is started then.")
-    ] = None,
-    mail: Annotated[
-        str | None, typer.Option(metavar="URL", help="Mailbox of that system, to look at its mails too.")
-    ] = None,
-) -> None:
-    """Watch a real order and a real return go through the whole system."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    from app.config import get_settings
-    from app.local.data_folder import default_data_dir, free_data_dir
-    from devtools.demo import Demo, DemoError, system_at
-    from devtools.embedded.run import running_stack
-    from devtools.embedded.stack import StackInfo, StackOptions
-
-    console = Console(highlight=False, soft_wrap=True)
-
-    def play(info: StackInfo) -> None:
-        try:
-            Demo(info, get_settings(), console).run()
-        except DemoError as fault:
-            console.print(f"[bold red]✗[/] {fault}", markup=True)
-            raise typer.Exit(1) from None
-
-    if api:
-        # Where its gateway and storage are is known here only of an embedded system.
-        cli_operations.connect_to_running_system(needed=False)
-        play(system_at(api, mail, data_dir or default_data_dir(), get_settings()))
-        return
-    # The story is told faster than a caller may call.
-    environment = {"RATE_LIMIT_PER_MINUTE": "10000"}
-    options = StackOptions(data_dir or free_data_dir(default_data_dir()), port=0, environment=environment)
-    console.print("[bold]ArtiCurated[/] starts: PostgreSQL, Valkey, API, relay, worker, beat, gateway, mail catcher")
-    with ExitStack() as stack:
-        with console.status("starting"):
-            running = stack.enter_context(running_stack(options))
-        play(running.info)
-        if keep or (keep is None and sys.stdin.isatty() and sys.stdout.isatty()):
-            console.print("\nThe system is still up: look around. [bold]Ctrl-C[/] ends it.")
-            with suppress(KeyboardInterrupt):
-                signal.pause()
-        else:
-            where = "" if options.data_dir == default_data_dir() else f" --data-dir {escape(str(options.data_dir))!r}"
-            console.print(
-                f"\n[dim]The system ends now and keeps its data: `./dev run{where}` brings all of it back.[/]"
-            )
-
-
-@contextmanager
-def _without_log_lines() -> Iterator[None]:
-    """Keep the services' lines below a warning off the terminal while a progress bar is on it."""
-    import logging
-
-    import structlog
-
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    try:
-        yield
-    finally:
-        structlog.configure(**before)
-
-
-DOCUMENTS_UP_TO = 1000
-"""Sample orders that get documents without being asked for: a minute's work or two."""
-
-
-@cli.command()
-def seed(
-    orders: Annotated[int, typer.Option(min=1, help="How many.")] = 1000,
-    seed: Annotated[int | None, typer.Option(help="The same number gives the same data.")] = None,
-    documents: Annotated[
-        bool | None,
-        typer.Option(help=f"Issue invoices and credit notes, without mail; by default up to {DOCUMENTS_UP_TO} orders."),
-    ] = None,
-) -> None:
-    """Add sample orders and returns in every state, with their documents."""
-    import asyncio
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from app.config import get_settings
-    from devtools import sample_documents
-    from devtools.seed import seed as add_samples
-
-    cli_operations.connect_to_running_system()
-    wanted = orders <= DOCUMENTS_UP_TO if documents is None else documents
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    issued = 0
-    with Progress(*columns) as progress:
-        task = progress.add_task("orders", total=orders)
-        add_samples(
-            get_settings(),
-            orders,
-            seed_value=seed,
-            documents=wanted,
-            on_progress=lambda done: progress.advance(task, done),
-        )
-        if wanted:
-            drawn = progress.add_task("documents", total=None)
-            issuing = sample_documents.issue(
-                get_settings(), on_progress=lambda done, total: progress.update(drawn, completed=done, total=total)
-            )
-            with _without_log_lines():
-                issued = asyncio.run(issuing)
-    if wanted:
-        typer.echo(f"{orders} orders added, {issued} documents issued")
-    else:
-        typer.echo(f"{orders} orders added, without invoices and credit notes (--documents issues them)")
-
-
 cli_keys.register(cli)
 cli_operations.register(cli)
 cli_backup.register(cli)
@@ -352,6 +127,41 @@ cli_notifications.register(cli)
 cli_cases.register(cli)
 cli_payments.register(cli)
 cli_replication.register(cli)
+
+
+DEVELOPMENT_VERBS = ("up", "demo", "seed", "gateway", "mail")
+"""What `devtools` adds. The production image has none of it."""
+
+
+def add_development_verbs(cli: typer.Typer) -> None:
+    """Add the verbs of `devtools` where it is there; where it is not, each of them says so and ends with 2."""
+    try:
+        devtools = importlib.import_module("devtools.cli")
+    except ModuleNotFoundError as fault:
+        if fault.name not in {"devtools", "devtools.cli"}:
+            raise
+    else:
+        devtools.register(cli)
+        return
+    for verb in DEVELOPMENT_VERBS:
+        cli.command(
+            verb,
+            hidden=True,
+            add_help_option=False,
+            context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+        )(_without_devtools)
+
+
+def _without_devtools(context: typer.Context) -> None:
+    typer.echo(
+        f"articurated: `{context.info_name}` is for development and needs the folder devtools of a checkout,"
+        " which is not here.",
+        err=True,
+    )
+    raise typer.Exit(2)
+
+
+add_development_verbs(cli)
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """The verbs of `articurated` about what people are told: mails to look at, and messages with their delivery."""
 
-from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -9,19 +8,7 @@ import typer
 from app.cli import operations as cli_operations
 from app.cli.operations import By, Json
 
-mail = typer.Typer(help="The mails that the system sends.", no_args_is_help=True)
 notifications = typer.Typer(help="Messages and their delivery.", no_args_is_help=True)
-
-
-@mail.command("preview")
-def mail_preview(
-    output: Annotated[Path, typer.Option(help="Folder to write to; made if need be.")] = Path("mail-preview"),
-) -> None:
-    """Write every mail, SMS and chat message to a folder, filled with samples; nothing is sent."""
-    from devtools.mail_preview import write_previews
-
-    index = write_previews(output)
-    typer.echo(f"{index.absolute()}")
 
 
 @notifications.command("list")
@@ -93,5 +80,4 @@ def notifications_resend(
 
 def register(cli: typer.Typer) -> None:
     """Add these verbs to the command."""
-    cli.add_typer(mail, name="mail")
     cli.add_typer(notifications, name="notifications")

@@ -47,9 +47,8 @@ def connect_to_running_system(*, needed: bool = True) -> None:
         EmbeddedError: there is neither, and it is needed.
     """
     from app.config import get_settings
-    from app.local.data_folder import default_data_dir
+    from app.local.data_folder import default_data_dir, running_connection
     from app.local.process import EmbeddedError
-    from devtools.embedded.run import running_connection
 
     if "database_url" not in get_settings().model_fields_set:
         found = running_connection(default_data_dir())

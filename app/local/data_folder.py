@@ -12,6 +12,8 @@ from app.config import ROOT
 from app.local.process import EmbeddedError, choose_port, read_state, write_state
 
 DEFAULT_DATA_DIR = ROOT / ".articurated"
+STATE_FILE = "stack.json"
+"""Where a running system writes its addresses and process ids."""
 LEAVING_SECONDS = 20.0
 """How long a start waits for the rest of a system that was killed."""
 
@@ -74,6 +76,21 @@ def is_in_use(data_dir: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def running_connection(data_dir: Path) -> dict[str, str]:
+    """Variables that lead to the services of the system running over `data_dir`; none when none runs.
+
+    The owner's address of its own PostgreSQL is among them, which the processes of the system do not have: commands
+    make and end keys with it.
+    """
+    if not is_in_use(data_dir):
+        return {}
+    state = read_state(data_dir / STATE_FILE)
+    connection: dict[str, str] = dict(state.get("connection", {}))
+    if "DATABASE_URL" in connection and state.get("owner_database_url"):
+        connection["DATABASE_ADMIN_URL"] = str(state["owner_database_url"])
+    return connection
 
 
 @contextmanager

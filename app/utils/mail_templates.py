@@ -22,9 +22,8 @@ from app.utils.documents import seller_address
 from app.utils.formatting import date_text, money_text, payment_text, printable
 from app.utils.postal_address import postal_lines
 from app.utils.unlinked import greeting_name, unlinked
-from devtools.mail_samples import SAMPLES
 
-__all__ = ["CUSTOMER", "INTERNAL", "SAMPLES", "TEMPLATES", "RenderedMail", "Shop", "render_mail", "shop_of"]
+__all__ = ["CUSTOMER", "INTERNAL", "TEMPLATES", "RenderedMail", "Shop", "render_mail", "shop_of"]
 
 FOLDER: Final = ROOT / "templates" / "emails"
 CUSTOMER: Final[Mapping[str, Any]] = {

@@ -11,14 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.config import ROOT, get_settings
-from app.local.data_folder import is_in_use, locked, make_data_dir
+from app.local.data_folder import STATE_FILE, locked, make_data_dir
 from app.local.process import EmbeddedError, Process, bound_log, read_state, spawn, stop, tail, write_state
 from devtools.embedded.console import ConsoleReporter
 from devtools.embedded.given import require_given_servers
 from devtools.embedded.stack import STOP_ORDER, Stack, StackInfo, StackOptions
 from devtools.embedded.supervisor import Supervisor
 
-STATE_FILE = "stack.json"
 STOP_SECONDS = 120.0
 
 
@@ -126,18 +125,3 @@ def running_stack(options: StackOptions) -> Iterator[RunningStack]:
             stop(process, signal.SIGTERM, STOP_SECONDS)
             if process.stdout:
                 process.stdout.close()
-
-
-def running_connection(data_dir: Path) -> dict[str, str]:
-    """Variables that lead to the services of the system running over `data_dir`; none when none runs.
-
-    The owner's address of its own PostgreSQL is among them, which the processes of the system do not have: commands
-    make and end keys with it.
-    """
-    if not is_in_use(data_dir):
-        return {}
-    state = read_state(data_dir / STATE_FILE)
-    connection: dict[str, str] = dict(state.get("connection", {}))
-    if "DATABASE_URL" in connection and state.get("owner_database_url"):
-        connection["DATABASE_ADMIN_URL"] = str(state["owner_database_url"])
-    return connection

@@ -17,8 +17,8 @@ import psycopg
 from sqlalchemy import make_url
 
 from app.config import ROOT
+from app.local.data_folder import running_connection
 from app.local.process import choose_port
-from devtools.embedded.run import running_connection
 from devtools.embedded.stack import StackInfo
 from tests import databases, identity_provider
 from tests.databases import TestServers

@@ -19,7 +19,8 @@ from uuid import uuid4
 import pytest
 
 from app.config import ROOT
-from devtools.embedded.run import RunningStack, running_connection
+from app.local.data_folder import running_connection
+from devtools.embedded.run import RunningStack
 from tests.databases import TestServers
 from tests.e2e.conftest import Journey, eventually
 from tests.e2e.docs_scenes import SCENES, Place, empty_database, replaced

@@ -17,9 +17,9 @@ import psycopg
 import pytest
 
 from app.config import ROOT, Settings
-from app.local.data_folder import is_in_use
+from app.local.data_folder import is_in_use, running_connection
 from app.local.process import wait_until
-from devtools.embedded.run import RunningStack, running_connection, running_stack
+from devtools.embedded.run import RunningStack, running_stack
 from devtools.embedded.stack import StackInfo, StackOptions, answers
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("embedded system")]

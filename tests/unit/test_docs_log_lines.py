@@ -17,7 +17,7 @@ NAMED = re.compile(r"\blogs?\b[^`|\n]{0,60}`([a-z][a-z_]*(?:[. ][a-z_]+)+)`")
 def written_events() -> set[str]:
     """Return the fixed words of every log line of the application: of calls, and of lines that are put together."""
     events = set()
-    for path in (ROOT / "app").rglob("*.py"):
+    for path in (path for folder in ("app", "devtools") for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             words: list[ast.expr | None] = []
             if isinstance(node, ast.Call):

@@ -28,6 +28,21 @@ def test_listing_the_commands_loads_no_framework() -> None:
     assert heavy.isdisjoint(found.stdout.split())
 
 
+@pytest.mark.parametrize("command", [("up", "--json"), ("demo", "--keep"), ("seed",), ("gateway",), ("mail", "preview")])
+def test_without_devtools_each_of_its_verbs_says_so_and_the_others_work(command: tuple[str, ...]) -> None:
+    without = "import sys; sys.modules['devtools'] = None; from app.cli.main import main; main()"
+    found = run("-c", without, *command)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == (
+        f"articurated: `{command[0]}` is for development and needs the folder devtools of a checkout,"
+        " which is not here.\n"
+    )
+    listed = run("-c", without, "--help")
+    assert listed.returncode == 0
+    assert " migrate " in listed.stdout
+    assert " demo " not in listed.stdout
+
+
 @pytest.mark.req("NFR-005.3")
 @pytest.mark.parametrize("command", [("up", "--json"), ("api",), ("gateway",)])
 def test_a_wrong_configuration_is_one_message_and_exit_code_2(command: tuple[str, ...], tmp_path: Path) -> None:

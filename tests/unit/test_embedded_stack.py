@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 
 from app.config import Settings
-from app.local.data_folder import locked
+from app.local.data_folder import locked, running_connection
 from app.local.process import write_state
 from app.utils import memory
 from devtools.embedded import stack as stack_module
-from devtools.embedded.run import running_connection
 from devtools.embedded.stack import Stack, StackInfo, StackOptions
 
 EXTERNAL = {"DATABASE_URL": "postgresql://app:secret@db.example/orders", "REDIS_URL": "redis://cache.example/0"}

@@ -14,7 +14,8 @@ import pytest
 from app.config import Settings
 from app.utils.email_sender import OutgoingMail, compose
 from app.utils.formatting import money_text
-from app.utils.mail_templates import CUSTOMER, FOLDER, INTERNAL, SAMPLES, TEMPLATES, Shop, render_mail, shop_of
+from app.utils.mail_templates import CUSTOMER, FOLDER, INTERNAL, TEMPLATES, Shop, render_mail, shop_of
+from devtools.mail_samples import SAMPLES
 
 pytestmark = pytest.mark.req("REQ-006", "INT-002")
 

@@ -4,9 +4,10 @@ from decimal import Decimal
 
 import pytest
 
-from app.utils.mail_templates import CUSTOMER, SAMPLES, render_mail
+from app.utils.mail_templates import CUSTOMER, render_mail
 from app.utils.short_texts import SHORT_TEXTS, render_short
 from app.utils.unlinked import greeting_name, is_link_like, unlinked
+from devtools.mail_samples import SAMPLES
 
 pytestmark = [pytest.mark.req("REQ-006", "NFR-004"), pytest.mark.security]
 

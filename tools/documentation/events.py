@@ -7,8 +7,9 @@ from app.api.v1.state_machines import machines
 from app.core.enums import EntityType, RefundState
 from app.services.jobs.service import JobKind, queue_of
 from app.services.workflow.state_machine import INITIAL_STATES
-from app.utils.mail_templates import CUSTOMER, SAMPLES, TEMPLATES, render_mail
+from app.utils.mail_templates import CUSTOMER, TEMPLATES, render_mail
 from app.utils.short_texts import SHORT_TEXTS, render_short
+from devtools.mail_samples import SAMPLES
 
 _HEAD = """\
 # Events, jobs and mails
