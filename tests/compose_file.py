@@ -78,10 +78,17 @@ def seconds(duration: str) -> float:
     return float(duration.removesuffix("s"))
 
 
-def instructions(name: str) -> list[str]:
-    """Return what follows an instruction wherever the last stage of the Dockerfile has it, on one line each."""
-    last_stage = "\n".join(line for line in re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)[-1].splitlines())
-    joined = re.sub(r"\\\n\s*", " ", re.sub(r"^\s*#.*\n", "", last_stage, flags=re.MULTILINE))
+def stage(target: str) -> str:
+    """Return the instructions that make a stage of the Dockerfile, with those of the stages that it is built on."""
+    _, *stages = re.split(r"^FROM (\S+) AS (\w+)\n", DOCKERFILE, flags=re.MULTILINE)
+    made = {name: (base, text) for base, name, text in zip(stages[::3], stages[1::3], stages[2::3], strict=True)}
+    base, text = made[target]
+    return stage(base) + text if base in made else text
+
+
+def instructions(name: str, target: str = "production") -> list[str]:
+    """Return what follows an instruction wherever a stage of the Dockerfile has it, on one line each."""
+    joined = re.sub(r"\\\n\s*", " ", re.sub(r"^\s*#.*\n", "", stage(target), flags=re.MULTILINE))
     return [line.removeprefix(name).strip() for line in joined.splitlines() if line.startswith(f"{name} ")]
 
 

@@ -249,7 +249,8 @@ def test_passwords_are_made_once_and_what_is_set_stays(checkout: Checkout) -> No
     lines = file.read_text().splitlines()
     assert lines[:3] == ["# mine", "REDIS_PASSWORD=my-own", "DATABASE_PASSWORD="]
     added = dict(line.split("=", 1) for line in lines[3:])
-    assert (added.pop("ENVIRONMENT"), added.pop("COMPOSE_PROFILES")) == ("development", "development")
+    chosen = {added.pop(name) for name in ("ENVIRONMENT", "COMPOSE_PROFILES", "ARTICURATED_TARGET")}
+    assert chosen == {"development"}
     assert list(added) == ["POSTGRES_PASSWORD", "FLOWER_BASIC_AUTH", "GRAFANA_PASSWORD"]
     assert added["FLOWER_BASIC_AUTH"].startswith("admin:")
     secrets = [value.removeprefix("admin:") for value in added.values()]
@@ -268,7 +269,8 @@ def test_passwords_are_made_once_and_what_is_set_stays(checkout: Checkout) -> No
     assert for_production["API_KEY"] == ""
     assert {"SECRET_KEY", "PAYMENT_GATEWAY_API_KEY", "PAYMENT_WEBHOOK_SECRET"} <= set(for_production)
     replaced = before.replace("ENVIRONMENT=development", "ENVIRONMENT=production")
-    assert after.startswith(replaced.replace("COMPOSE_PROFILES=development", "COMPOSE_PROFILES="))
+    replaced = replaced.replace("COMPOSE_PROFILES=development", "COMPOSE_PROFILES=")
+    assert after.startswith(replaced.replace("ARTICURATED_TARGET=development", "ARTICURATED_TARGET=production"))
     assert file.stat().st_mode & 0o077 == 0
     assert checkout.dev("env").returncode == 0
     assert file.read_text() == after, "what is for production stays for production"

@@ -112,6 +112,19 @@ def test_what_is_copied_is_there_and_nothing_else_reaches_the_build() -> None:
     assert not any(fnmatch.fnmatch(".env", pattern) for pattern in allowed)
 
 
+@pytest.mark.req("DEV.3")
+def test_the_default_image_leaves_devtools_out_and_the_one_for_development_adds_it_alone() -> None:
+    assert re.findall(r"^FROM \S+ AS (\w+)$", DOCKERFILE, re.MULTILINE)[-1] == "production"
+    assert not [line for line in compose_file.instructions("COPY") if "devtools" in line]
+    added = compose_file.instructions("COPY", "development")
+    assert [line for line in added if line not in compose_file.instructions("COPY")] == [
+        "--from=build /devtools /app/devtools"
+    ]
+    assert {service["build"]["target"] for service in OURS.values()} == {"production"}
+    development = compose_file.services(PASSWORDS | {"ARTICURATED_TARGET": "development"}, profiles=("development",))
+    assert {service["build"]["target"] for service in development.values() if "build" in service} == {"development"}
+
+
 def pins(name: str) -> dict[str, str]:
     """Return package → version of a lock."""
     text = (ROOT / name).read_text(encoding="utf-8")

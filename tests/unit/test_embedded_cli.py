@@ -28,7 +28,9 @@ def test_listing_the_commands_loads_no_framework() -> None:
     assert heavy.isdisjoint(found.stdout.split())
 
 
-@pytest.mark.parametrize("command", [("up", "--json"), ("demo", "--keep"), ("seed",), ("gateway",), ("mail", "preview")])
+@pytest.mark.parametrize(
+    "command", [("up", "--json"), ("demo", "--keep"), ("seed",), ("gateway",), ("mail", "preview")]
+)
 def test_without_devtools_each_of_its_verbs_says_so_and_the_others_work(command: tuple[str, ...]) -> None:
     without = "import sys; sys.modules['devtools'] = None; from app.cli.main import main; main()"
     found = run("-c", without, *command)
