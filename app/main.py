@@ -14,9 +14,9 @@ from starlette.routing import BaseRoute, Route
 from app import __version__
 from app.api import openapi
 from app.api.http import errors, interactive
-from app.api.http.cors import OriginFloor
+from app.api.http.cors import OriginMiddleware
 from app.api.http.hosts import known_hosts
-from app.api.http.middleware import HttpFloor
+from app.api.http.middleware import HttpMiddleware
 from app.api.http.secrets_guard import SecretsGuard
 from app.api.v1 import (
     attachments,
@@ -35,12 +35,12 @@ from app.api.v1 import (
     state_machines,
     stats,
 )
+from app.composition import Services
 from app.config import Settings, SettingsError, get_settings
 from app.config_rules import development_secrets
 from app.core import error_tracking
 from app.core.logging import configure_logging
 from app.database import Database
-from app.dependencies import Services
 from app.services.operations.probes import refuse_stand_ins
 from app.services.operations.redis_check import refuse_cluster
 from app.services.operations.schema_check import SchemaMismatchError, verify_schema
@@ -92,9 +92,9 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     if not settings.allow_development_secrets and not is_production and development_secrets(settings):
         application.add_middleware(SecretsGuard, settings=settings)
     if settings.cors_origins:
-        application.add_middleware(OriginFloor, origins=settings.cors_origins)
+        application.add_middleware(OriginMiddleware, origins=settings.cors_origins)
     application.add_middleware(
-        HttpFloor,
+        HttpMiddleware,
         production=is_production,
         https_only=is_production and settings.force_https,
         hosts=known_hosts(settings),

@@ -19,12 +19,12 @@ from rich.console import Console
 from starlette.types import ASGIApp
 
 from app.api.http import errors
-from app.api.http.middleware import HttpFloor
+from app.api.http.middleware import HttpMiddleware
 from app.api.v1 import health
+from app.composition import Services
 from app.config import Settings
 from app.core.logging import configure_logging
 from app.database import Database
-from app.dependencies import Services
 from app.main import create_app
 
 PATH = "/api/v1/health/live"
@@ -81,7 +81,7 @@ async def compare(rounds: int, requests: int) -> dict[str, list[float]]:
     bare.state.services = Services(settings, Database(settings, "benchmark"))
     floored = FastAPI(routes=list(health.router.routes))
     floored.state.services = bare.state.services
-    floored.add_middleware(HttpFloor, production=False)
+    floored.add_middleware(HttpMiddleware, production=False)
     errors.install(floored)
     stacks: dict[str, ASGIApp] = {
         "bare route": bare,

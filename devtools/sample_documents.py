@@ -74,7 +74,7 @@ class _Moment:
 async def _issue(database: Database, invoices: InvoiceService, job: Row[*tuple[object, ...]]) -> bool:
     """Do one job; return False when a worker has it."""
     async with database.transaction() as session:
-        await job_service.hasten(session, job.dedupe_key)
+        await job_service.make_due_now(session, job.dedupe_key)
         claim = await job_service.claim(session, job.id, OWNER, LEASE)
     if claim is None:
         return False

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from fastapi import Depends
 
-from app.dependencies import RequestContext, Services, process_services, request_context
+from app.composition import Services
+from app.dependencies import RequestContext, process_services, request_context
 
 Context = Annotated[RequestContext, Depends(request_context)]
 """The caller, authenticated, and the services. One dependency, for each costs a request its time."""

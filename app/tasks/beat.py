@@ -8,13 +8,13 @@ from celery.beat import PersistentScheduler
 
 from app.core import monitoring
 from app.core.enums import SWEEPS
-from app.tasks import presence
+from app.tasks import heartbeat
 
 logger = structlog.get_logger(__name__)
 
 
 class Scheduler(PersistentScheduler):  # type: ignore[misc]
-    """Keeps the schedule in a file; with each look at it, shows its presence.
+    """Keeps the schedule in a file; with each look at it, shows its heartbeat.
 
     It looks at least each `beat_max_loop_interval` seconds. One that cannot reach the broker hangs in its look, so it
     stops showing itself.
@@ -25,7 +25,7 @@ class Scheduler(PersistentScheduler):  # type: ignore[misc]
         self._forget_the_future()
         seconds: float = super().tick(*args, **kwargs)
         monitoring.beat_ticked()
-        presence.process("beat")
+        heartbeat.process("beat")
         return seconds
 
     def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> Any:

@@ -140,7 +140,7 @@ def run_relay() -> None:
     from app.core import error_tracking, exposition  # noqa: PLC0415 - the CLI imports this module for its names
     from app.core.logging import configure_logging  # noqa: PLC0415 - likewise
     from app.database import sync_engine  # noqa: PLC0415 - likewise
-    from app.tasks import presence  # noqa: PLC0415 - likewise
+    from app.tasks import heartbeat  # noqa: PLC0415 - likewise
     from app.tasks.relay import CeleryBroker, Relay  # noqa: PLC0415 - likewise
 
     settings = get_settings()
@@ -149,7 +149,7 @@ def run_relay() -> None:
     error_tracking.configure(settings, "relay")
     exposition.serve(settings)
     engine = sync_engine(settings, "articurated-relay", pool_size=2)
-    relay = Relay(engine, CeleryBroker(), settings, presence.ready, partial(presence.process, "relay"))
+    relay = Relay(engine, CeleryBroker(), settings, heartbeat.ready, partial(heartbeat.process, "relay"))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: relay.stop())
     relay.run()

@@ -48,8 +48,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 Handler = Callable[[Claim], Awaitable[None]]
 """Does the work of one kind of job and finishes it in the transaction that holds the effect."""
 
-LastRites = Callable[[AsyncSession, Claim], Awaitable[None]]
-"""What else is to be written when a job of this kind is buried, in the same transaction."""
+OnDeadLetter = Callable[[AsyncSession, Claim], Awaitable[None]]
+"""What else is written when a job of this kind becomes a dead letter, in the same transaction."""
 
 
 class Verdict(StrEnum):
@@ -58,7 +58,7 @@ class Verdict(StrEnum):
     NOTHING_TO_DO = "NOTHING_TO_DO"
     SUCCEEDED = "SUCCEEDED"
     POSTPONED = "POSTPONED"
-    BURIED = "BURIED"
+    DEAD_LETTERED = "DEAD_LETTERED"
     LEASE_LOST = "LEASE_LOST"
 
 
@@ -75,7 +75,7 @@ class JobRunner:
 
     Args:
         handlers: what to do per kind of job.
-        last_rites: what else a burial writes, per kind of job.
+        on_dead_letter: what else is written with a dead letter, per kind of job.
         owner: this process, as `jobs.lease_owner` shows it.
         time_limit: after which a job counts as failed.
     """
@@ -86,14 +86,14 @@ class JobRunner:
         settings: Settings,
         handlers: Mapping[JobKind, Handler],
         *,
-        last_rites: Mapping[JobKind, LastRites] | None = None,
+        on_dead_letter: Mapping[JobKind, OnDeadLetter] | None = None,
         owner: str,
         time_limit: timedelta = JOB_TIME_LIMIT,
     ) -> None:
         self._database = database
         self._settings = settings
         self._handlers = handlers
-        self._last_rites = last_rites or {}
+        self._on_dead_letter = on_dead_letter or {}
         self._owner = owner
         self._time_limit = time_limit
         self._lease = timedelta(seconds=settings.job_lease_seconds)
@@ -132,7 +132,7 @@ class JobRunner:
     async def _carry_out(self, claim: Claim) -> Verdict:
         if claim.claims > self._settings.job_max_claims:
             crashes = f"crashed {claim.claims - 1} times"
-            return await self._bury(claim, f"{crashes}: {claim.last_error}" if claim.last_error else crashes)
+            return await self._dead_letter(claim, f"{crashes}: {claim.last_error}" if claim.last_error else crashes)
         logger.debug("job started", claims=claim.claims, failures=claim.failures)
         try:
             await self._work(claim)
@@ -195,7 +195,7 @@ class JobRunner:
         counts = getattr(fault, "consumes_retry", True)
         hopeless = getattr(fault, "retryable", True) is False
         if counts and (hopeless or claim.failures >= policy.retries):
-            return await self._bury(claim, error, fault)
+            return await self._dead_letter(claim, error, fault)
         wanted = timedelta(seconds=getattr(fault, "retry_after", None) or 0)
         delay = max(wanted, policy.delay(claim.failures + 1)) if counts else wanted or policy.delay(1)
         async with self._database.transaction() as session:
@@ -212,22 +212,22 @@ class JobRunner:
         )
         return Verdict.POSTPONED
 
-    async def _bury(self, claim: Claim, error: str, fault: Exception | None = None) -> Verdict:
+    async def _dead_letter(self, claim: Claim, error: str, fault: Exception | None = None) -> Verdict:
         async with self._database.transaction() as session:
             # First the entity's row, then the job's: the order in which the work itself locks them.
-            if last_rites := self._last_rites.get(claim.kind):
-                await last_rites(session, claim)
-            burial = await job_service.bury(session, claim, error)
+            if on_dead_letter := self._on_dead_letter.get(claim.kind):
+                await on_dead_letter(session, claim)
+            dead = await job_service.dead_letter(session, claim, error)
         error_tracking.report(fault or JobCrashesError(error))
         logger.critical(
             "job dead",
-            dead_letter_id=str(burial.dead_letter_id),
+            dead_letter_id=str(dead.dead_letter_id),
             failures=claim.failures + 1,
             claims=claim.claims,
             error=type(fault).__name__ if fault else "crashes",
             trace=trace_of(fault) if fault else [],
         )
-        return Verdict.BURIED
+        return Verdict.DEAD_LETTERED
 
 
 def describe(fault: BaseException) -> str:

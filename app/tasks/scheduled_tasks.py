@@ -13,8 +13,8 @@ from app.core import monitoring
 from app.core.actor import SYSTEM_JOB
 from app.services.returns.attachments import PARTS
 from app.tasks.celery_app import task
-from app.tasks.workbench import Workbench
 from app.tasks.worker_process import current
+from app.tasks.worker_services import WorkerServices
 
 logger = structlog.get_logger(__name__)
 
@@ -34,7 +34,7 @@ async def in_batches(sweep: Callable[[int], Awaitable[int]]) -> int:
     return total
 
 
-def _tick(name: str, work: Callable[[Workbench], Awaitable[int]]) -> None:
+def _tick(name: str, work: Callable[[WorkerServices], Awaitable[int]]) -> None:
     done = current().run(work)
     monitoring.swept(name, done)
     if done:
@@ -45,7 +45,7 @@ def _tick(name: str, work: Callable[[Workbench], Awaitable[int]]) -> None:
 def cancel_unpaid_orders() -> None:
     """Cancel, as SYSTEM, the orders that were not paid in time, once the provider was asked (REQ-001)."""
 
-    async def work(bench: Workbench) -> int:
+    async def work(bench: WorkerServices) -> int:
         ttl = bench.settings.unpaid_order_ttl
         return await in_batches(lambda limit: bench.unpaid_orders.cancel_overdue(ttl, limit))
 
@@ -56,7 +56,7 @@ def cancel_unpaid_orders() -> None:
 def expire_unreviewed_returns() -> None:
     """Reject, as SYSTEM, the returns that nobody reviewed in time (REQ-002)."""
 
-    async def work(bench: Workbench) -> int:
+    async def work(bench: WorkerServices) -> int:
         expiry = timedelta(days=bench.settings.return_expiry_days)
         return await in_batches(lambda limit: bench.returns.expire_unreviewed(expiry, limit))
 
@@ -67,7 +67,7 @@ def expire_unreviewed_returns() -> None:
 def remind_reviewers() -> None:
     """Remind the managers, once each, of returns whose review is overdue (REQ-002)."""
 
-    async def work(bench: Workbench) -> int:
+    async def work(bench: WorkerServices) -> int:
         return await in_batches(bench.sweeps.remind_reviewers)
 
     _tick("remind_reviewers", work)
@@ -77,7 +77,7 @@ def remind_reviewers() -> None:
 def send_daily_summary() -> None:
     """Make yesterday's summary due, once its hour has come (REQ-004)."""
 
-    async def work(bench: Workbench) -> int:
+    async def work(bench: WorkerServices) -> int:
         return int(await bench.sweeps.summarise_yesterday())
 
     _tick("send_daily_summary", work)
@@ -87,7 +87,7 @@ def send_daily_summary() -> None:
 def forget_idempotency_keys() -> None:
     """Delete the stored answers whose time is over, and the revocations of tokens that have expired since."""
 
-    async def work(bench: Workbench) -> int:
+    async def work(bench: WorkerServices) -> int:
         answers = await in_batches(bench.sweeps.forget_idempotency_keys)
         return answers + await in_batches(bench.tokens.forget_expired)
 
@@ -98,7 +98,7 @@ def forget_idempotency_keys() -> None:
 def remove_orphaned_attachments() -> None:
     """Remove what uploads that died halfway left in the storage: each hour in one part of the returns (INT-004)."""
 
-    async def work(bench: Workbench) -> int:
+    async def work(bench: WorkerServices) -> int:
         hour = int(bench.clock().timestamp()) // 3600
         return await bench.attachments.remove_orphans(hour % PARTS)
 
@@ -109,7 +109,7 @@ def remove_orphaned_attachments() -> None:
 def reconcile() -> None:
     """Look for work that should have been due and is not; there should never be any (REQ-004)."""
 
-    async def work(bench: Workbench) -> int:
+    async def work(bench: WorkerServices) -> int:
         return await bench.sweeps.reconcile(BATCH)
 
     _tick("reconcile", work)
@@ -119,7 +119,7 @@ def reconcile() -> None:
 def reconcile_payments() -> None:
     """Compare our payments with the gateway's books, book what a lost webhook did not report, and ask about the rest."""
 
-    async def work(bench: Workbench) -> int:
+    async def work(bench: WorkerServices) -> int:
         return await bench.payment_reconciler.sweep(SYSTEM_JOB)
 
     _tick("reconcile_payments", work)

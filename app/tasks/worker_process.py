@@ -1,4 +1,4 @@
-"""The life of a worker: one event loop and one workbench per child process, signs of life from the parent.
+"""The life of a worker: one event loop and one set of services per child process, heartbeats from the parent.
 
 The loop and every connection are made after the fork: a socket or a thread that a parent shares with its children
 belongs to nobody.
@@ -16,10 +16,10 @@ from celery import signals
 
 from app.config import get_settings
 from app.core import error_tracking, exposition
-from app.tasks import presence
+from app.tasks import heartbeat
 from app.tasks.celery_app import celery_app
 from app.tasks.runner import JOB_TIME_LIMIT, JobRunner, Verdict, describe, trace_of
-from app.tasks.workbench import Workbench
+from app.tasks.worker_services import WorkerServices
 
 logger = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -35,10 +35,10 @@ class WorkInterruptedError(Exception):
 class WorkerProcess:
     """Runs coroutines of this process, one after the other, on its one event loop."""
 
-    def __init__(self, workbench: Workbench) -> None:
-        self.workbench = workbench
+    def __init__(self, services: WorkerServices) -> None:
+        self.services = services
         self._loop = asyncio.Runner()
-        self._runner: JobRunner = workbench.runner(f"{socket.gethostname()}:{os.getpid()}"[:100])
+        self._runner: JobRunner = services.runner(f"{socket.gethostname()}:{os.getpid()}"[:100])
 
     def run_job(self, job_id: UUID) -> Verdict:
         """Carry out a job.
@@ -46,9 +46,9 @@ class WorkerProcess:
         Raises:
             WorkInterruptedError: it could not be begun or ended; its lease runs out, and it is sent again.
         """
-        return self._loop.run(_discreetly(self._runner.run(job_id), job_id=str(job_id)))
+        return self._loop.run(_run_redacted(self._runner.run(job_id), job_id=str(job_id)))
 
-    def run(self, work: Callable[[Workbench], Awaitable[_T]]) -> _T:
+    def run(self, work: Callable[[WorkerServices], Awaitable[_T]]) -> _T:
         """Do something that is no job, within a job's time limit.
 
         Raises:
@@ -57,17 +57,17 @@ class WorkerProcess:
 
         async def limited() -> _T:
             async with asyncio.timeout(JOB_TIME_LIMIT.total_seconds()):
-                return await work(self.workbench)
+                return await work(self.services)
 
-        return self._loop.run(_discreetly(limited()))
+        return self._loop.run(_run_redacted(limited()))
 
     def close(self) -> None:
         """Close the connections and the loop."""
-        self._loop.run(self.workbench.close())
+        self._loop.run(self.services.close())
         self._loop.close()
 
 
-async def _discreetly(work: Coroutine[Any, Any, _T], **facts: str) -> _T:
+async def _run_redacted(work: Coroutine[Any, Any, _T], **facts: str) -> _T:
     """Do the work; of an error, log what quotes nobody, and raise no more than that."""
     try:
         return await work
@@ -83,9 +83,9 @@ _processes: dict[int, WorkerProcess] = {}
 
 
 def current() -> WorkerProcess:
-    """Return this process's event loop and workbench, made on first use."""
+    """Return this process's event loop and services, made on first use."""
     if (process := _processes.get(os.getpid())) is None:
-        process = _processes[os.getpid()] = WorkerProcess(Workbench(get_settings()))
+        process = _processes[os.getpid()] = WorkerProcess(WorkerServices(get_settings()))
     return process
 
 
@@ -120,15 +120,15 @@ def _ready(sender: Any, **_: Any) -> None:
     # Not before: the children that the pool begins with need not know of the port.
     exposition.serve(get_settings())
     _show(sender.hostname)
-    presence.ready()
+    heartbeat.ready()
 
 
 def _show(node: str) -> None:
-    presence.worker(node, sorted(celery_app.amqp.queues.consume_from))
+    heartbeat.worker(node, sorted(celery_app.amqp.queues.consume_from))
 
 
 def _beat_ready(**_: Any) -> None:
-    presence.ready()
+    heartbeat.ready()
 
 
 signals.worker_process_init.connect(_open)

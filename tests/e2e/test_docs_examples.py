@@ -199,7 +199,7 @@ def test_a_page_can_be_followed(reader: Reader, journey: Journey, servers: TestS
     if name == "reference/api.md":
         before += f"RETURN={open_return(journey)}\n"
     elif name == "how-to/handle-dead-letters.md":
-        dead = [bury(journey) for _ in range(4)]
+        dead = [dead_letter(journey) for _ in range(4)]
     elif name == "how-to/decide-cases.md":
         before += f"ID={pay_another_amount(journey)}\n"
     elif name == "how-to/manage-keys.md":
@@ -249,7 +249,7 @@ def open_return(journey: Journey) -> str:
     return str(made["id"])
 
 
-def bury(journey: Journey) -> str:
+def dead_letter(journey: Journey) -> str:
     """Make a dead job about nothing; retried, it ends quietly."""
     [(job_id,)] = journey.rows(
         "INSERT INTO jobs (kind, queue, entity_id, dedupe_key, run_at)"

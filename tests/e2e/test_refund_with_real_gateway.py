@@ -179,7 +179,7 @@ async def test_a_gateway_that_is_down_for_good_ends_with_a_person(
     await shop.orders.cancel(order["id"], OrderCancel(), shop.admin)
     refund = await refund_of(shop.database, order["id"])
     verdicts = [await shop.work(refund.id, gateway=gateway, refund_retries=2) for _ in range(3)]
-    assert verdicts == [Verdict.POSTPONED, Verdict.POSTPONED, Verdict.BURIED]
+    assert verdicts == [Verdict.POSTPONED, Verdict.POSTPONED, Verdict.DEAD_LETTERED]
     assert ((await shop.refund(refund.id)).state, live.moved(refund.id, "refund")) == ("FAILED", 0)
 
 

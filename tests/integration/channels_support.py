@@ -10,7 +10,7 @@ from app.core.enums import OrderStatus
 from app.database import Database
 from app.services.jobs.service import JobKind
 from app.services.orders.service import OrderService
-from app.tasks.workbench import Workbench
+from app.tasks.worker_services import WorkerServices
 from app.utils.messages import Message
 from tests.conftest import MovableClock
 from tests.integration.jobs_support import FakeMailSender, execute, order_in, rows
@@ -41,7 +41,7 @@ class Post:
         self.database = database
         self.mails = FakeMailSender()
         self.sms, self.chat = channels.get("SMS", FakeChannel()), channels.get("CHAT", FakeChannel())
-        self.bench = Workbench(
+        self.bench = WorkerServices(
             settings, database=database, clock=clock, mail_sender=self.mails, channels=channels or None
         )
         self.runner = self.bench.runner("tester")

@@ -10,10 +10,10 @@ import psycopg
 import pytest
 from fastapi import FastAPI
 
+from app.composition import Services
 from app.config import Settings, get_settings
 from app.core.enums import Role
 from app.database import Database
-from app.dependencies import Services
 from app.main import create_app
 from app.services.workflow.verification import VerificationService
 from tests import databases

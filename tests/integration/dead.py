@@ -16,7 +16,7 @@ from app.services.jobs.service import JobKind
 
 
 async def bury_job(database: Database, kind: JobKind = JobKind.ISSUE_INVOICE, entity_id: UUID | None = None) -> UUID:
-    """Add a job, claim it, bury it; return the id of its dead letter."""
+    """Add a job, claim it, dead_letter it; return the id of its dead letter."""
     about = entity_id or uuid4()
     key = f"{kind}:{about}"
     async with database.transaction() as session:
@@ -24,7 +24,7 @@ async def bury_job(database: Database, kind: JobKind = JobKind.ISSUE_INVOICE, en
         job_id = (await session.execute(select(Job.id).where(Job.dedupe_key == key))).scalar_one()
         claim = await job_service.claim(session, job_id, "test-worker", timedelta(minutes=1))
         assert claim is not None
-        return (await job_service.bury(session, claim, "RuntimeError: printer on fire")).dead_letter_id
+        return (await job_service.dead_letter(session, claim, "RuntimeError: printer on fire")).dead_letter_id
 
 
 async def raise_case(database: Database, kind: CaseKind = CaseKind.DISPUTE) -> UUID:

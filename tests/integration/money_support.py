@@ -23,7 +23,7 @@ from app.services.payments.service import PaymentService
 from app.services.payments.webhooks import WebhookEvent
 from app.services.returns.service import ReturnService
 from app.tasks.runner import JOB_TIME_LIMIT, Verdict
-from app.tasks.workbench import Workbench
+from app.tasks.worker_services import WorkerServices
 from app.utils.shop_time import ReturnWindow
 from tests.conftest import MovableClock
 from tests.factories import order_create
@@ -128,10 +128,10 @@ class Shop:
         [found] = await rows(self.database, "SELECT * FROM payments WHERE order_id = :id", id=order_id)
         return found
 
-    def bench(self, gateway: PaymentGateway | None = None, **changes: Any) -> Workbench:
+    def bench(self, gateway: PaymentGateway | None = None, **changes: Any) -> WorkerServices:
         """Return the workbench of a worker, with settings changed."""
         settings = self.settings.model_copy(update=changes)
-        return Workbench(settings, database=self.database, clock=self.clock, gateway=gateway or self.gateway)
+        return WorkerServices(settings, database=self.database, clock=self.clock, gateway=gateway or self.gateway)
 
     async def work(
         self,

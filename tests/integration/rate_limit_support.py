@@ -9,9 +9,9 @@ from uuid import uuid4
 import httpx2
 import pytest
 
+from app.composition import Services
 from app.config import Settings
 from app.database import Database
-from app.dependencies import Services
 from app.main import create_app
 from app.services.access import rate_limit_store
 from app.services.access.rate_limit import RateLimiter

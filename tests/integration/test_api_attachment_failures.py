@@ -11,10 +11,10 @@ import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.composition import Services
 from app.config import Settings
 from app.core.actor import Actor
 from app.database import Database
-from app.dependencies import Services
 from app.schemas.attachment import Upload
 from app.services.documents.links import FileLinks
 from app.services.returns.attachments import ORPHAN_AGE, PARTS, SEARCHED_AGE, AttachmentService

@@ -8,11 +8,11 @@ import httpx2
 import psycopg
 import pytest
 
+from app.composition import Services
 from app.config import Settings
 from app.core.enums import Role
 from app.core.security import DEVELOPMENT_PRINCIPAL_ID, Principal, issue_token
 from app.database import Database
-from app.dependencies import Services
 from app.services.access.keys import REMEMBERED_SECONDS, KeyService
 from app.utils.exceptions import InvalidInputError, NotFoundError
 from tests.conftest import MovableClock

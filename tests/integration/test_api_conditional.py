@@ -9,11 +9,11 @@ import httpx2
 import psycopg
 import pytest
 
+from app.composition import Services
 from app.core.actor import Actor
 from app.core.enums import OrderStatus, RefundState, Role
 from app.core.precondition import Precondition
 from app.database import Database
-from app.dependencies import Services
 from app.schemas.order import OrderStateUpdate
 from app.services.orders.service import STATEMENT
 from app.services.payments import ledger as money_ledger

@@ -7,8 +7,8 @@ import httpx2
 import psycopg
 import pytest
 
+from app.composition import Services
 from app.core.security import DEVELOPMENT_PRINCIPAL_ID
-from app.dependencies import Services
 from app.services.jobs.service import JobKind
 from tests.conftest import MovableClock
 from tests.integration.conftest import error_of, new_order

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from app.api.http.responses import ERROR_KINDS
 from app.api.http.routing import ApiRoute
-from app.dependencies import Services
+from app.composition import Services
 from app.schemas.common import ErrorResponse
 from tests.conftest import MovableClock
 from tests.factories import order_payload

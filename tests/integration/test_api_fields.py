@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from app.api.http import fields
 from app.api.http.fields import Representation
 from app.api.http.responses import Answer, answer
-from app.dependencies import Services
+from app.composition import Services
 from app.schemas.order import OrderResponse
 from app.utils.exceptions import InvalidInputError
 from tests.factories import order_payload

@@ -17,10 +17,10 @@ from fastapi import FastAPI
 from pydantic import SecretStr, ValidationError
 from structlog.testing import capture_logs
 
+from app.composition import Services
 from app.config import Settings
 from app.core.logging import configure_logging
 from app.database import Database
-from app.dependencies import Services
 from app.schemas.attachment import AttachmentResponse
 from app.schemas.operations import InvoiceRecord
 from app.services.documents.links import FileKind, FileLinks

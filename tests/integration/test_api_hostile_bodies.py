@@ -17,8 +17,8 @@ import httpx2
 import psycopg
 import pytest
 
+from app.composition import Services
 from app.config import Settings
-from app.dependencies import Services
 from app.schemas.common import METADATA_BYTES
 from tests.conftest import MovableClock
 from tests.factories import order_payload

@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import event
 from structlog.testing import capture_logs
 
+from app.composition import Services
 from app.config import Settings
 from app.core.enums import Role
 from app.database import Database
-from app.dependencies import Services
 from app.main import create_app
 from app.services.jobs.sweeps import SweepService
 from tests.databases import TestServers

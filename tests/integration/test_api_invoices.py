@@ -11,8 +11,8 @@ from sqlalchemy import select
 
 from app.api.http import file_transfer
 from app.api.v1.orders import prefers_json
+from app.composition import Services
 from app.config import Settings
-from app.dependencies import Services
 from app.models.job import Job
 from app.schemas.operations import InvoiceRecord
 from app.services.documents.invoices import InvoiceService

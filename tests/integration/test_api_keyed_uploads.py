@@ -13,9 +13,9 @@ import pytest
 from sqlalchemy import event
 from structlog.testing import capture_logs
 
+from app.composition import Services
 from app.config import Settings
 from app.database import Database
-from app.dependencies import Services
 from app.main import create_app
 from app.services.returns.attachments import ORPHAN_AGE
 from app.utils.storage import Storage, storage_for

@@ -6,8 +6,8 @@ from uuid import UUID, uuid4
 import httpx2
 import pytest
 
+from app.composition import Services
 from app.core.enums import Role
-from app.dependencies import Services
 from tests.factories import order_payload
 from tests.integration.conftest import TO_DELIVERED, error_of, new_order, new_return
 from tests.integration.dead import bury_job, raise_case

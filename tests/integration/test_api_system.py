@@ -8,10 +8,10 @@ import psycopg
 import pytest
 from fastapi import FastAPI
 
+from app.composition import Services
 from app.config import Settings
 from app.core.enums import EntityType, Role
 from app.database import Database
-from app.dependencies import Services
 from app.main import create_app
 from app.services.operations import schema_check
 from app.services.operations.schema_check import SchemaMismatchError, newest_revision, verify_schema

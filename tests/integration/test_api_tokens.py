@@ -10,11 +10,11 @@ import httpx2
 import psycopg
 import pytest
 
+from app.composition import Services
 from app.config import Settings
 from app.core.enums import Role
 from app.core.security import Principal, issue_token, token_id_of
 from app.database import Database
-from app.dependencies import Services
 from app.main import create_app
 from app.services.access.keys import REMEMBERED_SECONDS, KeyService
 from app.services.access.tokens import TokenService

@@ -13,8 +13,8 @@ import httpx2
 import orjson
 import pytest
 
+from app.composition import Services
 from app.config import Settings
-from app.dependencies import Services
 from tests.conftest import MovableClock
 from tests.integration.conftest import error_of, new_order
 from tests.integration.jobs_support import rows

@@ -10,7 +10,7 @@ import redis
 
 from app.config import Settings, get_settings
 from app.core.enums import SWEEPS
-from app.tasks import presence
+from app.tasks import heartbeat
 from app.tasks.beat import Scheduler
 from app.tasks.celery_app import celery_app
 from tests.conftest import MovableClock
@@ -74,7 +74,7 @@ def beat(
     tmp_path: Path,
 ) -> Iterator[Beat]:
     monkeypatch.setenv("REDIS_URL", settings.redis_url)
-    monkeypatch.setattr(presence, "_presences", {})
+    monkeypatch.setattr(heartbeat, "_heartbeats", {})
     get_settings.cache_clear()
     for name in ("broker_url", "broker_write_url"):
         monkeypatch.setattr(celery_app.conf, name, settings.redis_url)

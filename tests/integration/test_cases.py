@@ -11,10 +11,10 @@ from psycopg import errors
 from typer.testing import CliRunner
 
 from app.cli.main import cli
+from app.composition import Services
 from app.core.enums import CaseEntity, CaseKind, Role
 from app.core.security import DEVELOPMENT_PRINCIPAL_ID
 from app.database import Database
-from app.dependencies import Services
 from app.services.cases.kinds import MEANINGS
 from app.services.cases.service import open_case
 from app.services.jobs.service import JobKind

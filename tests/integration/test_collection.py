@@ -79,12 +79,12 @@ async def test_a_charge_of_another_amount_or_currency_is_not_adopted(
     amount, currency = amount_and_currency
     shop.gateway.charge(payment.order_id, Decimal(amount), currency, status=status)  # type: ignore[arg-type]
     moved = list(shop.gateway.movements)
-    assert await shop.work(payment.id, JobKind.CAPTURE_PAYMENT) is Verdict.BURIED
+    assert await shop.work(payment.id, JobKind.CAPTURE_PAYMENT) is Verdict.DEAD_LETTERED
     assert shop.gateway.movements == moved
     assert (await shop.payment(payment.order_id)).gateway_payment_id is None
     await shop.orders.cancel(payment.order_id, OrderCancel(), shop.admin)
     refund = await refund_of(shop.database, payment.order_id)
-    assert await shop.work(refund.id) is Verdict.BURIED
+    assert await shop.work(refund.id) is Verdict.DEAD_LETTERED
     assert (await shop.refund(refund.id)).state == "FAILED"
     assert shop.gateway.movements == moved
     assert order["total_amount"] == 341.1
@@ -93,7 +93,7 @@ async def test_a_charge_of_another_amount_or_currency_is_not_adopted(
 async def test_a_charge_that_was_captured_in_part_is_not_adopted(shop: Shop) -> None:
     order, payment = await collecting(shop)
     shop.charged(order, captured=Decimal("10.00"))
-    assert await shop.work(payment.id, JobKind.CAPTURE_PAYMENT) is Verdict.BURIED
+    assert await shop.work(payment.id, JobKind.CAPTURE_PAYMENT) is Verdict.DEAD_LETTERED
     assert (await shop.payment(payment.order_id)).gateway_payment_id is None
 
 
@@ -126,6 +126,6 @@ async def test_a_card_that_is_declined_refunds_nothing(shop: Shop) -> None:
     await shop.orders.cancel(payment.order_id, OrderCancel(), shop.admin)
     refund = await refund_of(shop.database, payment.order_id)
     shop.gateway.faults["capture"] = ["decline"]
-    assert await shop.work(refund.id, refund_retries=0) is Verdict.BURIED
+    assert await shop.work(refund.id, refund_retries=0) is Verdict.DEAD_LETTERED
     assert (await shop.refund(refund.id)).state == "FAILED"
     assert shop.gateway.movements == []

@@ -7,10 +7,10 @@ import httpx2
 import pytest
 from prometheus_client import Counter, Histogram
 
+from app.composition import Services
 from app.config import Settings
 from app.core import monitoring
 from app.database import Database
-from app.dependencies import Services
 from app.services.jobs import service as job_service
 from app.services.jobs.service import Claim, JobKind
 from app.tasks.runner import JobRunner, Verdict

@@ -16,10 +16,10 @@ import pytest
 import sentry_sdk
 from sqlalchemy.exc import IntegrityError, OperationalError
 
+from app.composition import Services
 from app.config import ROOT, Settings
 from app.core import error_tracking
 from app.database import Database
-from app.dependencies import Services
 from app.services.jobs.service import Claim, JobKind
 from app.services.payments.gateway.port import GatewayRejected, GatewayUnavailable
 from app.tasks.runner import JobRunner, Verdict
@@ -208,7 +208,7 @@ async def test_a_job_that_died_is_sent_whatever_killed_it(
 ) -> None:
     job_id = await add_job(database, JobKind.NOTIFY_INVOICE, uuid4())
     fault = MailUnavailable(f"no session for {CANARY}@example.com")
-    assert await runner_of(database, settings, fault, 0).run(job_id) is Verdict.BURIED
+    assert await runner_of(database, settings, fault, 0).run(job_id) is Verdict.DEAD_LETTERED
     [event] = sentry.received()
     [raised] = event["exception"]["values"]
     # The message of an error of our own, without the address in it.

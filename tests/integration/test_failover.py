@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
+from app.composition import Services
 from app.config import Settings
 from app.database import Database, driver_url, sync_engine
-from app.dependencies import Services
 from app.doctor import databases as doctor
 from app.doctor.findings import Level
 from app.main import create_app

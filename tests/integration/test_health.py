@@ -14,15 +14,15 @@ import pytest
 import redis
 from sqlalchemy import make_url
 
+from app.composition import Services
 from app.config import Settings
 from app.core.enums import WORKER_QUEUES, Role
 from app.database import Database
-from app.dependencies import Services
 from app.services.jobs.service import JobKind
 from app.services.operations import health as health_service
 from app.services.operations.health import ALIVE_PREFIX, HealthService
 from app.services.operations.probes import SharedLook
-from app.tasks import presence
+from app.tasks import heartbeat
 from app.utils.clock import utc_now, uuid7
 from app.utils.disk import LastSeen, Room
 from tests.integration.away import Speaker, hanging, listening, port_of, unreachable
@@ -118,7 +118,7 @@ async def test_without_credentials_health_gives_its_status_alone(
 
 
 def test_processes_show_themselves_where_health_looks() -> None:
-    assert presence.KEY_PREFIX == ALIVE_PREFIX
+    assert heartbeat.KEY_PREFIX == ALIVE_PREFIX
 
 
 @pytest.mark.parametrize("part", ["worker", "relay", "beat"])

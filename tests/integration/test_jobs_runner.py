@@ -14,7 +14,7 @@ from app.database import Database
 from app.services.jobs import service as job_service
 from app.services.jobs.service import Claim, JobKind, LeaseLostError
 from app.services.payments.gateway.port import GatewayCircuitOpen
-from app.tasks.runner import Handler, JobRunner, LastRites, Verdict, describe
+from app.tasks.runner import Handler, JobRunner, OnDeadLetter, Verdict, describe
 from tests.integration.jobs_support import add_job, claim, execute, job, rows
 
 pytestmark = pytest.mark.req("REQ-004")
@@ -45,7 +45,7 @@ def runner(
     handler: Handler,
     *,
     owner: str = "one",
-    last_rites: LastRites | None = None,
+    on_dead_letter: OnDeadLetter | None = None,
     time_limit: float = 25,
     **changes: float,
 ) -> JobRunner:
@@ -53,7 +53,7 @@ def runner(
         database,
         settings.model_copy(update=changes),
         {KIND: handler},
-        last_rites={KIND: last_rites} if last_rites else None,
+        on_dead_letter={KIND: on_dead_letter} if on_dead_letter else None,
         owner=owner,
         time_limit=timedelta(seconds=time_limit),
     )
@@ -115,7 +115,7 @@ async def test_failures_back_off_and_end_in_the_dead_letters(database: Database,
         assert waiting.last_error == "RuntimeError: smtp said <address> is away"
         assert await broken.run(job_id) is Verdict.NOTHING_TO_DO
         await execute(database, "UPDATE jobs SET run_at = now()")
-    assert await broken.run(job_id) is Verdict.BURIED
+    assert await broken.run(job_id) is Verdict.DEAD_LETTERED
     dead = await job(database, job_id)
     assert (dead.state, dead.failures, dead.claims) == ("DEAD", 4, 4)
     [letter] = await rows(database, "SELECT * FROM dead_letters")
@@ -130,7 +130,7 @@ async def test_an_alert_that_cannot_be_mailed_raises_no_alert(database: Database
     job_id = await add_job(database, JobKind.NOTIFY_JOB_FAILED, uuid4())
     handlers: dict[JobKind, Handler] = {JobKind.NOTIFY_JOB_FAILED: lambda _: raising(RuntimeError("no"))}
     impatient = settings.model_copy(update={"notification_retries": 0})
-    assert await JobRunner(database, impatient, handlers, owner="one").run(job_id) is Verdict.BURIED
+    assert await JobRunner(database, impatient, handlers, owner="one").run(job_id) is Verdict.DEAD_LETTERED
     assert len(await rows(database, "SELECT 1 FROM jobs")) == 1
 
 
@@ -140,7 +140,7 @@ async def test_a_hopeless_error_burns_no_retries(database: Database, settings: S
 
     job_id = await add_job(database, KIND, uuid4())
     broken = runner(database, settings, Work(database, lambda _: raising(HopelessError("template is broken"))))
-    assert await broken.run(job_id) is Verdict.BURIED
+    assert await broken.run(job_id) is Verdict.DEAD_LETTERED
     assert (await job(database, job_id)).claims == 1
 
 
@@ -162,7 +162,7 @@ async def test_a_job_that_kills_its_workers_ends_in_the_dead_letters(database: D
         await claim(database, job_id)
         await execute(database, "UPDATE jobs SET lease_until = now() - interval '1 second'")
     work = Work(database)
-    assert await runner(database, settings, work).run(job_id) is Verdict.BURIED
+    assert await runner(database, settings, work).run(job_id) is Verdict.DEAD_LETTERED
     assert work.runs == 0
     [letter] = await rows(database, "SELECT * FROM dead_letters")
     assert letter.error == "crashed 20 times"
@@ -261,7 +261,7 @@ async def test_a_job_over_its_time_counts_as_failed(database: Database, settings
     assert (row.failures, row.last_error) == (1, "JobTimeoutError: not done within 0.2 s")
 
 
-async def test_burial_and_last_rites_are_one_transaction(database: Database, settings: Settings) -> None:
+async def test_a_dead_letter_and_what_follows_are_one_transaction(database: Database, settings: Settings) -> None:
     job_id = await add_job(database, KIND, entity_id := uuid4())
 
     async def rites(session: AsyncSession, held: Claim) -> None:
@@ -273,11 +273,11 @@ async def test_burial_and_last_rites_are_one_transaction(database: Database, set
 
     work = Work(database, lambda _: raising(RuntimeError("no")))
     with pytest.raises(Exception, match="division by zero"):
-        await runner(database, settings, work, last_rites=failing_rites, notification_retries=0).run(job_id)
+        await runner(database, settings, work, on_dead_letter=failing_rites, notification_retries=0).run(job_id)
     assert (await job(database, job_id)).state == "RUNNING"
     assert await rows(database, "SELECT 1 FROM dead_letters") == []
     await execute(database, "UPDATE jobs SET lease_until = now() - interval '1 second'")
-    await runner(database, settings, work, last_rites=rites, notification_retries=0).run(job_id)
+    await runner(database, settings, work, on_dead_letter=rites, notification_retries=0).run(job_id)
     assert (await job(database, job_id)).state == "DEAD"
     [written] = await rows(database, "SELECT entity_id FROM jobs WHERE dedupe_key = 'rites'")
     assert written.entity_id == entity_id

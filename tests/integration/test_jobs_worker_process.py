@@ -15,11 +15,11 @@ from app.config import Settings
 from app.core.actor import Actor
 from app.core.enums import OrderStatus
 from app.database import sync_engine
-from app.tasks import presence, scheduled_tasks, worker_process
+from app.tasks import heartbeat, scheduled_tasks, worker_process
 from app.tasks.celery_app import TASKS, celery_app
 from app.tasks.relay import Relay
-from app.tasks.workbench import Workbench
 from app.tasks.worker_process import WorkerProcess, WorkInterruptedError
+from app.tasks.worker_services import WorkerServices
 from tests.conftest import MovableClock
 from tests.fakes import FakeGateway
 from tests.integration.jobs_support import FakeMailSender, FakeRenderer, completed_return, order_in, rows
@@ -48,7 +48,7 @@ def process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[WorkerProcess]:
     """Return this process's own, as a forked worker has it; tests here are synchronous, as Celery's tasks are."""
-    bench = Workbench(settings, clock=clock, renderer=FakeRenderer(), mail_sender=mails, gateway=gateway)
+    bench = WorkerServices(settings, clock=clock, renderer=FakeRenderer(), mail_sender=mails, gateway=gateway)
     process = WorkerProcess(bench)
     monkeypatch.setitem(worker_process._processes, os.getpid(), process)
     yield process
@@ -77,7 +77,7 @@ def work(process: WorkerProcess, settings: Settings) -> Iterator[Callable[[], in
     engine.dispose()
 
 
-def drive(process: WorkerProcess, journey: Callable[[Workbench], Awaitable[object]]) -> None:
+def drive(process: WorkerProcess, journey: Callable[[WorkerServices], Awaitable[object]]) -> None:
     process.run(journey)
 
 
@@ -89,7 +89,7 @@ def test_everything_that_a_return_sets_off_is_done(
     process: WorkerProcess, work: Callable[[], int], mails: FakeMailSender, gateway: FakeGateway, admin: Actor
 ) -> None:
     # The credit note refers to the invoice, so the order's own work comes first, as it does in life.
-    orders, returns = process.workbench.orders, process.workbench.returns
+    orders, returns = process.services.orders, process.services.returns
     drive(process, lambda _: order_in(orders, admin, OrderStatus.CANCELLED))
     drive(process, lambda _: completed_return(orders, returns, admin))
     assert work() >= 16
@@ -104,7 +104,7 @@ def test_everything_that_a_return_sets_off_is_done(
 def test_ticks_do_what_is_due_and_nothing_twice(
     process: WorkerProcess, work: Callable[[], int], clock: MovableClock, admin: Actor
 ) -> None:
-    orders = process.workbench.orders
+    orders = process.services.orders
     clock.now = clock.now.replace(hour=12) - timedelta(days=3)
     drive(process, lambda _: order_in(orders, admin, OrderStatus.PENDING_PAYMENT))
     clock.advance(days=2)
@@ -127,7 +127,7 @@ def test_a_database_that_is_away_ends_the_message_and_not_the_worker(
     settings: Settings, mails: FakeMailSender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere = settings.model_copy(update={"database_url": "postgresql://ada:secret@127.0.0.1:1/none"})
-    process = WorkerProcess(Workbench(nowhere, mail_sender=mails))
+    process = WorkerProcess(WorkerServices(nowhere, mail_sender=mails))
     monkeypatch.setitem(worker_process._processes, os.getpid(), process)
     with capture_logs() as logs, pytest.raises(WorkInterruptedError, match="OperationalError"):
         worker_process.run_job(uuid4())
@@ -139,11 +139,11 @@ def test_a_database_that_is_away_ends_the_message_and_not_the_worker(
 def test_a_worker_shows_its_presence(settings: Settings) -> None:
     client = redis.Redis.from_url(settings.redis_url)
     name = f"worker-{uuid4()}@test"
-    key = f"{presence.KEY_PREFIX}worker:{name}"
-    shown = presence.Presence(settings, "worker")
+    key = f"{heartbeat.KEY_PREFIX}worker:{name}"
+    shown = heartbeat.Heartbeat(settings, "worker")
     assert shown.show(name, "invoices,refunds")
     assert client.get(key) == b"invoices,refunds"
-    assert 25 <= client.ttl(key) <= presence.TTL_SECONDS
+    assert 25 <= client.ttl(key) <= heartbeat.TTL_SECONDS
     client.delete(key)
     assert shown.show(name)
     assert not client.exists(key)

@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.main import cli
+from app.composition import Services
 from app.config import Settings, get_settings
 from app.database import Database
-from app.dependencies import Services
 from app.local.postgres import START_SECONDS, EmbeddedPostgres
 from app.local.process import wait_until
 from app.main import create_app

@@ -79,7 +79,7 @@ async def test_chat_that_is_out_of_order_is_told_by_mail_alone_and_that_ends(
     held = await claim(database, await add_job(database, JobKind.PROCESS_REFUND, uuid4()))
     post.chat.faults = [MessageDelayed("no connection") for _ in range(100)]
     async with database.transaction() as session:
-        await job_service.bury(session, held, "GatewayDeclined: no")
+        await job_service.dead_letter(session, held, "GatewayDeclined: no")
     for _ in range(20):
         await post.deliver()
     assert len(post.chat.tried) == settings.notification_retries + 1

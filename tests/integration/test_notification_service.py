@@ -282,7 +282,7 @@ async def test_operations_hear_of_dead_jobs(
 ) -> None:
     held = await claim(database, await add_job(database, JobKind.PROCESS_REFUND, entity_id := uuid4()))
     async with database.transaction() as session:
-        await job_service.bury(session, held, "GatewayDeclined: no")
+        await job_service.dead_letter(session, held, "GatewayDeclined: no")
     await send_all(database, notifications)
     [mail] = mails.sent
     assert mail.to == settings.operations_email

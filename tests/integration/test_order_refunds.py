@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.main import cli
+from app.composition import Services
 from app.core.enums import Role
-from app.dependencies import Services
 from app.services.jobs.service import JobKind
 from app.services.notifications import operations_facts
 from app.utils.mail_templates import render_mail

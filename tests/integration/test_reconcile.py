@@ -149,7 +149,7 @@ async def test_one_repair_that_is_refused_holds_up_no_other(shop: Shop) -> None:
     """The gateway paid both, one of them only after it was given up and its share had gone to another refund."""
     refused, healthy = await shop.part_refund(), await shop.part_refund()
     shop.gateway.faults["refund"] = ["decline"]
-    assert await shop.work(refused.id, refund_retries=0) is Verdict.BURIED
+    assert await shop.work(refused.id, refund_retries=0) is Verdict.DEAD_LETTERED
     [letter] = await rows(shop.database, "SELECT id FROM dead_letters")
     await DeadLetterService(shop.database, shop.clock).dismiss(letter.id, shop.admin, "paid in cash")
     await execute(

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from app.composition import Services
 from app.config import ROOT, Settings, SettingsError
 from app.database import Database
-from app.dependencies import Services
 from app.doctor import services as doctor
 from app.doctor.findings import Level
 from app.local.binaries import valkey_server

@@ -43,7 +43,7 @@ async def buried(shop: Shop) -> RefundRow:
     """Return such a refund whose job has given up."""
     refund = await pending(shop)
     shop.clock.advance(days=PENDING_LIMIT.days)
-    assert await shop.work(refund.id, refund_retries=0) is Verdict.BURIED
+    assert await shop.work(refund.id, refund_retries=0) is Verdict.DEAD_LETTERED
     return refund
 
 
@@ -96,7 +96,7 @@ async def test_a_gateway_that_never_decides_ends_with_a_person(shop: Shop) -> No
     assert (await job_row(shop, refund)).failures == 0
     shop.clock.advance(seconds=1)
     assert await shop.work(refund.id, refund_retries=1) is Verdict.POSTPONED
-    assert await shop.work(refund.id, refund_retries=1) is Verdict.BURIED
+    assert await shop.work(refund.id, refund_retries=1) is Verdict.DEAD_LETTERED
     assert (await shop.refund(refund.id)).state == "UNKNOWN"
     assert len(await letters(shop)) == 1
 
@@ -192,7 +192,7 @@ async def test_a_failure_of_what_was_given_up_changes_nothing(shop: Shop) -> Non
     """A person dismissed it, and has paid another way: it may not be paid again."""
     refund = await shop.part_refund()
     shop.gateway.faults["refund"] = ["decline"]
-    assert await shop.work(refund.id, refund_retries=0) is Verdict.BURIED
+    assert await shop.work(refund.id, refund_retries=0) is Verdict.DEAD_LETTERED
     [declined] = shop.gateway.refunds.values()
     assert await shop.tell("refund.failed", declined) == "REFUND_FAILED"
     assert await shop.job_state(refund.id) == "DEAD"

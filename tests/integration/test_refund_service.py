@@ -193,7 +193,7 @@ async def test_a_spent_budget_ends_with_a_person(shop: Shop) -> None:
     refund = await shop.part_refund()
     shop.gateway.faults["refund"] = ["decline"] * 6
     verdicts = [await shop.work(refund.id) for _ in range(6)]
-    assert verdicts == [Verdict.POSTPONED] * 5 + [Verdict.BURIED]
+    assert verdicts == [Verdict.POSTPONED] * 5 + [Verdict.DEAD_LETTERED]
     assert (await shop.refund(refund.id)).state == "FAILED"
     assert await shop.job_state(refund.id) == "DEAD"
     letter_id = await dead_letter(shop.database)
@@ -209,7 +209,7 @@ async def test_an_unknown_outcome_stays_unknown_when_the_budget_is_spent(shop: S
     refund = await shop.part_refund()
     shop.gateway.faults["refund"] = ["timeout_after"]
     shop.gateway.faults["lookup"] = ["lost"] * 5
-    assert [await shop.work(refund.id) for _ in range(6)][-1] is Verdict.BURIED
+    assert [await shop.work(refund.id) for _ in range(6)][-1] is Verdict.DEAD_LETTERED
     assert (await shop.refund(refund.id)).state == "UNKNOWN"
     kept = await shop.refund(refund.id)
     assert (kept.state, kept.released_at) == ("UNKNOWN", None)
@@ -222,7 +222,7 @@ async def test_an_unknown_outcome_stays_unknown_when_the_budget_is_spent(shop: S
 async def test_a_refund_that_a_person_retries_is_paid_once(shop: Shop) -> None:
     refund = await shop.part_refund()
     shop.gateway.faults["refund"] = ["decline"]
-    assert await shop.work(refund.id, refund_retries=0) is Verdict.BURIED
+    assert await shop.work(refund.id, refund_retries=0) is Verdict.DEAD_LETTERED
     letter_id = await dead_letter(shop.database)
     letters = DeadLetterService(shop.database, shop.clock)
     with pytest.raises(ForbiddenError):
@@ -239,7 +239,7 @@ async def test_a_refund_that_a_person_retries_is_paid_once(shop: Shop) -> None:
 async def test_a_refund_that_a_person_dismisses_gives_its_share_back(shop: Shop) -> None:
     refund = await shop.part_refund()
     shop.gateway.faults["refund"] = ["decline"]
-    assert await shop.work(refund.id, refund_retries=0) is Verdict.BURIED
+    assert await shop.work(refund.id, refund_retries=0) is Verdict.DEAD_LETTERED
     letters = DeadLetterService(shop.database, shop.clock)
     await letters.dismiss(await dead_letter(shop.database), shop.admin, "paid in cash")
     released = await shop.refund(refund.id)
@@ -303,5 +303,5 @@ async def test_refunds_are_listed_newest_first(shop: Shop) -> None:
 async def test_a_job_without_refund_gives_up_in_the_open(shop: Shop) -> None:
     missing = uuid4()
     job_id = await add_job(shop.database, JobKind.PROCESS_REFUND, missing)
-    assert await shop.work(missing, refund_retries=0) is Verdict.BURIED
+    assert await shop.work(missing, refund_retries=0) is Verdict.DEAD_LETTERED
     assert (await job(shop.database, job_id)).state == "DEAD"

@@ -19,10 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
 
 from app import replica
+from app.composition import Services
 from app.config import Settings
 from app.core.actor import Actor
 from app.database import Database
-from app.dependencies import Services
 from app.doctor import databases as doctor
 from app.doctor.findings import Level
 from app.local.process import wait_until

@@ -17,7 +17,7 @@ from app.services.payments.reconciliation import PaymentReconciler
 from app.services.payments.refunds import RefundService
 from app.services.returns.attachments import PARTS
 from app.services.workflow.audit import AuditService
-from app.tasks.workbench import Workbench
+from app.tasks.worker_services import WorkerServices
 from app.utils.invoice_generator import RenderingError
 from app.utils.shop_time import ShopTime
 from app.utils.storage import storage_for
@@ -160,7 +160,7 @@ async def test_nothing_is_missing_after_a_seed(
     assert (await PaymentReconciler(database, gateway, unpaid).reconcile(manager)).differences == []
     assert (await AuditService(database).verify())["ok"]
     assert [finding.level for finding in await databases.work(settings)] == ["ok"]
-    bench = Workbench(settings, database=database, gateway=gateway, mail_sender=FakeMailSender())
+    bench = WorkerServices(settings, database=database, gateway=gateway, mail_sender=FakeMailSender())
     found = [
         await bench.unpaid_orders.cancel_overdue(settings.unpaid_order_ttl, 200),
         await bench.returns.expire_unreviewed(timedelta(days=settings.return_expiry_days), 200),

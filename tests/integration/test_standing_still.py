@@ -19,7 +19,7 @@ from app.services.orders.service import OrderService
 from app.services.returns.service import ReturnService
 from app.services.workflow.audit import AuditService
 from app.tasks.runner import Verdict
-from app.tasks.workbench import Workbench
+from app.tasks.worker_services import WorkerServices
 from app.utils.storage import storage_for
 from tests.conftest import MovableClock
 from tests.factories import order_create
@@ -42,7 +42,7 @@ async def test_the_locks_of_one_that_stands_still_are_free_before_those_who_wait
     hasty: Database, database: Database, settings: Settings, orders: OrderService, admin: Actor, clock: MovableClock
 ) -> None:
     order = await order_in(orders, admin, OrderStatus.SHIPPED)
-    bench = Workbench(
+    bench = WorkerServices(
         settings,
         database=database,
         clock=clock,

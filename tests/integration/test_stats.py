@@ -8,7 +8,7 @@ import httpx2
 import psycopg
 import pytest
 
-from app.dependencies import Services
+from app.composition import Services
 from app.models.job import Job
 from app.services.jobs.service import JobKind
 from app.services.operations.service_levels import first_id_of

@@ -139,7 +139,7 @@ async def test_a_refunds_job_gives_up_with_its_case(shop: Shop, owner_connection
     """Before any money moves: the event of PROCESSING comes first."""
     refund = await shop.cancelled()
     forge(owner_connection, "events", "REFUND", refund.id, 2)
-    assert await shop.work(refund.id) is Verdict.BURIED
+    assert await shop.work(refund.id) is Verdict.DEAD_LETTERED
     assert shop.gateway.moved("refund", refund.id) == []
     assert (await shop.refund(refund.id)).state == RefundState.PENDING
     assert ("TAMPERED_RECORD", "REFUND", refund.id) in {case[:3] for case in await cases(shop.database)}

@@ -11,11 +11,11 @@ import httpx2
 import psycopg
 import pytest
 
+from app.composition import Services
 from app.config import Settings
 from app.core.actor import Actor
 from app.core.enums import Role
 from app.database import Database
-from app.dependencies import Services
 from app.services.jobs.service import JobKind
 from app.services.payments import money_in
 from app.services.payments.gateway.port import GatewayPayment

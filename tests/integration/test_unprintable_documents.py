@@ -16,7 +16,7 @@ from app.services.documents.invoices import InvoiceService, UnprintableDocumentE
 from app.services.jobs.service import JobKind
 from app.services.orders.service import OrderService
 from app.tasks.runner import Verdict
-from app.tasks.workbench import Workbench
+from app.tasks.worker_services import WorkerServices
 from app.utils.document_fonts import DocumentFonts
 from app.utils.invoice_generator import TEMPLATES
 from app.utils.storage import storage_for
@@ -46,10 +46,10 @@ async def test_it_ends_as_a_case_and_a_dead_letter_and_takes_no_number(
     database: Database, orders: OrderService, settings: Settings, admin: Actor, clock: MovableClock
 ) -> None:
     order = await order_in(orders, admin, OrderStatus.SHIPPED, customer_name=NAME)
-    bench = Workbench(settings, database=database, clock=clock, renderer=FakeRenderer())
+    bench = WorkerServices(settings, database=database, clock=clock, renderer=FakeRenderer())
     verdict = await bench.runner("tester").run(await job_of(database, order["id"], JobKind.ISSUE_INVOICE))
 
-    assert verdict is Verdict.BURIED
+    assert verdict is Verdict.DEAD_LETTERED
     [case] = await cases(database)
     assert (case.kind, case.entity_type, case.entity_id) == ("UNPRINTABLE_DOCUMENT", "ORDER", order["id"])
     assert case.order_id == order["id"]

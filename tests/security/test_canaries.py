@@ -26,13 +26,13 @@ from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import Transport
 from sqlalchemy import make_url
 
+from app.composition import Services
 from app.config import Settings
 from app.core import error_tracking
 from app.core.logging import configure_logging
-from app.dependencies import Services
 from app.services.orders.service import OrderService
 from app.tasks.runner import Verdict
-from app.tasks.workbench import Workbench
+from app.tasks.worker_services import WorkerServices
 from app.utils.card_numbers import holds_card_number
 from tests.conftest import MovableClock
 from tests.files_support import PDF
@@ -222,7 +222,9 @@ def order_body(customer_id: UUID) -> dict[str, Any]:
 class Story:
     """What happens, chapter by chapter."""
 
-    def __init__(self, seen: Seen, api: httpx2.AsyncClient, connect: Connect, bench: Workbench, box: Mailbox) -> None:
+    def __init__(
+        self, seen: Seen, api: httpx2.AsyncClient, connect: Connect, bench: WorkerServices, box: Mailbox
+    ) -> None:
         self.seen, self.api, self.connect, self.bench, self.box = seen, api, connect, bench, box
 
     async def strangers(self) -> None:
@@ -342,7 +344,7 @@ async def told(
     """Tell the whole story once; give what was seen of it."""
     box, reachable = mailbox
     worker = settings.model_copy(update={"smtp_host": reachable.smtp_host, "smtp_port": reachable.smtp_port})
-    bench = Workbench(worker, database=services.database, clock=clock)
+    bench = WorkerServices(worker, database=services.database, clock=clock)
     story = Story(seen, api, connect, bench, box)
     body = order_body(customer_id)
     await story.strangers()
@@ -372,12 +374,12 @@ async def told(
         await api.patch(f"/api/v1/orders/{order['id']}/state", json={"new_state": "PAID", "reason": PERSONAL["note"]}),
         409,
     )
-    await story.work(Verdict.SUCCEEDED, Verdict.BURIED)
+    await story.work(Verdict.SUCCEEDED, Verdict.DEAD_LETTERED)
     del box.answers["rcpt"]
     await story.work(Verdict.SUCCEEDED)
     seen.documents.append((await api.get(f"/api/v1/orders/{order['id']}/invoice")).content)
     await story.returned(order["id"])
-    await story.work(Verdict.SUCCEEDED, Verdict.BURIED)
+    await story.work(Verdict.SUCCEEDED, Verdict.DEAD_LETTERED)
     await story.work(Verdict.SUCCEEDED)
     await story.noted_and_corrected(order["id"], str(await raise_case(services.database)))
     for path in (

@@ -28,8 +28,8 @@ from uuid import UUID
 import httpx2
 import pytest
 
+from app.composition import Services
 from app.config import ROOT, Settings
-from app.dependencies import Services
 from app.services.documents.links import FileKind, FileLinks
 from app.services.jobs.service import JobKind
 from tests.integration.conftest import API_KEY, TO_DELIVERED, new_order, new_return

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app import config
+from app.composition import Services
 from app.config import ROOT, Settings, SettingsError
 from app.config_rules import is_trivial
 from app.core.enums import Role
-from app.dependencies import Services
 from app.main import create_app
 from app.tasks import processes
 from tests.conftest import new_key

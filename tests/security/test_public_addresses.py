@@ -10,9 +10,9 @@ from typer.testing import CliRunner, Result
 
 from app import api_server
 from app.cli.main import cli
+from app.composition import Services
 from app.config import Settings, SettingsError, get_settings
 from app.config_rules import development_secrets, refuse_public_address
-from app.dependencies import Services
 from app.main import create_app
 from app.tasks import processes
 from tests.integration.conftest import API_KEY, error_of

@@ -14,8 +14,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
+from app.composition import Services
 from app.core.enums import CaseEntity, CaseKind, Role
-from app.dependencies import Services
 from app.services.cases.service import open_case
 from app.services.workflow.verification import VerificationService
 from tests.conftest import MovableClock, new_key

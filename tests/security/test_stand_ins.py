@@ -11,9 +11,9 @@ import httpx2
 import pytest
 from aiosmtpd.smtp import SMTP
 
+from app.composition import Services
 from app.config import Settings, SettingsError
 from app.config_rules import is_mail_catcher
-from app.dependencies import Services
 from app.doctor import Level
 from app.doctor import services as doctor
 from app.main import create_app

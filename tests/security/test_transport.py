@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from app.api.http.cors import SENT_HEADERS
+from app.composition import Services
 from app.config import Settings
-from app.dependencies import Services
 from app.main import create_app
 from tests.integration.conftest import API_KEY, error_of
 

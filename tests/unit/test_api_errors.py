@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 
 from app.api.http import errors
-from app.api.http.middleware import HttpFloor
+from app.api.http.middleware import HttpMiddleware
 from app.api.http.responses import ERROR_KINDS
 from app.config import Settings
 from app.core.logging import configure_logging
@@ -82,7 +82,7 @@ def application_that_raises(fault: Exception) -> FastAPI:
     # A case is opened where a record was tampered with; here that fails, and the answer is the same.
     application.state.services = SimpleNamespace(database=DatabaseAway())
     errors.install(application)
-    application.add_middleware(HttpFloor, production=False)
+    application.add_middleware(HttpMiddleware, production=False)
 
     @application.get("/fails")
     async def fails(_: Annotated[Wanted, Query()]) -> None:
@@ -221,7 +221,7 @@ async def test_libraries_log_in_the_same_form(logged: Any) -> None:
 
 async def test_an_answer_that_breaks_off_cuts_the_connection() -> None:
     application = FastAPI()
-    application.add_middleware(HttpFloor, production=False)
+    application.add_middleware(HttpMiddleware, production=False)
 
     async def half() -> AsyncIterator[bytes]:
         yield b"half"

@@ -9,11 +9,11 @@ from structlog.testing import capture_logs
 from app.config import Settings
 from app.core.enums import SWEEPS, Queue
 from app.services.jobs.service import JobKind
-from app.tasks import presence, worker_process
+from app.tasks import heartbeat, worker_process
 from app.tasks.celery_app import TASKS, broker_url, celery_app
-from app.tasks.presence import Presence
+from app.tasks.heartbeat import Heartbeat
 from app.tasks.runner import JOB_TIME_LIMIT
-from app.tasks.workbench import Workbench
+from app.tasks.worker_services import WorkerServices
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_lease_outlives_the_longest_job() -> None:
 
 @pytest.mark.req("REQ-004")
 def test_every_kind_of_job_has_a_handler() -> None:
-    assert set(Workbench(Settings(_env_file=None)).handlers()) == set(JobKind)
+    assert set(WorkerServices(Settings(_env_file=None)).handlers()) == set(JobKind)
 
 
 @pytest.mark.parametrize("argument", ["not a uuid", "", 17, None, ["x"], {"customer": "ada@example.com"}, "x" * 10_000])
@@ -86,34 +86,34 @@ def test_a_malformed_message_is_logged_without_its_content(argument: object) -> 
 
 def test_presence_bears_an_outage_of_redis(tmp_path: Path) -> None:
     settings = Settings(_env_file=None, redis_url=f"unix://{tmp_path}/none.sock")
-    shown = Presence(settings, "worker")
+    shown = Heartbeat(settings, "worker")
     with capture_logs() as logs:
         assert not shown.show("worker@here")
         shown._next = 0
         assert not shown.show("worker@here")
     shown.close()
-    assert [entry["event"] for entry in logs] == ["cannot show its presence"]
+    assert [entry["event"] for entry in logs] == ["heartbeat failed"]
 
 
 def test_readiness_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("READY_FILE", raising=False)
-    presence.ready()
+    heartbeat.ready()
     monkeypatch.setenv("READY_FILE", str(tmp_path / "ready"))
-    presence.ready()
+    heartbeat.ready()
     assert (tmp_path / "ready").exists()
 
 
 def test_the_owner_of_a_lease_fits_its_column() -> None:
-    process = worker_process.WorkerProcess(Workbench(Settings(_env_file=None)))
+    process = worker_process.WorkerProcess(WorkerServices(Settings(_env_file=None)))
     assert 0 < len(process._runner._owner) <= 100
     process.close()
 
 
 def test_celery_sees_no_more_of_an_error_than_its_kind() -> None:
     """Celery logs what a task raises, message and causes included."""
-    process = worker_process.WorkerProcess(Workbench(Settings(_env_file=None)))
+    process = worker_process.WorkerProcess(WorkerServices(Settings(_env_file=None)))
 
-    async def failing(_: Workbench) -> None:
+    async def failing(_: WorkerServices) -> None:
         raise ValueError("not a mail address: 'ada@example.com'")
 
     with capture_logs() as logs, pytest.raises(worker_process.WorkInterruptedError) as caught:

@@ -35,7 +35,7 @@ SHOWN_HEADERS = (
 _NOT_ALLOWED = 400
 
 
-class OriginFloor(CORSMiddleware):
+class OriginMiddleware(CORSMiddleware):
     """Starlette's CORS with refusals in the one error shape (contract section 6)."""
 
     def __init__(self, app: ASGIApp, *, origins: list[str]) -> None:

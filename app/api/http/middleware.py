@@ -44,7 +44,7 @@ Header = tuple[bytes, bytes]
 logger = structlog.get_logger("app.access")
 
 
-class HttpFloor:
+class HttpMiddleware:
     """The outermost layer of the API.
 
     Args:

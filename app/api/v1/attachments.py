@@ -15,7 +15,8 @@ from app.api.http.incoming import UPLOADS, Share
 from app.api.http.multipart import Part, read_multipart
 from app.api.http.responses import answer, refuses
 from app.api.http.routing import ApiRoute
-from app.dependencies import ACTOR, Services
+from app.composition import Services
+from app.dependencies import ACTOR
 from app.schemas.attachment import (
     UPLOAD_BODY,
     AttachmentFields,

@@ -9,7 +9,8 @@ from starlette.types import Scope
 from app.api.deps import ProcessServices
 from app.api.http.responses import answer, refuses
 from app.api.http.routing import OpenRoute
-from app.dependencies import CREDENTIALS, Services, authenticate
+from app.composition import Services
+from app.dependencies import CREDENTIALS, authenticate
 from app.schemas.system import HealthResponse, LiveResponse
 from app.utils.exceptions import ServiceUnavailableError
 

@@ -23,7 +23,7 @@ router = APIRouter(prefix="/api/v1/notifications", tags=["Operations"], route_cl
 )
 async def list_notifications(query: Annotated[NotificationQuery, Query()], context: Context) -> Response:
     """Newest first: mail, SMS and chat. SENT says that the mail server or webhook took it, not that it was read."""
-    return answer(await context.services.notifications.list(query, context.actor))
+    return answer(await context.services.notification_log.list(query, context.actor))
 
 
 @router.post(

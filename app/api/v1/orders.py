@@ -12,8 +12,9 @@ from app.api.http.conditional import IF_MATCH, if_match
 from app.api.http.file_transfer import FileTransfer
 from app.api.http.responses import answer, refuses, resource
 from app.api.http.routing import ApiRoute
+from app.composition import Services
 from app.core.enums import EntityType, OrderStatus
-from app.dependencies import ACTOR, Services
+from app.dependencies import ACTOR
 from app.schemas.common import PageQuery
 from app.schemas.operations import InvoiceRecord
 from app.schemas.order import (

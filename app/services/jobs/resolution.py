@@ -59,7 +59,7 @@ async def resolve(
     await session.flush()
 
 
-async def revive(session: AsyncSession, dedupe_key: str, at: datetime, note: str) -> bool:
+async def requeue(session: AsyncSession, dedupe_key: str, at: datetime, note: str) -> bool:
     """Make a dead job due again without a person, because there is news; return whether it was dead."""
     statement = (
         select(DeadLetter)

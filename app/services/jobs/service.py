@@ -146,7 +146,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Burial:
+class DeadLettered:
     """A job that ended in the dead letters."""
 
     dead_letter_id: UUID
@@ -175,7 +175,7 @@ async def add(
     return (await session.execute(statement)).first() is not None
 
 
-async def hasten(session: AsyncSession, dedupe_key: str) -> None:
+async def make_due_now(session: AsyncSession, dedupe_key: str) -> None:
     """Make a job that waits for its time due now; one that runs, or has ended, stays as it is."""
     await session.execute(
         update(Job)
@@ -297,7 +297,7 @@ async def postpone(session: AsyncSession, held: Claim, error: str, delay: timede
     )
 
 
-async def bury(session: AsyncSession, held: Claim, error: str) -> Burial:
+async def dead_letter(session: AsyncSession, held: Claim, error: str) -> DeadLettered:
     """End the job in the dead letters, with the alert mail due in the same transaction.
 
     Raises:
@@ -330,4 +330,4 @@ async def bury(session: AsyncSession, held: Claim, error: str) -> Burial:
     # An alert that cannot be mailed raises no alert of its own: it would never end.
     if held.kind is not JobKind.NOTIFY_JOB_FAILED:
         await add(session, JobKind.NOTIFY_JOB_FAILED, dead_letter_id, f"{JobKind.NOTIFY_JOB_FAILED}:{dead_letter_id}")
-    return Burial(dead_letter_id, held.job_id, held.kind, held.entity_id, error)
+    return DeadLettered(dead_letter_id, held.job_id, held.kind, held.entity_id, error)

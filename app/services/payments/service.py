@@ -200,7 +200,7 @@ class PaymentService:
         is_recorded = refund.state == RefundState.SUCCEEDED and refund.gateway_refund_id == reported.id
         if event.type == "refund.succeeded":
             if await money_ledger.settle(session, refund, reported.id, self._clock()):
-                await job_service.hasten(session, job_key)
+                await job_service.make_due_now(session, job_key)
                 return "REFUND_SETTLED"
             return "ALREADY_SETTLED" if is_recorded else "SECOND_REFUND"
         if is_recorded:
@@ -209,9 +209,9 @@ class PaymentService:
         if refund.state in {RefundState.PROCESSING, RefundState.UNKNOWN}:
             # The job asks the gateway before anything else. It is one row, dead or alive, so no second one pays too.
             news = f"gateway event {event.id}: {event.type}"
-            if await job_resolution.revive(session, job_key, self._clock(), news):
+            if await job_resolution.requeue(session, job_key, self._clock(), news):
                 return "REFUND_DUE_AGAIN"
-            await job_service.hasten(session, job_key)
+            await job_service.make_due_now(session, job_key)
         # Of an attempt that the job hears of itself, or has long left behind.
         return "REFUND_FAILED"
 

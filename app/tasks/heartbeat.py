@@ -21,7 +21,7 @@ INTERVAL_SECONDS = 5.0
 _SOCKET_TIMEOUT_SECONDS = 0.5
 
 
-class Presence:
+class Heartbeat:
     """Keeps a process's key in Redis alive.
 
     Called from the process's own loop, so one that hangs, or that has lost what it works with, stops showing it. An
@@ -53,11 +53,11 @@ class Presence:
             self._client.set(f"{KEY_PREFIX}{self._part}:{name}", value, ex=TTL_SECONDS)
         except redis.RedisError as fault:
             if not self._failing:
-                logger.warning("cannot show its presence", part=self._part, error=type(fault).__name__)
+                logger.warning("heartbeat failed", part=self._part, error=type(fault).__name__)
             self._failing = True
             return False
         if self._failing:
-            logger.info("shows its presence again", part=self._part)
+            logger.info("heartbeat works again", part=self._part)
         self._failing = False
         return True
 
@@ -66,14 +66,14 @@ class Presence:
         self._client.close()
 
 
-_presences: dict[tuple[int, str], Presence] = {}
+_heartbeats: dict[tuple[int, str], Heartbeat] = {}
 
 
-def _of_this_process(part: str) -> Presence:
+def _of_this_process(part: str) -> Heartbeat:
     key = (os.getpid(), part)
-    if (presence := _presences.get(key)) is None:
-        presence = _presences[key] = Presence(get_settings(), part)
-    return presence
+    if (heartbeat := _heartbeats.get(key)) is None:
+        heartbeat = _heartbeats[key] = Heartbeat(get_settings(), part)
+    return heartbeat
 
 
 def worker(node: str, queues: Sequence[str]) -> None:
