@@ -34,9 +34,11 @@ MINIMUM_LEASE_SECONDS = 4
 _CATCHER_PORT = 1025
 _MOCK_GATEWAY_PORT = 8002
 _MINIMUM_DISTINCT = 8
-_MINIMUM_UNIT = 12
+_MINIMUM_PASSWORD = 12
 _SEQUENCE_STEPS = 2
 _VERIFYING = frozenset({"verify-full", "verify-ca"})
+_OFF = frozenset({"0", "f", "false", "n", "no"})
+"""What redis-py reads as false in an address."""
 
 
 # --- settings that contradict each other -----------------------------------------------------------------------
@@ -148,6 +150,12 @@ def _weak_secrets(settings: Settings) -> Iterator[str]:
     is_used = "webhook" in {settings.chat_adapter, settings.sms_adapter}
     if is_used and _weak(settings.channel_webhook_secret, DEVELOPMENT_CHANNEL_SECRET):
         yield f"CHANNEL_WEBHOOK_SECRET {own}"
+    if _given(settings.backup_encryption_key) and _guessable(settings.backup_encryption_key, ""):
+        yield f"BACKUP_ENCRYPTION_KEY {own}, or empty"
+    # What is no login at all is refused where Flower starts.
+    name, _, password = settings.flower_basic_auth.get_secret_value().partition(":")
+    if name and password and (len(password) < _MINIMUM_PASSWORD or is_trivial(password)):
+        yield f"FLOWER_BASIC_AUTH must have a password of at least {_MINIMUM_PASSWORD} characters, hard to guess"
 
 
 def _open_doors(settings: Settings) -> Iterator[str]:
@@ -196,6 +204,8 @@ def _redis(settings: Settings) -> Iterator[str]:
         )
     elif parameters.get("ssl_cert_reqs", ["required"])[-1].lower() in {"none", "optional", "cert_none"}:
         yield "REDIS_URL must not switch off the check of the server's certificate (ssl_cert_reqs)"
+    elif parameters.get("ssl_check_hostname", ["true"])[-1].lower() in _OFF:
+        yield "REDIS_URL must not switch off the check of the server's name (ssl_check_hostname)"
 
 
 def _gateway(settings: Settings) -> Iterator[str]:
@@ -308,9 +318,10 @@ def is_loopback(host: str | None) -> bool:
 
 
 def is_trivial(secret: str) -> bool:
-    """Return whether a secret has too little in it: few different characters, a short repetition, a plain sequence."""
-    # The last repetition may be cut short.
-    if len(set(secret)) < _MINIMUM_DISTINCT or any(secret[unit:] == secret[:-unit] for unit in range(1, _MINIMUM_UNIT)):
+    """Return whether a secret has too little in it: few different characters, a repetition, a plain sequence."""
+    # Up to a half: what is behind the first unit repeats it, and the last repetition may be cut short.
+    units = range(1, len(secret) // 2 + 1)
+    if len(set(secret)) < _MINIMUM_DISTINCT or any(secret[unit:] == secret[:-unit] for unit in units):
         return True
     # A plain sequence has one step, and a second one where it begins again.
     return len({ord(later) - ord(earlier) for earlier, later in pairwise(secret)}) <= _SEQUENCE_STEPS
@@ -346,7 +357,7 @@ def _is_private(settings: Settings, host: str | None) -> bool:
 
 
 def _database_urls(settings: Settings) -> Iterator[tuple[str, str]]:
-    for name in ("database_url", "database_admin_url", "database_replica_url"):
+    for name in ("database_url", "database_admin_url", "database_replica_url", "backup_database_url"):
         if url := getattr(settings, name):
             yield name.upper(), url
 

@@ -65,6 +65,7 @@ def test_production_starts_with_secrets_of_its_own() -> None:
         ({"database_url": "postgresql://shop:dev_password@127.0.0.1/shop"}, "DATABASE_URL"),
         ({"database_admin_url": "postgresql://owner:dev_password@127.0.0.1/shop"}, "DATABASE_ADMIN_URL"),
         ({"database_replica_url": "postgresql://shop:dev_password@127.0.0.1/shop"}, "DATABASE_REPLICA_URL"),
+        ({"backup_database_url": "postgresql://b:dev_password@127.0.0.1/shop"}, "BACKUP_DATABASE_URL"),
         ({"rate_limit_per_minute": 0}, "RATE_LIMIT_PER_MINUTE"),
         ({"storage_type": "memory"}, "STORAGE_TYPE"),
         ({"log_format": "console"}, "LOG_FORMAT"),
@@ -75,7 +76,11 @@ def test_production_starts_with_secrets_of_its_own() -> None:
         ({"secret_key": "0123456789abcdefghijklmnopqrstuvwxyz"}, "SECRET_KEY"),
         ({"secret_key": "9876543210" * 4}, "SECRET_KEY"),
         ({"secret_key": "abcdefghijklmnopqrstuvwxyz" * 2}, "SECRET_KEY"),
+        ({"secret_key": "0123456789abcdef" * 2}, "SECRET_KEY"),
         ({"secret_key_previous": "b" * 64}, "SECRET_KEY_PREVIOUS"),
+        ({"backup_encryption_key": "e" * 64}, "BACKUP_ENCRYPTION_KEY"),
+        ({"flower_basic_auth": "admin:admin"}, "FLOWER_BASIC_AUTH"),
+        ({"flower_basic_auth": "admin:" + "f" * 40}, "FLOWER_BASIC_AUTH"),
         ({"payment_webhook_secret": "whsec_" + "c" * 64}, "PAYMENT_WEBHOOK_SECRET"),
         (
             {
@@ -100,6 +105,7 @@ def test_production_starts_with_secrets_of_its_own() -> None:
         ({"redis_url": "rediss://redis.example:6379/0"}, "REDIS_URL reaches another machine without a password"),
         ({"redis_url": "redis://:word@redis.example:6379/0"}, "REDIS_URL reaches redis.example in clear text"),
         ({"redis_url": "rediss://:word@redis.example/0?ssl_cert_reqs=none"}, "REDIS_URL must not switch off"),
+        ({"redis_url": "rediss://:word@redis.example/0?ssl_check_hostname=False"}, "REDIS_URL must not switch off"),
         ({"database_url": "postgresql://shop:word@db.example/shop"}, "DATABASE_URL reaches db.example"),
         ({"database_url": "postgresql://shop:word@db.example/shop?sslmode=require"}, "DATABASE_URL reaches db.example"),
         ({"database_url": "postgresql://shop:word@/shop?host=db.example"}, "DATABASE_URL reaches db.example"),
@@ -110,6 +116,7 @@ def test_production_starts_with_secrets_of_its_own() -> None:
         ),
         ({"database_admin_url": "postgresql://owner:word@db.example/shop"}, "DATABASE_ADMIN_URL reaches db.example"),
         ({"database_replica_url": "postgresql://shop:word@db.example/shop"}, "DATABASE_REPLICA_URL reaches db.example"),
+        ({"backup_database_url": "postgresql://b:word@db.example/shop"}, "BACKUP_DATABASE_URL reaches db.example"),
         (
             {"storage_type": "s3", "storage_bucket": "b", "aws_endpoint_url": "http://s3.example"},
             "AWS_ENDPOINT_URL",
