@@ -442,7 +442,7 @@ def _settle_refunds(connection: Connection, order_ids: list[UUID], *, documents:
                 UPDATE refunds SET state = '{RefundState.SUCCEEDED}', version = version + 1,
                     gateway_refund_id = '{SAMPLE_REFUND_PREFIX}' || id, succeeded_at = updated_at
                 WHERE order_id = ANY(:ids) AND state = '{RefundState.PENDING}'
-                RETURNING id, version, return_id, gateway_refund_id, succeeded_at
+                RETURNING id, version, order_id, return_id, amount, currency, gateway_refund_id, succeeded_at
             ),
             done AS (
                 INSERT INTO jobs (kind, queue, entity_id, dedupe_key, payload, state, run_at)
@@ -452,11 +452,13 @@ def _settle_refunds(connection: Connection, order_ids: list[UUID], *, documents:
             noted AS (
                 UPDATE return_requests r SET refund_transaction_id = s.gateway_refund_id, version = r.version + 1
                 FROM settled s WHERE r.id = s.return_id
-                RETURNING r.id, r.version, s.succeeded_at
+                RETURNING r.id, r.version, s.succeeded_at, jsonb_build_object('refund_transaction_id',
+                    s.gateway_refund_id) AS facts
             )
-            INSERT INTO events (entity_type, entity_id, seq, type, created_at)
-            SELECT '{EntityType.REFUND}', id, version, 'refund.succeeded', succeeded_at FROM settled
-            UNION ALL SELECT '{EntityType.RETURN}', id, version, 'return.refunded', succeeded_at FROM noted
+            INSERT INTO events (entity_type, entity_id, seq, type, data, created_at)
+            SELECT '{EntityType.REFUND}', id, version, 'refund.succeeded', jsonb_build_object('order_id', order_id,
+                'amount', amount::text, 'currency', currency), succeeded_at FROM settled
+            UNION ALL SELECT '{EntityType.RETURN}', id, version, 'return.refunded', facts, succeeded_at FROM noted
             """  # noqa: S608 - constants of this code base
         ),
         {"ids": order_ids},

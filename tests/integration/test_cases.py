@@ -188,6 +188,10 @@ INSERT = (
 )
 OPEN = INSERT.format(state="OPEN", version=1, closed_at="NULL", note="NULL")
 CLOSE = "UPDATE cases SET state = 'CLOSED', version = 2, closed_at = now(), close_note = 'so'"
+DECIDED = (
+    f"WITH closed AS ({CLOSE} RETURNING id) INSERT INTO events (entity_type, entity_id, seq, type)"
+    " SELECT 'CASE', id, 2, 'case.closed' FROM closed"
+)
 ATTACKS = {
     "a case that begins closed": [INSERT.format(state="CLOSED", version=2, closed_at="now()", note="'so'")],
     "removed": ["DELETE FROM cases"],
@@ -195,11 +199,12 @@ ATTACKS = {
     "another question": ["UPDATE cases SET evidence = '{\"reported\": 1}'"],
     "another question as it is closed": [f"{CLOSE}, kind = 'TAMPERED_RECORD'"],
     "closed without a note": ["UPDATE cases SET state = 'CLOSED', version = 2, closed_at = now()"],
+    "closed without an event": [CLOSE],
     "opened again": [
-        CLOSE,
+        DECIDED,
         "UPDATE cases SET state = 'OPEN', version = 1, closed_at = NULL, close_note = NULL",
     ],
-    "decided twice": [CLOSE, "UPDATE cases SET close_note = 'otherwise'"],
+    "decided twice": [DECIDED, "UPDATE cases SET close_note = 'otherwise'"],
 }
 
 

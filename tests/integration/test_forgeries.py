@@ -109,6 +109,33 @@ CORRECTED = (
     " jsonb_build_object('correction_id', id) FROM order_corrections WHERE order_id = '{paid}'"
 )
 NEXT_VERSION = "UPDATE orders SET version = version + 1 WHERE id = '{paid}'"
+CASE = (
+    "INSERT INTO cases (kind, entity_type, entity_id, order_id, dedupe_key, evidence) SELECT '{kind}', 'ORDER', id, id,"
+    " 'forged', '{{{{\"reported_amount\": \"{amount}\"}}}}' FROM orders WHERE id = '{{{order}}}'"
+)
+CLOSE = (
+    "UPDATE cases SET state = 'CLOSED', version = 2, closed_at = now(), close_note = 'x', action = {action}"
+    " WHERE dedupe_key = 'forged'"
+)
+CLOSED = (
+    "INSERT INTO events (entity_type, entity_id, seq, type) SELECT 'CASE', id, 2, 'case.closed' FROM cases"
+    " WHERE dedupe_key = 'forged'"
+)
+ACCEPTED = (
+    "UPDATE payments SET accepted_amount = 0.01, accepted_case_id = (SELECT id FROM cases WHERE dedupe_key = 'forged')"
+    " WHERE order_id = '{unpaid}'"
+)
+NEXT_RETURN = "UPDATE return_requests SET version = version + 1 WHERE id = '{approved}'"
+ATTACHED = (
+    "INSERT INTO attachments (return_id, file_name, media_type, size_bytes, sha256, storage_key, uploaded_by,"
+    " uploaded_by_role) VALUES ('{approved}', 'a.png', 'image/png', 1, sha256('x'), 'k', '{approved}', 'admin')"
+)
+ATTACHMENT_EVENT = (
+    "INSERT INTO events (entity_type, entity_id, seq, type, data) SELECT 'RETURN', r.id, r.version,"
+    " 'return.attachment_added', jsonb_build_object('attachment_id', a.id) FROM return_requests r"
+    " JOIN attachments a ON a.return_id = r.id WHERE r.id = '{approved}'"
+)
+VERIFICATION = "INSERT INTO audit_verifications (id) VALUES (uuid7())"
 REVOCATION = "INSERT INTO revoked_tokens (token_id, created_at, expires_at) VALUES ('jti', "
 KEY = "INSERT INTO api_keys (name, role, prefix, sha256) VALUES ('mine', 'admin', 'ack_mine', sha256('of my own choosing'))"
 JOB = "INSERT INTO jobs (kind, queue, entity_id, dedupe_key{columns}) VALUES ('{kind}', 'invoices', {entity}, {key}{values})"
@@ -164,7 +191,7 @@ FORGERIES = {
         ["UPDATE refunds SET version = version + 2"], "version_grows", "refunds.guard_version_grows"
     ),
     "an event ahead of the version": Forgery(
-        [EVENT.format(kind="ORDER", entity="paid", seq=3, type="order.greeted", data="'{{}}'::jsonb", at="now()")],
+        [EVENT.format(kind="ORDER", entity="paid", seq=3, type="order.corrected", data="'{{}}'::jsonb", at="now()")],
         "event_of_change",
         "events.guard_event",
     ),
@@ -197,7 +224,7 @@ FORGERIES = {
         "events.guard_event",
     ),
     "an event ahead of a job's decisions": Forgery(
-        [EVENT.format(kind="JOB", entity="dead_job", seq=1, type="job.greeted", data="'{{}}'::jsonb", at="now()")],
+        [EVENT.format(kind="JOB", entity="dead_job", seq=1, type="job.retried", data="'{{}}'::jsonb", at="now()")],
         "event_of_change",
         "events.guard_event",
     ),
@@ -220,7 +247,7 @@ FORGERIES = {
     "an event ahead of a payment's only one": Forgery(
         [
             (
-                "INSERT INTO events (entity_type, entity_id, seq, type) SELECT 'PAYMENT', id, 1, 'payment.greeted'"
+                "INSERT INTO events (entity_type, entity_id, seq, type) SELECT 'PAYMENT', id, 1, 'payment.collected'"
                 " FROM payments WHERE order_id = '{unpaid}'"
             )
         ],
@@ -383,6 +410,128 @@ FORGERIES = {
         ],
         "line_agreed",
         "order_line_items.guard_line_agreed",
+    ),
+    "another payment for an order": Forgery(
+        ["UPDATE orders SET payment_transaction_id = 'pay_forged' WHERE id = '{paid}'"],
+        "audited_facts",
+        "orders.guard_state_change",
+    ),
+    "a reason for no cancellation": Forgery(
+        ["UPDATE orders SET cancellation_reason = 'x' WHERE id = '{paid}'"],
+        "audited_facts",
+        "orders.guard_state_change",
+    ),
+    "other words of the manager": Forgery(
+        ["UPDATE return_requests SET manager_notes = 'x', carrier = 'x' WHERE id = '{approved}'"],
+        "audited_facts",
+        "return_requests.guard_state_change",
+    ),
+    "an order that begins delivered": Forgery(
+        [
+            NEW_ORDER.replace("billing_address)", "billing_address, delivered_at)").replace(
+                "'{{}}', '{{}}')", "'{{}}', '{{}}', now())"
+            )
+        ],
+        "initial_state",
+        "orders.guard_beginning",
+    ),
+    "a return that begins refunded": Forgery(
+        [
+            (
+                "INSERT INTO return_requests (order_id, customer_id, reason, items, items_amount, refund_amount, currency,"
+                " requested_by, return_number, refund_transaction_id) SELECT o.id, customer_id, 'x', jsonb_build_array(jsonb_build_object('line_item_id', l.id, 'quantity', 1)), 1, 1, currency,"
+                " customer_id, 'RET-FORGED', 're_forged' FROM orders o JOIN order_line_items l ON l.order_id = o.id WHERE o.id = '{shipped}' LIMIT 1"
+            )
+        ],
+        "initial_state",
+        "return_requests.guard_beginning",
+    ),
+    "an event of a kind of its own": Forgery(
+        [
+            NEXT_VERSION,
+            EVENT.format(kind="ORDER", entity="paid", seq=3, type="order.greeted", data="'{{}}'::jsonb", at="now()"),
+        ],
+        "known_event",
+        "events.guard_known_event",
+    ),
+    "a second creation": Forgery(
+        [
+            NEXT_VERSION,
+            EVENT.format(kind="ORDER", entity="paid", seq=3, type="order.created", data="'{{}}'::jsonb", at="now()"),
+        ],
+        "known_event",
+        "events.guard_known_event",
+    ),
+    "the event of an attachment, again": Forgery(
+        [ATTACHED, NEXT_RETURN, ATTACHMENT_EVENT, NEXT_RETURN, ATTACHMENT_EVENT],
+        "event_of_return",
+        "events.guard_return_event",
+    ),
+    "the event of another refund": Forgery(
+        [
+            NEXT_RETURN.replace("SET", "SET refund_transaction_id = 're_paid',"),
+            EVENT.format(
+                kind="RETURN",
+                entity="approved",
+                seq=3,
+                type="return.refunded",
+                data='\'{{"refund_transaction_id": "re_forged"}}\'::jsonb',
+                at="now()",
+            ),
+        ],
+        "event_of_return",
+        "events.guard_return_event",
+        ("return_requests.guard_return_refunded",),
+    ),
+    "an answer forgotten before its time": Forgery(
+        [
+            (
+                "INSERT INTO idempotency_keys (principal_id, key, fingerprint, status, headers, body)"
+                " VALUES (uuid7(), 'k', sha256('x'), 200, '{{}}', '')"
+            ),
+            "DELETE FROM idempotency_keys",
+        ],
+        "kept_answer",
+        "idempotency_keys.guard_kept_answer",
+    ),
+    "another result of a verification": Forgery(
+        [
+            VERIFICATION,
+            "UPDATE audit_verifications SET state = 'FAILED' WHERE state = 'RUNNING'",
+            "UPDATE audit_verifications SET state = 'DONE', result = '{{}}'",
+        ],
+        "ended_verification",
+        "audit_verifications.guard_ended_verification",
+    ),
+    "an amount that was accepted without a decision": Forgery(
+        [CASE.format(kind="AMOUNT_MISMATCH", amount="0.01", order="unpaid"), ACCEPTED],
+        "acceptance",
+        "payments.guard_acceptance",
+    ),
+    "an amount that was accepted by another kind of case": Forgery(
+        [CASE.format(kind="DISPUTE", amount="0.01", order="unpaid"), ACCEPTED, CLOSE.format(action="'ACCEPT'"), CLOSED],
+        "acceptance",
+        "payments.guard_acceptance",
+    ),
+    "another amount than the case is about": Forgery(
+        [
+            CASE.format(kind="AMOUNT_MISMATCH", amount="0.02", order="unpaid"),
+            ACCEPTED,
+            CLOSE.format(action="'ACCEPT'"),
+            CLOSED,
+        ],
+        "acceptance",
+        "payments.guard_acceptance",
+    ),
+    "a decision that is in no event": Forgery(
+        [CASE.format(kind="DISPUTE", amount="1", order="paid"), CLOSE.format(action="NULL")],
+        "decision",
+        "cases.guard_decision",
+    ),
+    "a dead letter decided in no event": Forgery(
+        ["UPDATE dead_letters SET resolution = 'DISMISSED', resolved_at = now() WHERE job_id = '{dead_job}'"],
+        "decision",
+        "dead_letters.guard_decision",
     ),
     "an admin's key": Forgery([KEY], "", f"GRANT INSERT ON api_keys TO {ROLE}"),
     "the end of a key": Forgery(

@@ -193,6 +193,23 @@ async def test_health_says_which_guard_is_off(
 
 
 @pytest.mark.req("NFR-003.2")
+async def test_health_says_which_transition_is_let_through(
+    settings: Settings, database: Database, owner_connection: psycopg.Connection
+) -> None:
+    owner_connection.execute("INSERT INTO state_transitions VALUES ('ORDER', 'PENDING_PAYMENT', 'SHIPPED')")
+    health = HealthService(database, settings)
+    try:
+        check = (await health.check())["checks"]["guards"]
+    finally:
+        await health.close()
+        owner_connection.execute(
+            "DELETE FROM state_transitions WHERE from_state = 'PENDING_PAYMENT' AND to_state = 'SHIPPED'"
+        )
+    assert check["status"] == "degraded"
+    assert "transition ORDER PENDING_PAYMENT → SHIPPED" in check["hint"]
+
+
+@pytest.mark.req("NFR-003.2")
 def test_the_doctor_says_which_guard_is_off(
     settings: Settings, clean_database: None, owner_connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

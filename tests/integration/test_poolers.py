@@ -4,7 +4,8 @@ import re
 from collections.abc import AsyncIterator
 
 import pytest
-from sqlalchemy import text
+from psycopg.sql import SQL, Identifier
+from sqlalchemy import make_url, text
 
 from app import database as database_module
 from app.config import ROOT, Settings
@@ -15,6 +16,7 @@ from app.services.operations.health import HealthService
 from app.services.operations.schema_check import SchemaMismatchError, verify_schema
 from app.services.operations.session_check import session_differences
 from tests.databases import ROLE, TestServers
+from tests.integration.conftest import Login
 
 pytestmark = [pytest.mark.req("NFR-003"), pytest.mark.req("NFR-004")]
 
@@ -57,6 +59,20 @@ async def test_another_time_zone_is_named(settings: Settings, database: Database
         await connection.execute(text("SET TimeZone = 'Asia/Tokyo'"))
         await connection.commit()
     assert await session_differences(database) == {"timezone": "timezone is Asia/Tokyo, not UTC"}
+
+
+async def test_replica_mode_is_named(settings: Settings, login: Login) -> None:
+    """A superuser can set it for the login; foreign keys are not held in it."""
+    url = make_url(settings.database_url)
+    superuser = login("superuser")
+    whose = SQL("ALTER ROLE {} IN DATABASE {} ").format(Identifier(str(url.username)), Identifier(str(url.database)))
+    superuser.execute(whose + SQL("SET session_replication_role = 'replica'"))
+    database = Database(settings, pool_size=1)
+    try:
+        assert set(await session_differences(database)) == {"session_replication_role"}
+    finally:
+        await database.close()
+        superuser.execute(whose + SQL("RESET session_replication_role"))
 
 
 async def test_production_does_not_start_without_its_role(pooled: Database, servers: TestServers) -> None:

@@ -2,11 +2,12 @@
 
 from app.database import Database
 from app.services.operations import guard_manifest
+from app.services.operations.schema_check import transition_differences
 from app.services.operations.session_check import session_differences
 
 
 class GuardsDifferError(Exception):
-    """A guard is off, missing or changed, or the application may do more than its due."""
+    """A guard is off, missing or changed, the application may do more than its due, or transitions differ."""
 
 
 class SessionDiffersError(Exception):
@@ -44,5 +45,6 @@ class GuardWatch:
             raise SessionDiffersError(guard_manifest.summary(self.differing))
         async with self._database.transaction() as session:
             self.differing = await guard_manifest.differences(session, restricted=self._restricted)
+            self.differing += [f"transition {name}" for name in await transition_differences(session)]
         if self.differing:
             raise GuardsDifferError(guard_manifest.summary(self.differing))

@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.config import ROOT
 from app.database import Database
@@ -140,17 +140,21 @@ async def _compare_revision(connection: AsyncConnection, expected: str) -> None:
 
 
 async def _compare_transitions(connection: AsyncConnection) -> None:
-    rows = await connection.execute(
+    if differing := await transition_differences(connection):
+        raise SchemaMismatchError(
+            "The transitions that the database allows are not those of app.services.workflow.state_machine: "
+            f"{'; '.join(differing)}. A migration has to bring them together."
+        )
+
+
+async def transition_differences(executor: AsyncConnection | AsyncSession) -> list[str]:
+    """Return the transitions that either the database or the code allows, and not both: `ORDER PAID → SHIPPED`."""
+    rows = await executor.execute(
         select(StateTransition.entity_type, StateTransition.from_state, StateTransition.to_state)
     )
     stored = {(entity, source, target) for entity, source, target in rows}
     coded = {(str(entity), *edge) for entity in TRANSITIONS for edge in StateMachine.edges(entity)}
-    if stored != coded:
-        differing = "; ".join(f"{entity} {source} → {target}" for entity, source, target in sorted(stored ^ coded))
-        raise SchemaMismatchError(
-            "The transitions that the database allows are not those of app.services.workflow.state_machine: "
-            f"{differing}. A migration has to bring them together."
-        )
+    return [f"{entity} {source} → {target}" for entity, source, target in sorted(stored ^ coded)]
 
 
 async def has_powerful_login(connection: AsyncConnection) -> bool:

@@ -158,7 +158,9 @@ async def record(database: Database, run_id: UUID) -> dict[str, Any]:
     async with database.autocommit() as connection:
         expected = (await connection.execute(_EXPECTED)).scalar()
         await connection.execute(
-            update(AuditVerification).where(_RUNS.id == run_id).values(rows_expected=expected, updated_at=func.now())
+            update(AuditVerification)
+            .where(_RUNS.id == run_id, _RUNS.state == VerificationState.RUNNING)
+            .values(rows_expected=expected, updated_at=func.now())
         )
 
     async def beat() -> None:
