@@ -34,7 +34,6 @@ def _configure_without_cache(**options: Any) -> None:
 structlog.configure = _configure_without_cache  # type: ignore[assignment]
 
 _STACK = pytest.StashKey[ExitStack]()
-KEPT = {"alembic_version", "state_transitions"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -76,29 +75,9 @@ def owner_connection(servers: TestServers, database_name: str) -> Iterator[psyco
 
 
 @pytest.fixture(scope="session")
-def _sweep(owner_connection: psycopg.Connection) -> str:
-    """Return the script that empties every table; history refuses TRUNCATE until its guard is taken off."""
-    tables = [
-        name
-        for (name,) in owner_connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-        if name not in KEPT
-    ]
-    guarded = [
-        name
-        for (name,) in owner_connection.execute(
-            "SELECT tgrelid::regclass::text FROM pg_trigger WHERE tgname = 'guard_append_only'"
-        )
-    ]
-    return "; ".join(
-        [
-            "BEGIN",
-            *(f"ALTER TABLE {name} DISABLE TRIGGER guard_append_only" for name in guarded),
-            f"TRUNCATE {', '.join(tables)}",
-            *(f"ALTER TABLE {name} ENABLE ALWAYS TRIGGER guard_append_only" for name in guarded),
-            "ALTER SEQUENCE order_number_seq RESTART",
-            "COMMIT",
-        ]
-    )
+def _reset(owner_connection: psycopg.Connection) -> databases.Reset:
+    """Empty this worker's database; made while it is as the migrations left it."""
+    return databases.Reset(owner_connection)
 
 
 @pytest.fixture
@@ -128,9 +107,9 @@ def redis_client(settings: Settings) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def clean_database(owner_connection: psycopg.Connection, _sweep: str) -> None:
+def clean_database(_reset: databases.Reset) -> None:
     """Empty all tables before the test."""
-    owner_connection.execute(_sweep.encode())
+    _reset()
 
 
 @pytest.fixture

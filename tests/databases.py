@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import orjson
@@ -22,6 +23,9 @@ from devtools.embedded.servers import ensure_servers
 
 ENVIRONMENT_KEY = "ARTICURATED_TEST_SERVERS"
 ROLE = "articurated_app"
+KEPT = ("alembic_version", "state_transitions")
+LARGEST_DELETE_BYTES = 1024 * 1024
+"""A table above this is truncated: deleting leaves its pages in place, and the next test would read them."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,66 @@ def unguarded(owner: psycopg.Connection, *tables: str) -> Iterator[None]:
     finally:
         for table, guard, enable in guards:
             owner.execute(f"ALTER TABLE {table} {enable} TRIGGER {guard}".encode())
+
+
+class Reset:
+    """Empties the tables that have rows, and starts the order numbers again.
+
+    TRUNCATE gives each of some 130 tables and indexes a new file, for 25 ms of CPU time; most tests write a few rows
+    to a few tables. Deleting these rows takes about 2 ms.
+
+    Args:
+        owner: login that owns the tables of a migrated database.
+    """
+
+    def __init__(self, owner: psycopg.Connection) -> None:
+        self._owner = owner
+        tables = {
+            name
+            for (name,) in owner.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+            if name not in KEPT
+        }
+        references = owner.execute(
+            "SELECT conrelid::regclass::text, confrelid::regclass::text FROM pg_constraint"
+            " WHERE contype = 'f' AND conrelid <> confrelid"
+        ).fetchall()
+        order = TopologicalSorter({name: set[str]() for name in tables})
+        for referring, referred in references:
+            if {referring, referred} <= tables:
+                order.add(referred, referring)
+        self._tables = list(order.static_order())
+        self._guards: dict[str, list[tuple[str, str]]] = {name: [] for name in tables}
+        for table, guard, enable in owner.execute(
+            "SELECT tgrelid::regclass::text, tgname, CASE tgenabled WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE' END"
+            " FROM pg_trigger WHERE NOT tgisinternal AND tgtype & 40 <> 0"  # of DELETE (8) or TRUNCATE (32)
+        ):
+            if table in tables:
+                self._guards[table].append((guard, enable))
+        self._look = " UNION ALL ".join(
+            f"SELECT '{name}', EXISTS (SELECT FROM {name}), pg_relation_size('{name}')" for name in self._tables
+        )
+
+    def __call__(self) -> None:
+        """Empty the tables; guards against DELETE and TRUNCATE are off meanwhile."""
+        found = self._owner.execute(self._look.encode()).fetchall()
+        if any(size > LARGEST_DELETE_BYTES for _, _, size in found):
+            emptied = self._tables
+            statements = [f"TRUNCATE {', '.join(self._tables)}"]
+        else:
+            emptied = [name for name, has_rows, _ in found if has_rows]
+            statements = [f"DELETE FROM {name}" for name in emptied]
+        guards = [(table, guard, enable) for table in emptied for guard, enable in self._guards[table]]
+        script = [
+            "BEGIN",
+            *(f"ALTER TABLE {table} DISABLE TRIGGER {guard}" for table, guard, _ in guards),
+            *statements,
+            # Foreign keys that are checked at the end would otherwise refuse the ALTER TABLE that follows.
+            "SET CONSTRAINTS ALL IMMEDIATE",
+            *(f"ALTER TABLE {table} {enable} TRIGGER {guard}" for table, guard, enable in guards),
+            "SELECT setval('order_number_seq', 1, false)",
+            "COMMIT",
+        ]
+        self._owner.execute("; ".join(script).encode())
 
 
 def alembic_config(owner_url: str, app_url: str) -> Config:

@@ -25,8 +25,10 @@ DIAGRAMS = [
 
 
 _QUOTING = {"code", "pre", "script", "style"}
-_LEFT_RAW = re.compile(r"^\s*(#{1,6} \S|\|?\s*:?-{3,}\s*\||```|[*-] \S).*", re.MULTILINE)
-"""A heading, the line below a table's head, a fence or an item of a list, as a writer types them."""
+_LEFT_RAW = re.compile(r"^[^\S\n]*+(#{1,6} \S|(?:\|\s*)?:?-{3,}\s*\||```|[*-] \S).*", re.MULTILINE)
+"""A heading, the line below a table's head, a fence or an item of a list, as a writer types them.
+
+The space before it ends with its line: beyond it, each of a run of empty lines would be read once from every other."""
 
 
 class Page(HTMLParser):
@@ -37,9 +39,10 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.loads: list[str] = []
         self.anchors: set[str] = set()
-        self.words = ""
+        self._words: list[str] = []
         self._inside: list[str] = []
         self.feed(file.read_text(encoding="utf-8"))
+        self.words = "".join(self._words)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note what the tag refers to."""
@@ -59,11 +62,11 @@ class Page(HTMLParser):
         if tag in _QUOTING:
             self._inside.remove(tag)
         elif tag in {"p", "td", "th", "li", "div"} or re.fullmatch(r"h\d", tag):
-            self.words += "\n"
+            self._words.append("\n")
 
     def handle_data(self, data: str) -> None:
         """Keep what is said, and not what is quoted."""
-        self.words += "_" if self._inside else data
+        self._words.append("_" if self._inside else data)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,19 @@ def test_all_markdown_became_a_page(site: Path, pages: dict[Path, Page]) -> None
         for found in _LEFT_RAW.finditer(page.words)
     }
     assert raw == set()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["# Head", "###### x", "|---|", " | :--- |", "--- |", ":---- |", "```sh", "* item", "- item", "\n\n  - item"],
+)
+def test_markdown_that_was_left_is_seen(line: str) -> None:
+    assert [found[0].strip() for found in _LEFT_RAW.finditer(f"words\n{line}\nwords")] == [line.strip()]
+
+
+def test_empty_lines_are_read_once() -> None:
+    """Quadratic work on these would take hours: the test would not end."""
+    assert _LEFT_RAW.search("\n" * 1_000_000) is None
 
 
 def test_a_reader_needs_no_internet(site: Path, pages: dict[Path, Page]) -> None:
