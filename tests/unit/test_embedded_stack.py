@@ -129,8 +129,8 @@ def test_counters_of_all_processes_begin_at_nothing_and_outlive_a_healed_one(
 
 @pytest.mark.parametrize("taken", [(), (8000,)])
 def test_port_8000_unless_it_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: tuple[int, ...]) -> None:
-    for module in ("stack", "process"):
-        monkeypatch.setattr(f"devtools.embedded.{module}.port_is_free", lambda port: port not in taken)
+    for module in ("devtools.embedded.stack", "app.local.process"):
+        monkeypatch.setattr(f"{module}.port_is_free", lambda port: port not in taken)
     for name, value in EXTERNAL.items():
         monkeypatch.setenv(name, value)
     stack = Stack(StackOptions(tmp_path), Settings(_env_file=None))
