@@ -75,7 +75,7 @@ def owner_connection(servers: TestServers, database_name: str) -> Iterator[psyco
 
 
 @pytest.fixture(scope="session")
-def _reset(owner_connection: psycopg.Connection) -> databases.Reset:
+def reset(owner_connection: psycopg.Connection) -> databases.Reset:
     """Empty this worker's database; made while it is as the migrations left it."""
     return databases.Reset(owner_connection)
 
@@ -107,9 +107,9 @@ def redis_client(settings: Settings) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def clean_database(_reset: databases.Reset) -> None:
+def clean_database(reset: databases.Reset) -> None:
     """Empty all tables before the test."""
-    _reset()
+    reset()
 
 
 @pytest.fixture

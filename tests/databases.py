@@ -129,9 +129,13 @@ class Reset:
 
     Args:
         owner: login that owns the tables of a migrated database.
+
+    Attributes:
+        times: how often it has emptied them; rows that a fixture keeps for the next test are there while this stays.
     """
 
     def __init__(self, owner: psycopg.Connection) -> None:
+        self.times = 0
         self._owner = owner
         tables = {
             name
@@ -160,6 +164,7 @@ class Reset:
 
     def __call__(self) -> None:
         """Empty the tables; guards against DELETE and TRUNCATE are off meanwhile."""
+        self.times += 1
         found = self._owner.execute(self._look.encode()).fetchall()
         if any(size > LARGEST_DELETE_BYTES for _, _, size in found):
             emptied = self._tables

@@ -26,7 +26,7 @@ from app.services.jobs.service import JobKind
 from app.services.orders.service import OrderService
 from app.utils.storage import storage_for
 from tests.conftest import MovableClock, new_key
-from tests.databases import ROLE
+from tests.databases import ROLE, Reset
 from tests.integration.conftest import LOGINS, Login
 from tests.integration.dead import bury_job
 from tests.integration.jobs_support import FakeRenderer, claim_for
@@ -554,11 +554,42 @@ FORGERIES = {
 }
 
 
+@pytest.fixture(scope="module")
+def kept() -> dict[int, dict[str, Any]]:
+    """The scene that is in the database, by `Reset.times`."""
+    return {}
+
+
 @pytest.fixture
 async def scene(
+    settings: Settings, clock: MovableClock, admin: Actor, reset: Reset, kept: dict[int, dict[str, Any]]
+) -> dict[str, Any]:
+    """One of each that a forgery is about, by the name that its statements use.
+
+    A forgery is rolled back, so the next one finds the same rows.
+    """
+    if reset.times not in kept:
+        reset()
+        database, owner_database = Database(settings), Database(settings, pool_size=10, as_owner=True)
+        try:
+            kept[reset.times] = await _scene(settings, database, owner_database, clock, admin)
+        finally:
+            await database.close()
+            await owner_database.close()
+    return kept[reset.times]
+
+
+@pytest.fixture
+async def scene_of_its_own(
     settings: Settings, database: Database, owner_database: Database, clock: MovableClock, admin: Actor
 ) -> dict[str, Any]:
-    """One of each that a forgery is about, by the name that its statements use."""
+    """A scene for a test that commits."""
+    return await _scene(settings, database, owner_database, clock, admin)
+
+
+async def _scene(
+    settings: Settings, database: Database, owner_database: Database, clock: MovableClock, admin: Actor
+) -> dict[str, Any]:
     shop = Shop(settings, database, clock, admin)
     invoices = InvoiceService(database, FakeRenderer(), storage_for(settings), settings, clock)
     keys = KeyService(owner_database)
@@ -645,15 +676,15 @@ async def test_nothing_but_its_guard_refuses_it(scene: dict[str, Any], login: Lo
 
 
 async def test_a_job_that_stands_in_the_way_of_a_step_does_not_stop_it(
-    scene: dict[str, Any], login: Login, database: Database, admin: Actor, clock: MovableClock
+    scene_of_its_own: dict[str, Any], login: Login, database: Database, admin: Actor, clock: MovableClock
 ) -> None:
     """The keys of a step's jobs can be foreseen: one that is taken must not hold the order up."""
-    key = f"notify.order_shipped:{scene['paid']}:4"
+    key = f"notify.order_shipped:{scene_of_its_own['paid']}:4"
     login("application").execute(
         "INSERT INTO jobs (kind, queue, entity_id, dedupe_key) VALUES ('notify.order_shipped', 'notifications', %s, %s)",
-        (scene["paid"], key),
+        (scene_of_its_own["paid"], key),
     )
     orders = OrderService(database, clock)
     for state in (OrderStatus.PROCESSING_IN_WAREHOUSE, OrderStatus.SHIPPED):
-        order = await orders.transition(scene["paid"], OrderStateUpdate(new_state=state), admin)
+        order = await orders.transition(scene_of_its_own["paid"], OrderStateUpdate(new_state=state), admin)
     assert order["status"] == "SHIPPED"
