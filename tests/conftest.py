@@ -20,10 +20,11 @@ from app.services.access.keys import KeyService
 from app.services.orders.service import OrderService
 from app.services.returns.service import ReturnService
 from app.utils.shop_time import ReturnWindow
-from tests import databases
+from tests import databases, profile
 from tests.databases import TestServers
 
 _configure_structlog = structlog.configure
+profile.load()
 
 
 def _configure_without_cache(**options: Any) -> None:

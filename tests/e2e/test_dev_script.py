@@ -314,6 +314,17 @@ def test_the_checks_end_with_the_coverage_of_each_component(checkout: Checkout) 
     assert "✗ coverage of each component failed" in found.stderr
 
 
+@pytest.mark.parametrize("verb", ["test", "check"])
+def test_tests_keep_their_bytecode(checkout: Checkout, verb: str) -> None:
+    assert checkout.dev("setup").returncode == 0
+    programs = checkout.folder / ".venv" / "bin"
+    for name in ("ruff", "mypy", "lint-imports", "bandit", "coverage"):
+        (programs / name).write_text("#!/bin/sh\n")
+        (programs / name).chmod(0o755)
+    (checkout.folder / "pytest.py").write_text("import sys; sys.exit(sys.dont_write_bytecode or 9)")
+    assert checkout.dev(verb, given={"PYTHONDONTWRITEBYTECODE": "1"}).returncode == 9
+
+
 @pytest.mark.req("DEV.5", "NFR-005.4")
 def test_the_checks_stop_at_the_first_failure_with_its_code(checkout: Checkout) -> None:
     assert checkout.dev("setup").returncode == 0

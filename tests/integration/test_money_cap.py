@@ -23,6 +23,7 @@ from tests.conftest import MovableClock
 from tests.factories import LineFactory
 from tests.integration.jobs_support import execute, refund_of, rows
 from tests.integration.money_support import Shop
+from tests.profile import examples
 
 pytestmark = [pytest.mark.req("REQ-002"), pytest.mark.req("REQ-004")]
 
@@ -245,7 +246,7 @@ class Journey:
 @pytest.mark.req("REQ-002.7")
 @given(start=st.sampled_from(["ordered", "paid", "delivered", "delivered"]), commands=COMMANDS)
 @hypothesis_settings(
-    max_examples=20,
+    max_examples=examples(20),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

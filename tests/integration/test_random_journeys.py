@@ -42,6 +42,7 @@ from app.utils.exceptions import (
 from app.utils.shop_time import ReturnWindow
 from tests.conftest import MovableClock, actor
 from tests.factories import TOTAL, order_create
+from tests.profile import examples
 
 WORTH = TOTAL - Decimal("9.90")
 STAFF = {role: actor(role) for role in Role if role is not Role.CUSTOMER}
@@ -299,7 +300,7 @@ def test_random_journeys(settings: Settings, clean_database: None, owner_connect
             run_state_machine_as_test(
                 machine,
                 settings=budget(
-                    max_examples=60,
+                    max_examples=examples(60),
                     derandomize=True,
                     stateful_step_count=30,
                     deadline=None,

@@ -19,6 +19,7 @@ from app.services.operations.dead_letters import DeadLetterService
 from tests.conftest import MovableClock
 from tests.integration.jobs_support import rows
 from tests.integration.money_support import RefundRow, Shop, die
+from tests.profile import examples
 
 pytestmark = pytest.mark.req("REQ-004")
 
@@ -129,7 +130,7 @@ class Fate:
 @pytest.mark.req("REQ-002.7", "REQ-004.6")
 @given(steps=STEPS)
 @hypothesis_settings(
-    max_examples=15,
+    max_examples=examples(15),
     deadline=timedelta(seconds=30),
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -20,6 +20,7 @@ from app.services.orders import search as order_search
 from app.services.orders.search import condition
 from app.utils import search_terms
 from tests.integration.conftest import TO_DELIVERED, new_order, new_return
+from tests.profile import examples
 
 pytestmark = pytest.mark.req("REQ-005")
 
@@ -129,7 +130,7 @@ async def test_a_customer_finds_only_their_own(
 
 
 @given(typed=st.text(min_size=2, max_size=60).filter(lambda text: "\0" not in text))
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_nothing_that_is_typed_is_a_syntax_error(owner_connection: psycopg.Connection, typed: str) -> None:
     if query := search_terms.tsquery(typed):
         owner_connection.execute("SELECT CAST(%s AS tsquery)", (query,))

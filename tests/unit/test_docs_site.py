@@ -14,7 +14,8 @@ from app.config import ROOT
 from tools.documentation.pages import GENERATED
 from tools.documentation.site import MERMAID
 
-pytestmark = pytest.mark.req("DOC.6")
+# One worker has them all: the site is built once.
+pytestmark = [pytest.mark.req("DOC.6"), pytest.mark.xdist_group("site")]
 
 DOCS = ROOT / "docs"
 DIAGRAMS = [

@@ -14,6 +14,7 @@ from app.config import Settings
 from app.mail_address import PATTERN, mail_address
 from app.schemas.common import Email
 from app.utils.email_sender import EmailSender, OutgoingMail
+from tests.profile import examples
 from tests.unit.smtp_support import Mailbox, serving
 
 pytestmark = pytest.mark.req("REQ-006", "INT-002")
@@ -80,7 +81,9 @@ def test_an_address_is_kept_as_it_is_sent_to(address: str, sent_as: str) -> None
     assert EMAIL.validate_python(address) == sent_as
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@settings(
+    deadline=None, max_examples=examples(150), suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
+)
 @given(address=ADDRESSES)
 @example(address="x" * 64 + "@" + "d" * 60 + "." + "d" * 60 + "." + "d" * 59 + ".example")
 @example(address="'=?utf-8?q?x?='@shop.example")
