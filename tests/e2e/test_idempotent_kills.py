@@ -21,10 +21,12 @@ from tests import databases
 from tests.databases import TestServers
 from tests.e2e.conftest import eventually
 from tests.factories import order_payload
+from tests.profile import PROFILE
 
 pytestmark = pytest.mark.e2e
 
-ROUNDS = int(os.environ.get("ARTICURATED_KILLS", "12"))
+# Six try each moment with one and with both processes killed.
+ROUNDS = int(os.environ.get("ARTICURATED_KILLS") or (6 if PROFILE == "local" else 12))
 CLIENTS = 8
 API_KEY = "dev-api-key"
 COMMIT_SECONDS = 0.06
