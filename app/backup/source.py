@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -71,9 +71,9 @@ def is_archiving(connection: Connection) -> bool:
     return str(one(connection, "SHOW archive_mode")) != "off"
 
 
-def one(connection: Connection, question: str) -> Any:
+def one(connection: Connection, question: LiteralString) -> Any:
     """Return the first value of the first row, if there is one."""
-    row = connection.execute(question.encode()).fetchone()
+    row = connection.execute(question).fetchone()
     return row[0] if row else None
 
 

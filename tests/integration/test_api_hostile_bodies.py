@@ -270,7 +270,9 @@ async def test_a_body_over_the_limit_is_refused_unparsed(
 @pytest.mark.parametrize("operation", WITH_BODY, ids=lambda operation: operation.id)
 async def test_another_media_type_or_no_body_is_refused(operation: Operation, attack: Attack) -> None:
     body = json.dumps(attack.body(operation)).encode()
-    for media_type in ("text/plain", "application/xml", "multipart/form-data; boundary=x", None):
+    others = ("text/plain", "application/xml", "multipart/form-data; boundary=x", None)
+    # What the gateway signed is kept, however it is labelled: see the tests of the webhook.
+    for media_type in () if operation in WEBHOOK else others:
         response = await attack.send(operation, body, media_type)
         assert response.status_code == 415, media_type
         assert error_of(response)["code"] == "UNSUPPORTED_MEDIA_TYPE"

@@ -131,7 +131,6 @@ BUILT_SQL = {
     # Names of columns, in a rule of the schema.
     ("app/models/payment.py", "f'{column} IS NOT NULL'"),
     # The questions of the same module, all constants; what varies goes beside them.
-    ("app/backup/create.py", "question.encode()"),
     # A choice between two constants.
     ("app/local/postgres.py", "'CREATE ROLE {} LOGIN NOSUPERUSER ' + rights"),
 }

@@ -211,12 +211,12 @@ async def test_bodies_that_arrive_at_once_share_a_budget() -> None:
 def test_a_caller_holds_a_part_of_a_budget_or_one_whole_body() -> None:
     budget, caller, other = Budget(40), uuid4(), uuid4()
     shares = [Share() for _ in range(4)]
-    shares[0].take(budget, 10, caller)
+    shares[0].take(budget, 30, caller)
     with pytest.raises(ServiceUnavailableError):
         shares[1].take(budget, 1, caller)
-    shares[1].take(budget, 2, caller, at_least=12)
-    shares[2].take(budget, 10, other)
-    shares[3].take(budget, 18)
+    shares[1].take(budget, 2, caller, at_least=32)
+    shares[2].take(budget, 5, other)
+    shares[3].take(budget, 3)
     for share in shares:
         share.give_back()
         share.give_back()

@@ -20,8 +20,8 @@ WEBHOOK_BYTES = 2_097_152
 UPLOADS_AT_ONCE = 32
 """Files that a process takes at once. Each is in a temporary file, with 64 KiB in memory at most."""
 
-CALLER_PARTS = 4
-"""One caller may hold this part of a budget: a fourth of it. The rest is for others."""
+LEFT_TO_OTHERS = 4
+"""One caller leaves a fourth of a budget to others: a storefront calls for all of its customers with one key."""
 
 SHARE = "articurated.body_share"
 """Where a request's scope holds its `Share`."""
@@ -38,7 +38,7 @@ class Budget:
     def __init__(self, maximum: int) -> None:
         self.left = maximum
         self.by_caller: Counter[UUID] = Counter()
-        self._for_one = max(1, maximum // CALLER_PARTS)
+        self._for_one = maximum - maximum // LEFT_TO_OTHERS
 
     def take(self, size: int, caller: UUID | None, at_least: int) -> None:
         """Give `size` to a caller.
