@@ -1,10 +1,10 @@
-"""Contexts that are hard on a layout: what must still read well, for tests and previews."""
+"""Facts that are hard on a layout: what must still read well, for tests and previews."""
 
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
-from devtools.mail_samples import SAMPLES
+from app.services.notifications.kinds import KINDS
 
 _UNBROKEN: Final = "0123456789ABCDEF"
 
@@ -90,9 +90,9 @@ _CHANGES: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
 }
 
 
-def odd_samples(template: str) -> dict[str, Mapping[str, Any]]:
+def odd_samples(name: str) -> dict[str, Mapping[str, Any]]:
     """Return the difficult contexts of a mail, by what is difficult; only those that differ from the sample."""
-    plain = SAMPLES[template]
+    plain = KINDS[name].sample
     changed = {label: change(plain) for label, change in _CHANGES.items()}
     as_lists = _replaced(plain, {})
     return {label: context for label, context in changed.items() if context not in (as_lists, dict(plain))}

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import jinja2
 
+from app.services.notifications.kinds import KINDS, short_texts
+from app.services.notifications.rendering import render_mail, render_short
 from app.utils.email_sender import OutgoingMail, compose, message_id_for
-from app.utils.mail_templates import CUSTOMER, TEMPLATES, RenderedMail, Shop, render_mail
-from app.utils.short_texts import SHORT_TEXTS, render_short
+from app.utils.mail_templates import RenderedMessage, Shop
 from devtools.mail_odd_samples import odd_samples
-from devtools.mail_samples import SAMPLES
 
 _SENT_AT: Final = datetime(2026, 11, 22, 14, 5, 11, tzinfo=UTC)
 _FROM: Final = "orders@articurated.example"
@@ -56,7 +56,7 @@ class _Preview:
     name: str
     template: str
     subject: str
-    mail: RenderedMail
+    mail: RenderedMessage
 
     @property
     def is_odd(self) -> bool:
@@ -73,15 +73,13 @@ def write_previews(folder: Path) -> Path:
     mails: dict[str, list[_Preview]] = {"To customers": [], "To staff": [], "With difficult values": []}
     for preview in _mails():
         _write_mail(folder, preview)
-        audience = "To customers" if preview.template in CUSTOMER else "To staff"
+        audience = "To customers" if KINDS[preview.template].is_to_customer else "To staff"
         mails["With difficult values" if preview.is_odd else audience].append(preview)
     lines: dict[str, list[tuple[str, str]]] = {}
-    for channel, templates in SHORT_TEXTS.items():
-        lines[channel] = [
-            (template, render_short(channel, template, SAMPLES[template], _SHOP)) for template in templates
-        ]
-        for template, line in lines[channel]:
-            (folder / f"{channel.lower()}.{template}.txt").write_text(f"{line}\n", encoding="utf-8")
+    for channel, name in short_texts():
+        line = render_short(channel, name, KINDS[name].sample, _SHOP)
+        lines.setdefault(channel, []).append((name, line))
+        (folder / f"{channel.lower()}.{name}.txt").write_text(f"{line}\n", encoding="utf-8")
     index = folder / "index.html"
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_INDEX)
     index.write_text(page.render(mails=mails, lines=lines), encoding="utf-8")
@@ -89,18 +87,18 @@ def write_previews(folder: Path) -> Path:
 
 
 def _mails() -> Iterator[_Preview]:
-    for template in TEMPLATES:
-        contexts: dict[str, Mapping[str, Any]] = {template: SAMPLES[template]}
-        contexts |= {f"{template}.{label}": context for label, context in odd_samples(template).items()}
-        for name, context in contexts.items():
-            mail = render_mail(template, context, _SHOP)
+    for template, kind in KINDS.items():
+        samples: dict[str, Mapping[str, Any]] = {template: kind.sample}
+        samples |= {f"{template}.{label}": facts for label, facts in odd_samples(template).items()}
+        for name, facts in samples.items():
+            mail = render_mail(template, facts, _SHOP)
             yield _Preview(name, template, mail.subject, mail)
 
 
 def _write_mail(folder: Path, preview: _Preview) -> None:
     mail = preview.mail
     outgoing = OutgoingMail(
-        to="customer@example.com" if preview.template in CUSTOMER else "staff@articurated.example",
+        to="customer@example.com" if KINDS[preview.template].is_to_customer else "staff@articurated.example",
         subject=mail.subject,
         text=mail.text,
         html=mail.html,

@@ -29,8 +29,7 @@ from app.config import JOB_TIME_LIMIT_SECONDS, Settings
 from app.core import error_tracking, monitoring
 from app.database import Database
 from app.services.jobs import service as job_service
-from app.services.jobs.service import Claim, JobKind, LeaseLostError
-from app.services.notifications.operations_facts import entity_of
+from app.services.jobs.service import Claim, JobKind, LeaseLostError, entity_of
 from app.services.workflow import tampering
 from app.utils.exceptions import RecordTamperedError
 from app.utils.redaction import without_addresses

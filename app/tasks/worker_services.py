@@ -12,7 +12,8 @@ from app.config import Settings
 from app.database import Database
 from app.services.jobs.service import Claim, JobKind
 from app.services.jobs.sweeps import SweepService
-from app.services.notifications.service import NotificationService, is_message
+from app.services.notifications.kind import is_message
+from app.services.notifications.service import NotificationService
 from app.services.payments.reconciliation import PaymentReconciler
 from app.tasks.runner import JOB_TIME_LIMIT, Handler, JobRunner, OnDeadLetter
 from app.utils.clock import Clock, utc_now

@@ -42,7 +42,7 @@ class MailChannel:
                 to=message.recipient,
                 subject=message.subject,
                 text=message.text,
-                html=message.html or "",
+                html=message.html,
                 message_id=message.message_id,
                 attachments=message.attachments,
             )

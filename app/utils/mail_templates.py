@@ -1,8 +1,8 @@
-"""template + context → subject, text and HTML (REQ-006, INT-002).
+"""template + facts → subject, text and HTML (REQ-006, INT-002).
 
-Templates lie in `templates/emails/`: `<name>.html` and `<name>.txt`, whose block `subject` is the subject. They are
-ours; what customers typed reaches them as values only. HTML is escaped, nothing in a value is evaluated, and line
-feeds survive only in the fields that hold free text, so that a name cannot write sentences into a mail.
+Templates lie in `templates/emails/`: `<name>.html` and `<name>.txt`. They are ours; what customers typed reaches them
+as values only. HTML is escaped, nothing in a value is evaluated, and line feeds survive only in the fields that hold
+free text, so that a name cannot write sentences into a mail.
 """
 
 import re
@@ -17,42 +17,12 @@ from typing import Any, Final
 import jinja2
 
 from app.config import ROOT, Settings
-from app.utils import mail_contexts
 from app.utils.documents import seller_address
 from app.utils.formatting import date_text, money_text, payment_text, printable
 from app.utils.postal_address import postal_lines
 from app.utils.unlinked import greeting_name, unlinked
 
-__all__ = ["CUSTOMER", "INTERNAL", "TEMPLATES", "RenderedMail", "Shop", "render_mail", "shop_of"]
-
 FOLDER: Final = ROOT / "templates" / "emails"
-CUSTOMER: Final[Mapping[str, Any]] = {
-    "order_confirmation": mail_contexts.OrderConfirmation,
-    "order_shipped": mail_contexts.OrderShipped,
-    "order_delivered": mail_contexts.OrderDelivered,
-    "order_cancelled": mail_contexts.OrderCancelled,
-    "invoice": mail_contexts.InvoiceIssued,
-    "credit_note": mail_contexts.CreditNoteIssued,
-    "return_received": mail_contexts.ReturnReceived,
-    "return_arrived": mail_contexts.ReturnArrived,
-    "return_approved": mail_contexts.ReturnApproved,
-    "return_rejected": mail_contexts.ReturnRejected,
-    "return_completed": mail_contexts.ReturnCompleted,
-    "refund_processed": mail_contexts.RefundProcessed,
-}
-INTERNAL: Final[Mapping[str, Any]] = {
-    "warehouse_order_ready": mail_contexts.WarehouseOrderReady,
-    "return_awaiting_review": mail_contexts.ReturnAwaitingReview,
-    "return_review_overdue": mail_contexts.ReturnReviewOverdue,
-    "goods_received": mail_contexts.GoodsReceived,
-    "job_failed": mail_contexts.JobFailed,
-    "gateway_event": mail_contexts.GatewayEventAlert,
-    "case": mail_contexts.CaseOpened,
-    "daily_summary": mail_contexts.DailySummary,
-}
-TEMPLATES: Final[Mapping[str, Any]] = {**CUSTOMER, **INTERNAL}
-"""Every mail and the type of its context."""
-
 _FROM_CALLERS: Final = frozenset({"name", "ship_to", "payment_method", "customer_name", "customer_notes", "reason"})
 """Facts that callers typed: no program that shows the message may make a link of them."""
 _FREE_TEXT: Final = frozenset({"notes", "customer_notes", "reason", "error", "note", "deduction_reason"})
@@ -72,8 +42,8 @@ _GATEWAY_OUTCOMES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class RenderedMail:
-    """A mail's three texts; the subject is one line."""
+class RenderedMessage:
+    """A message as its reader sees it; the subject is one line, and `html` is empty for SMS and chat."""
 
     subject: str
     text: str
@@ -82,7 +52,7 @@ class RenderedMail:
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """Whom a mail is from, as its foot tells: trading name, address on one line, mailbox for questions."""
+    """Whom a mail is from, as its foot says: trading name, address on one line, mailbox for questions."""
 
     name: str = "ArtiCurated"
     address: str = ""
@@ -98,41 +68,40 @@ def shop_of(settings: Settings) -> Shop:
     )
 
 
-def render_mail(template: str, context: Mapping[str, Any], shop: Shop | None = None) -> RenderedMail:
+def render_mail(
+    template: str, subject: str, facts: Mapping[str, Any], shop: Shop | None = None, *, is_internal: bool
+) -> RenderedMessage:
     """Return a mail's subject and both parts.
 
     Args:
-        template: a key of `TEMPLATES`.
-        context: what `TEMPLATES[template]` lists, all of it and nothing else.
+        template: name of its two files.
+        subject: in the syntax of the templates.
+        facts: all that the templates ask for.
         shop: named in the foot; the brand alone when absent.
+        is_internal: it is for staff: without greeting and contact.
 
     Raises:
-        KeyError: there is no such template.
-        ValueError: the context or a line in it has missing or unknown keys, or an amount or a day in it is none.
+        ValueError: a line in the facts lacks something, or an amount or a day in them is none.
     """
-    wanted: frozenset[str] = TEMPLATES[template].__required_keys__
-    if wanted != context.keys():
-        faults = [f"missing {name}" for name in sorted(wanted - context.keys())]
-        faults += [f"unknown {name}" for name in sorted(context.keys() - wanted)]
-        raise ValueError(f"context of {template}: {', '.join(faults)}")
-    values = {name: cleaned(name, value) for name, value in context.items()}
-    if template in CUSTOMER:
-        values["customer_name"] = greeting_name(printable(context["customer_name"] or "") or None)
-    values |= {"shop": shop or Shop(), "internal": template in INTERNAL}
+    values = {name: cleaned(name, value) for name, value in facts.items()}
+    if not is_internal:
+        values["customer_name"] = greeting_name(printable(facts["customer_name"] or "") or None)
+    values |= {"shop": shop or Shop(), "internal": is_internal}
+    environment = environment_of(FOLDER)
     try:
-        return _rendered(template, values)
+        line = " ".join(_subject_of(subject).render(values).split())
+        return RenderedMessage(
+            subject=line,
+            text=_BLANK_LINES.sub("\n\n", environment.get_template(f"{template}.txt").render(values)).strip() + "\n",
+            html=environment.get_template(f"{template}.html").render(values, subject=line),
+        )
     except jinja2.UndefinedError as fault:
-        raise ValueError(f"context of {template}: {fault}") from fault
+        raise ValueError(f"facts of {template}: {fault}") from fault
 
 
-def _rendered(template: str, values: dict[str, Any]) -> RenderedMail:
-    text = environment_of(FOLDER).get_template(f"{template}.txt")
-    subject = " ".join("".join(text.blocks["subject"](text.new_context(values))).split())
-    return RenderedMail(
-        subject=subject,
-        text=_BLANK_LINES.sub("\n\n", text.render(values)).strip() + "\n",
-        html=environment_of(FOLDER).get_template(f"{template}.html").render(values, subject=subject),
-    )
+@cache
+def _subject_of(source: str) -> jinja2.Template:
+    return environment_of(FOLDER).from_string(source)
 
 
 @cache
@@ -140,7 +109,8 @@ def environment_of(folder: Path) -> jinja2.Environment:
     """Return the environment of the templates in a folder: HTML escaped, unknown names refused, our filters."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
-        autoescape=jinja2.select_autoescape(("html",), default=False),
+        # A subject comes from a string, and is no HTML.
+        autoescape=jinja2.select_autoescape(("html",), default=False, default_for_string=False),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

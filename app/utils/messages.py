@@ -58,7 +58,7 @@ class Message:
         created_at: when the notification came to be, not the attempt.
         subject: one line; of SMS and chat the whole message.
         text: the message as plain text.
-        html: the same once more, for mail.
+        html: the same once more, for mail; empty for SMS and chat.
         message_id: of a mail, with angle brackets; else the id as text.
         attachments: files that go with a mail.
     """
@@ -70,7 +70,7 @@ class Message:
     created_at: datetime
     subject: str
     text: str
-    html: str | None = None
+    html: str = ""
     message_id: str
     attachments: tuple[Attachment, ...] = ()
 

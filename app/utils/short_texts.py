@@ -1,8 +1,8 @@
-"""template + context → one line, for SMS and chat (REQ-006).
+"""template + facts → one line, for SMS and chat (REQ-006).
 
-Templates lie in `templates/sms/` and `templates/chat/` and have the context of the mail of the same name, of which
-each gets only the facts listed here: nothing in chat says who a customer is, and nothing that a customer typed is
-said there, so nobody can mention everyone or plant a link in it.
+Templates lie in `templates/sms/` and `templates/chat/`. Each gets only the facts that its kind of notification lists
+for the channel: nothing in chat identifies a customer or was typed by one, so no customer can mention everyone or plant
+a link there.
 """
 
 from collections.abc import Mapping
@@ -14,44 +14,27 @@ from app.config import ROOT
 from app.utils.mail_templates import Shop, cleaned, environment_of
 
 FOLDERS: Final = {"SMS": ROOT / "templates" / "sms", "CHAT": ROOT / "templates" / "chat"}
-SHORT_TEXTS: Final[Mapping[str, Mapping[str, frozenset[str]]]] = {
-    "SMS": {
-        "order_shipped": frozenset({"order_number", "carrier", "tracking_number"}),
-        "order_delivered": frozenset({"order_number", "delivered_on", "return_until"}),
-        "refund_processed": frozenset({"order_number", "amount", "currency"}),
-    },
-    "CHAT": {
-        "job_failed": frozenset({"kind", "attempts", "order_number", "entity_type", "entity_id", "dead_letter_id"}),
-        "gateway_event": frozenset({"outcome", "order_number", "reported", "reported_currency", "event_id"}),
-        "case": frozenset({"kind", "order_number", "case_id"}),
-        "return_review_overdue": frozenset({"return_number", "order_number", "hours_waiting", "expires_at"}),
-        "daily_summary": frozenset({"day", "orders_created", "revenue", "refunds", "dead_jobs"}),
-    },
-}
-"""Channel → template → the facts it may tell."""
-
 LONGEST: Final = {"SMS": 459, "CHAT": 1000}
 """Characters; an SMS of 459 goes out in three parts."""
 
 
-def render_short(channel: str, template: str, context: Mapping[str, Any], shop: Shop | None = None) -> str:
+def render_short(channel: str, template: str, facts: Mapping[str, Any], shop: Shop | None = None) -> str:
     """Return a message as one line.
 
     Args:
         channel: SMS or CHAT.
-        template: a key of `SHORT_TEXTS[channel]`.
-        context: of the mail of the same name.
+        template: name of its file.
+        facts: those that the channel may say.
         shop: who speaks; the brand alone when absent.
 
     Raises:
-        KeyError: there is no such template, or the context lacks a fact that it tells.
-        ValueError: the template asks for a fact that it may not tell, or a fact is malformed.
+        ValueError: the template asks for another fact, or a fact is malformed.
     """
-    values = {name: cleaned(name, context[name]) for name in SHORT_TEXTS[channel][template]}
+    values = {name: cleaned(name, value) for name, value in facts.items()}
     try:
         text = environment_of(FOLDERS[channel]).get_template(f"{template}.txt").render(values, shop=shop or Shop())
     except jinja2.UndefinedError as fault:
-        raise ValueError(f"context of {template} for {channel}: {fault}") from fault
+        raise ValueError(f"facts of {template} for {channel}: {fault}") from fault
     line = " ".join(text.split())
     limit = LONGEST[channel]
     return line if len(line) <= limit else f"{line[: limit - 1]}…"

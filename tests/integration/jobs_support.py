@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import Row, text
 
+from app.config import Settings
 from app.core.actor import Actor
 from app.core.enums import OrderStatus, ReturnStatus
 from app.database import Database
@@ -16,7 +17,8 @@ from app.schemas.order import OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateUpdate
 from app.services.documents.invoices import InvoiceService
 from app.services.jobs import service as job_service
-from app.services.jobs.service import Claim, JobKind
+from app.services.jobs.service import Claim, JobKind, queue_of
+from app.services.notifications.kind import Addressed, FactsRequest, Kind, NothingToSend
 from app.services.orders.service import OrderService
 from app.services.payments import ledger as money_ledger
 from app.services.payments.gateway.port import PaymentGateway
@@ -134,6 +136,15 @@ async def claim(database: Database, job_id: UUID, owner: str = "tester") -> Clai
 async def claim_for(database: Database, entity_id: UUID, kind: JobKind) -> Claim:
     """Claim the one job of that kind about an entity."""
     return await claim(database, await job_of(database, entity_id, kind))
+
+
+async def facts_of(
+    database: Database, settings: Settings, kind: Kind[Any], entity_id: UUID
+) -> Addressed[Any] | NothingToSend:
+    """Return what the message of a kind about an entity says, without a job."""
+    held = Claim(uuid4(), kind.job, queue_of(kind.job), entity_id, "key", {}, 0, 1, 1, "tester")
+    async with database.transaction() as session:
+        return await kind.load(FactsRequest(session, settings, utc_now, held, kind.audience))
 
 
 async def order_in(orders: OrderService, actor: Actor, state: OrderStatus, **fields: Any) -> dict[str, Any]:

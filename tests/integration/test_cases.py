@@ -2,7 +2,7 @@
 
 import json
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx2
 import psycopg
@@ -18,12 +18,12 @@ from app.database import Database
 from app.services.cases.kinds import MEANINGS
 from app.services.cases.service import open_case
 from app.services.jobs.service import JobKind
-from app.services.notifications import operations_facts
-from app.utils.mail_templates import render_mail
-from app.utils.shop_time import UTC_CALENDAR
+from app.services.notifications.kind import GONE, Addressed
+from app.services.notifications.kinds import KINDS
+from app.services.notifications.rendering import render_mail
 from tests.conftest import MovableClock
 from tests.integration.conftest import LOGINS, Login, error_of, new_order
-from tests.integration.jobs_support import rows
+from tests.integration.jobs_support import facts_of, rows
 
 pytestmark = pytest.mark.req("REQ-004")
 
@@ -152,11 +152,10 @@ async def test_operations_get_a_mail_that_says_what_to_decide(api: httpx2.AsyncC
     order = await new_order(api)
     await opened(services.database, order_id=order["id"])
     [case] = (await api.get(URL)).json()["data"]
-    async with services.database.transaction() as session:
-        found = await operations_facts.case(session, case["id"], UTC_CALENDAR)
-        assert found is not None
-        assert await operations_facts.case(session, uuid4(), UTC_CALENDAR) is None
-    mail = render_mail("case", found[0])
+    found = await facts_of(services.database, services.settings, KINDS["case"], UUID(case["id"]))
+    assert isinstance(found, Addressed)
+    assert await facts_of(services.database, services.settings, KINDS["case"], uuid4()) is GONE
+    mail = render_mail("case", found.facts)
     assert order["order_number"] in mail.subject
     for part in (mail.text, mail.html):
         assert case["says"] in " ".join(part.split()).replace("&#39;", "'")

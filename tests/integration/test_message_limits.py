@@ -10,10 +10,9 @@ from app.core.enums import ActorType, OrderStatus, Role, Trigger
 from app.database import Database
 from app.models.notification import Notification
 from app.schemas.order import OrderStateUpdate
-from app.services.notifications.limits import NEVER_SUPPRESSED
+from app.services.notifications.kinds import KINDS
 from app.services.orders.service import OrderService
 from app.utils.email_sender import MailUnavailable
-from app.utils.mail_templates import CUSTOMER
 from tests.conftest import MovableClock
 from tests.factories import order_create
 from tests.integration.channels_support import PHONE, FakeChannel, Post
@@ -112,7 +111,8 @@ async def test_staff_and_papers_about_money_are_not_limited(
         by_template[row.template] += 1
     assert by_template["refund_processed"] == 4
     assert by_template["warehouse_order_ready"] == 4
-    assert CUSTOMER.keys() > NEVER_SUPPRESSED
+    unlimited = {name for name, kind in KINDS.items() if not kind.is_limited}
+    assert unlimited == {"invoice", "credit_note", "refund_processed"}
     assert {row.template for row in await post.told(state="SUPPRESSED")} <= {"order_confirmation", "order_cancelled"}
 
 

@@ -19,8 +19,8 @@ from app.database import Database
 from app.models.order import Order
 from app.services.jobs.service import JobKind, LeaseLostError
 from app.services.notifications import rows as notification_rows
+from app.services.notifications.parts import phone_of
 from app.services.notifications.rows import NewRow
-from app.services.notifications.scene import phone_of
 from app.services.operations.dead_letters import DeadLetterService
 from app.services.orders.service import OrderService
 from app.services.payments.webhooks import verify_webhook

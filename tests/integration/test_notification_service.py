@@ -17,7 +17,7 @@ from app.services.documents.invoices import InvoiceService
 from app.services.jobs import service as job_service
 from app.services.jobs.service import JobKind, LeaseLostError
 from app.services.jobs.sweeps import SweepService
-from app.services.notifications.facts import LOADERS
+from app.services.notifications.kinds import KINDS
 from app.services.notifications.service import NotificationService
 from app.services.orders.service import OrderService
 from app.services.returns.service import ReturnService
@@ -72,8 +72,8 @@ async def send_all(database: Database, notifications: NotificationService) -> No
         await notifications.send(await claim(database, row.id))
 
 
-def test_every_mail_has_its_loader() -> None:
-    assert set(LOADERS) == {kind for kind in JobKind if kind.startswith("notify.")}
+def test_every_mail_job_has_its_kind() -> None:
+    assert [kind.job for kind in KINDS.values()] == [kind for kind in JobKind if kind.startswith("notify.")]
 
 
 @pytest.mark.req("REQ-004.8", "REQ-006.1", "REQ-006.2")
@@ -318,7 +318,7 @@ async def test_operations_get_the_figures_of_the_day(
 async def test_entities_that_are_gone_end_quietly(
     database: Database, notifications: NotificationService, mails: FakeMailSender
 ) -> None:
-    for kind in LOADERS:
+    for kind in (kind.job for kind in KINDS.values()):
         if kind is not JobKind.NOTIFY_DAILY_SUMMARY:
             await add_job(database, kind, uuid4(), kind)
     await send_all(database, notifications)

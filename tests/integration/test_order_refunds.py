@@ -1,7 +1,7 @@
 """The refunds of an order, as its customer sees them, and the order that a dead letter is about (REQ-004)."""
 
 import json
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx2
 import pytest
@@ -11,11 +11,12 @@ from app.cli.main import cli
 from app.composition import Services
 from app.core.enums import Role
 from app.services.jobs.service import JobKind
-from app.services.notifications import operations_facts
-from app.utils.mail_templates import render_mail
-from app.utils.shop_time import UTC_CALENDAR
+from app.services.notifications.kind import Addressed
+from app.services.notifications.kinds import KINDS
+from app.services.notifications.rendering import render_mail
 from tests.integration.conftest import TO_DELIVERED, error_of, new_order, new_return
 from tests.integration.dead import bury_job
+from tests.integration.jobs_support import facts_of
 
 pytestmark = pytest.mark.req("REQ-004")
 
@@ -75,12 +76,10 @@ async def test_a_dead_letter_names_its_order(api: httpx2.AsyncClient, services: 
     resolved = await api.post(f"/api/v1/jobs/dead/{found[JobKind.NOTIFY_ORDER_DELIVERED]['id']}/dismiss")
     assert resolved.json()["order_number"] == order["order_number"]
 
-    async with services.database.transaction() as session:
-        context = await operations_facts.job_failed(
-            session, found[JobKind.PROCESS_REFUND]["id"], UTC_CALENDAR, services.settings
-        )
-    assert context is not None
-    mail = render_mail("job_failed", context)
+    dead_letter_id = UUID(found[JobKind.PROCESS_REFUND]["id"])
+    addressed = await facts_of(services.database, services.settings, KINDS["job_failed"], dead_letter_id)
+    assert isinstance(addressed, Addressed)
+    mail = render_mail("job_failed", addressed.facts)
     for part in (mail.subject, mail.text, mail.html):
         assert order["order_number"] in part
 

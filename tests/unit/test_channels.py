@@ -15,13 +15,15 @@ from pydantic import SecretStr, ValidationError
 from structlog.testing import capture_logs
 
 from app.config import DEVELOPMENT_CHANNEL_SECRET, Settings
+from app.core.enums import Channel
 from app.services.jobs.service import JobKind
-from app.services.notifications.service import ALSO_TOLD, route_of
+from app.services.notifications.kind import job_kind, route_of
+from app.services.notifications.kinds import KINDS, short_texts
+from app.services.notifications.rendering import render_short
 from app.utils.channels import LogChannel, MailChannel, WebhookChannel, channels_for, signed_headers, signing_key
 from app.utils.messages import Attachment, Message, MessageDelayed, MessageRefused
 from app.utils.outbound import Outbound, OutboundAnswer, OutboundError
-from app.utils.short_texts import FOLDERS, LONGEST, SHORT_TEXTS, render_short
-from devtools.mail_samples import SAMPLES
+from app.utils.short_texts import FOLDERS, LONGEST
 from tests.integration.jobs_support import FakeMailSender
 
 pytestmark = pytest.mark.req("REQ-006")
@@ -222,64 +224,67 @@ def test_channels_that_are_off_need_no_secret_and_addresses_are_not_shown() -> N
     assert settings.outbound_hosts == {"chat.internal", "10.0.0.5"}
 
 
-LINES = [(channel, template) for channel, templates in SHORT_TEXTS.items() for template in templates]
+LINES = short_texts()
 
 
 def test_every_line_has_its_template_its_job_and_no_file_is_left_over() -> None:
     for channel, folder in FOLDERS.items():
-        assert {path.stem for path in folder.iterdir()} == set(SHORT_TEXTS[channel])
-    assert {route_of(kind) for kind in ALSO_TOLD.values()} == set(LINES)
-    assert set(ALSO_TOLD.values()) == {kind for kind in JobKind if kind.startswith(("sms.", "chat."))}
-    for mail, other in ALSO_TOLD.items():
-        assert route_of(mail)[1] == route_of(other)[1], "a message tells what the mail of its name tells"
+        assert {path.stem for path in folder.iterdir()} == {template for held, template in LINES if held == channel}
+    jobs = {kind for kind in JobKind if kind.startswith(("sms.", "chat."))}
+    assert {job_kind(channel, template) for channel, template in LINES} == jobs
+    assert {route_of(kind) for kind in jobs} == set(LINES)
 
 
 @pytest.mark.parametrize(("channel", "template"), LINES)
-def test_a_line_is_one_line_and_tells_its_facts(channel: str, template: str) -> None:
-    line = render_short(channel, template, SAMPLES[template])
+def test_a_line_is_one_line_and_tells_its_facts(channel: Channel, template: str) -> None:
+    line = render_short(channel, template, KINDS[template].sample)
     assert line.isprintable()
     assert line == " ".join(line.split())
     assert len(line) <= 200
     for fact in ("order_number", "tracking_number", "entity_id", "dead_letter_id", "event_id"):
-        if fact in SHORT_TEXTS[channel][template]:
-            assert str(SAMPLES[template][fact]) in line
+        if fact in KINDS[template].short[channel]:
+            assert str(KINDS[template].sample[fact]) in line
 
 
 @pytest.mark.security
 @pytest.mark.parametrize(("channel", "template"), LINES)
-def test_no_line_says_who_a_customer_is_or_what_one_typed(channel: str, template: str) -> None:
+def test_no_line_says_who_a_customer_is_or_what_one_typed(channel: Channel, template: str) -> None:
     typed = {"customer_name", "reason", "notes", "customer_notes", "ship_to", "error", "payment_method"}
-    assert not SHORT_TEXTS[channel][template] & typed
-    planted = {name: "CANARY" if name in typed else value for name, value in SAMPLES[template].items()}
+    assert not KINDS[template].short[channel] & typed
+    planted = {name: "CANARY" if name in typed else value for name, value in KINDS[template].sample.items()}
     assert "CANARY" not in render_short(channel, template, planted)
 
 
 @pytest.mark.security
 def test_line_ends_and_turning_characters_in_a_fact_stay_in_one_line() -> None:
-    hostile = {**SAMPLES["order_shipped"], "tracking_number": "1Z\r\nYou won\x00\u202e\u2028!", "carrier": "{{ 7*7 }}"}
-    line = render_short("SMS", "order_shipped", hostile)
+    hostile = {
+        **KINDS["order_shipped"].sample,
+        "tracking_number": "1Z\r\nYou won\x00\u202e\u2028!",
+        "carrier": "{{ 7*7 }}",
+    }
+    line = render_short(Channel.SMS, "order_shipped", hostile)
     assert line.isprintable()
     assert "{{ 7*7 }}" in line
 
 
 def test_a_line_that_is_too_long_is_cut() -> None:
-    line = render_short("SMS", "order_shipped", {**SAMPLES["order_shipped"], "tracking_number": "X" * 900})
+    line = render_short(Channel.SMS, "order_shipped", {**KINDS["order_shipped"].sample, "tracking_number": "X" * 900})
     assert (len(line), line[-1]) == (LONGEST["SMS"], "…")
 
 
 def test_absent_facts_leave_no_hole() -> None:
-    bare = {**SAMPLES["order_shipped"], "carrier": None, "tracking_number": None}
-    assert render_short("SMS", "order_shipped", bare) == "ArtiCurated: your order ORD-2026-000318 is on its way."
-    unknown = {**SAMPLES["gateway_event"], "order_number": None, "reported": None}
-    assert "None" not in render_short("CHAT", "gateway_event", unknown)
-    zero = {**SAMPLES["gateway_event"], "reported": Decimal("0.00")}
-    assert "€0.00" in render_short("CHAT", "gateway_event", zero)
+    bare = {**KINDS["order_shipped"].sample, "carrier": None, "tracking_number": None}
+    assert render_short(Channel.SMS, "order_shipped", bare) == "ArtiCurated: your order ORD-2026-000318 is on its way."
+    unknown = {**KINDS["gateway_event"].sample, "order_number": None, "reported": None}
+    assert "None" not in render_short(Channel.CHAT, "gateway_event", unknown)
+    zero = {**KINDS["gateway_event"].sample, "reported": Decimal("0.00")}
+    assert "€0.00" in render_short(Channel.CHAT, "gateway_event", zero)
 
 
 def test_a_template_that_asks_for_more_than_it_may_tell_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    narrowed = {"CHAT": {"job_failed": frozenset({"kind"})}}
-    monkeypatch.setattr("app.utils.short_texts.SHORT_TEXTS", narrowed)
+    narrowed = replace(KINDS["job_failed"], short={Channel.CHAT: frozenset({"kind"})})
+    monkeypatch.setattr("app.services.notifications.rendering.KINDS", {**KINDS, "job_failed": narrowed})
     with pytest.raises(ValueError, match="job_failed"):
-        render_short("CHAT", "job_failed", SAMPLES["job_failed"])
+        render_short(Channel.CHAT, "job_failed", KINDS["job_failed"].sample)
     with pytest.raises(KeyError):
-        render_short("CHAT", "order_shipped", SAMPLES["order_shipped"])
+        render_short(Channel.CHAT, "order_shipped", KINDS["order_shipped"].sample)

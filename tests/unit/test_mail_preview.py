@@ -9,16 +9,15 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.main import cli
-from app.utils.mail_templates import TEMPLATES, render_mail
-from app.utils.short_texts import SHORT_TEXTS
+from app.services.notifications.kinds import KINDS, short_texts
+from app.services.notifications.rendering import render_mail
 from devtools.mail_odd_samples import odd_samples
 from devtools.mail_preview import write_previews
-from devtools.mail_samples import SAMPLES
 from tests.unit.test_mail_templates import Page
 
 pytestmark = pytest.mark.req("REQ-006", "INT-002")
 
-ODD = [(template, label) for template in TEMPLATES for label in odd_samples(template)]
+ODD = [(template, label) for template in KINDS for label in odd_samples(template)]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", [*TEMPLATES, *(f"{template}.{label}" for template, label in ODD)])
+@pytest.mark.parametrize("name", [*KINDS, *(f"{template}.{label}" for template, label in ODD)])
 @pytest.mark.req("REQ-006.4")
 def test_each_mail_is_there_three_times(folder: Path, name: str) -> None:
     html = (folder / f"{name}.html").read_text(encoding="utf-8")
@@ -48,15 +47,14 @@ def test_the_index_leads_to_files_that_exist_and_shows_the_lines(folder: Path) -
     linked = set(re.findall(r'href="([^"]+)"', index))
     assert all((folder / name).is_file() for name in linked)
     shown = Page(index).text
-    for channel, templates in SHORT_TEXTS.items():
-        for template in templates:
-            line = (folder / f"{channel.lower()}.{template}.txt").read_text(encoding="utf-8").strip()
-            assert line in shown
+    for channel, template in short_texts():
+        line = (folder / f"{channel.lower()}.{template}.txt").read_text(encoding="utf-8").strip()
+        assert line in shown
 
 
 def test_difficult_values_are_those_of_real_trouble() -> None:
     assert {label for _, label in ODD} == {"long", "right-to-left", "bare", "many", "linked"}
-    assert {template for template, _ in ODD} == set(SAMPLES)
+    assert {template for template, _ in ODD} == set(KINDS)
 
 
 @pytest.mark.parametrize(("template", "label"), ODD)
@@ -72,9 +70,9 @@ def test_difficult_values_break_neither_part(template: str, label: str) -> None:
             assert "overflow-wrap:anywhere" in (held["style"] or "")
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", KINDS)
 def test_a_mail_is_made_for_dark_rooms_and_inbox_lines(template: str) -> None:
-    html = render_mail(template, SAMPLES[template]).html
+    html = render_mail(template, KINDS[template].sample).html
     page = Page(html)
     assert ("meta", {"name": "color-scheme", "content": "light dark"}) in page.tags
     assert "prefers-color-scheme: dark" in html
@@ -87,8 +85,8 @@ def test_a_mail_is_made_for_dark_rooms_and_inbox_lines(template: str) -> None:
 
 def test_a_return_without_refund_promises_none() -> None:
     for template in ("return_approved", "return_arrived"):
-        promised = render_mail(template, SAMPLES[template])
-        none = render_mail(template, {**SAMPLES[template], "refund_amount": "0.00"})
+        promised = render_mail(template, KINDS[template].sample)
+        none = render_mail(template, {**KINDS[template].sample, "refund_amount": "0.00"})
         assert "refund" in promised.text
         assert "refund follows" not in none.html
         assert "start your refund" not in none.text + none.html

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from app.config import Settings
+from app.services.notifications import kinds
+from app.services.notifications.kinds import KINDS
+from app.services.notifications.rendering import render_mail
 from app.utils.email_sender import OutgoingMail, compose
 from app.utils.formatting import money_text
-from app.utils.mail_templates import CUSTOMER, FOLDER, INTERNAL, TEMPLATES, Shop, render_mail, shop_of
-from devtools.mail_samples import SAMPLES
+from app.utils.mail_templates import FOLDER, Shop, shop_of
 
 pytestmark = pytest.mark.req("REQ-006", "INT-002")
 
@@ -83,15 +85,14 @@ def _facts(value: Any) -> list[str]:
 def test_each_template_has_both_files_and_a_sample_and_no_file_is_left_over() -> None:
     names = {path.stem for path in FOLDER.iterdir() if not path.name.startswith("_")}
 
-    assert names == TEMPLATES.keys() == SAMPLES.keys()
+    assert names == KINDS.keys() == {path.stem for path in Path(kinds.__path__[0]).glob("[!_]*.py")}
     assert all((FOLDER / f"{name}{ending}").is_file() for name in names for ending in (".html", ".txt"))
-    assert not CUSTOMER.keys() & INTERNAL.keys()
 
 
 @pytest.mark.req("INT-002.2", "REQ-006.3")
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_sample_gives_a_subject_and_both_parts_with_every_fact(name: str) -> None:
-    mail = render_mail(name, SAMPLES[name], shop_of(Settings(_env_file=None)))
+    mail = render_mail(name, KINDS[name].sample, shop_of(Settings(_env_file=None)))
     page = Page(mail.html)
 
     assert page.open == []
@@ -106,7 +107,7 @@ def test_a_sample_gives_a_subject_and_both_parts_with_every_fact(name: str) -> N
         for jinja in ("{{", "{%", "None", "Undefined"):
             assert jinja not in part
     # Constants are told in words, which other tests look at.
-    for fact in set(_facts(SAMPLES[name])) - {
+    for fact in set(_facts(KINDS[name].sample)) - {
         "EUR",
         "USD",
         "credit_card",
@@ -120,9 +121,9 @@ def test_a_sample_gives_a_subject_and_both_parts_with_every_fact(name: str) -> N
         assert fact in " ".join(mail.text.split())
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", KINDS)
 def test_the_html_needs_nothing_from_elsewhere(name: str) -> None:
-    page = Page(render_mail(name, SAMPLES[name], shop_of(Settings(_env_file=None))).html)
+    page = Page(render_mail(name, KINDS[name].sample, shop_of(Settings(_env_file=None))).html)
 
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "img", "iframe", "form", "object", "svg"})
     assert all(value is None or "url(" not in value for _, held in page.tags for value in held.values())
@@ -132,12 +133,12 @@ def test_the_html_needs_nothing_from_elsewhere(name: str) -> None:
 
 @pytest.mark.req("NFR-004.5")
 @pytest.mark.security
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", KINDS)
 def test_markup_and_template_syntax_in_data_are_inert(name: str) -> None:
     shop = Shop(HOSTILE, HOSTILE, "billing@articurated.example")
-    mail = render_mail(name, _hostile(SAMPLES[name], HOSTILE), shop)
+    mail = render_mail(name, _hostile(KINDS[name].sample, HOSTILE), shop)
     page = Page(mail.html)
-    clean = Page(render_mail(name, SAMPLES[name], Shop("Shop", "Street", "billing@articurated.example")).html)
+    clean = Page(render_mail(name, KINDS[name].sample, Shop("Shop", "Street", "billing@articurated.example")).html)
 
     assert page.open == []
     assert {tag for tag, _ in page.tags} <= {tag for tag, _ in clean.tags} | {"span", "br"}
@@ -150,10 +151,10 @@ def test_markup_and_template_syntax_in_data_are_inert(name: str) -> None:
 
 
 @pytest.mark.security
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", KINDS)
 def test_control_characters_in_data_reach_neither_subject_nor_text(name: str) -> None:
     text = "x\r\nBcc: victim@example.com\r\n\r\nYour account is closed.\x00\x1b[2J\u202e\u2028\ud800"
-    context = _hostile(SAMPLES[name], text)
+    context = _hostile(KINDS[name].sample, text)
     mail = render_mail(name, context)
 
     assert mail.subject.isprintable()
@@ -165,35 +166,35 @@ def test_control_characters_in_data_reach_neither_subject_nor_text(name: str) ->
     compose(_outgoing(mail.subject, mail.text, mail.html), "orders@articurated.example", "x", datetime.now(UTC))
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_context_that_lacks_or_adds_something_is_refused(name: str) -> None:
-    for key in SAMPLES[name]:
+    for key in KINDS[name].sample:
         with pytest.raises(ValueError, match=f"missing {key}"):
-            render_mail(name, {held: value for held, value in SAMPLES[name].items() if held != key})
+            render_mail(name, {held: value for held, value in KINDS[name].sample.items() if held != key})
     with pytest.raises(ValueError, match="unknown colour"):
-        render_mail(name, {**SAMPLES[name], "colour": "red"})
+        render_mail(name, {**KINDS[name].sample, "colour": "red"})
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", KINDS)
 def test_what_may_be_absent_may_be_none(name: str) -> None:
     optional = {
         key
-        for key, kind in TEMPLATES[name].__annotations__.items()
+        for key, kind in KINDS[name].facts.__annotations__.items()
         if "None" in str(getattr(kind, "__forward_arg__", kind))
     }
-    mail = render_mail(name, {**SAMPLES[name], **dict.fromkeys(optional)})
+    mail = render_mail(name, {**KINDS[name].sample, **dict.fromkeys(optional)})
 
     assert "None" not in mail.text
     assert "None" not in Page(mail.html).text
-    if name in CUSTOMER:
+    if KINDS[name].is_to_customer:
         assert mail.text.startswith("Hello,\n")
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_context_that_went_through_json_says_the_same(name: str) -> None:
-    stored = json.loads(json.dumps(SAMPLES[name], default=str))
+    stored = json.loads(json.dumps(KINDS[name].sample, default=str))
 
-    assert render_mail(name, stored) == render_mail(name, SAMPLES[name])
+    assert render_mail(name, stored) == render_mail(name, KINDS[name].sample)
 
 
 @pytest.mark.parametrize("key", ["name", "quantity", "amount"])
@@ -201,7 +202,7 @@ def test_a_line_that_lacks_something_is_refused(key: str) -> None:
     line = {held: value for held, value in {"name": "V", "quantity": 1, "amount": "1.00"}.items() if held != key}
 
     with pytest.raises(ValueError, match=rf"{key}|amount"):
-        render_mail("order_confirmation", {**SAMPLES["order_confirmation"], "lines": [line]})
+        render_mail("order_confirmation", {**KINDS["order_confirmation"].sample, "lines": [line]})
 
 
 def test_an_unknown_template_is_refused() -> None:
@@ -213,11 +214,11 @@ def test_an_unknown_template_is_refused() -> None:
 @pytest.mark.parametrize(("key", "value"), [("total", "twelve"), ("total", Decimal("NaN")), ("order_date", "soon")])
 def test_a_value_that_is_no_amount_or_day_is_refused(key: str, value: Any) -> None:
     with pytest.raises(ValueError, match=r"amount|isoformat"):
-        render_mail("order_confirmation", {**SAMPLES["order_confirmation"], key: value})
+        render_mail("order_confirmation", {**KINDS["order_confirmation"].sample, key: value})
 
 
 def test_a_moment_without_its_zone_is_refused_and_others_are_shown_in_theirs() -> None:
-    sample = SAMPLES["goods_received"]
+    sample = KINDS["goods_received"].sample
     told = render_mail("goods_received", {**sample, "received_at": "2026-12-03T00:30:00+02:00"})
 
     assert "3 December 2026, 00:30 UTC+02:00" in told.text
@@ -226,15 +227,17 @@ def test_a_moment_without_its_zone_is_refused_and_others_are_shown_in_theirs() -
 
 
 def test_amounts_follow_the_currency() -> None:
-    mail = render_mail("order_confirmation", {**SAMPLES["order_confirmation"], "currency": "JPY", "total": "98000.00"})
+    mail = render_mail(
+        "order_confirmation", {**KINDS["order_confirmation"].sample, "currency": "JPY", "total": "98000.00"}
+    )
 
     assert "¥98,000\n" in mail.text
     assert "¥98,000<" in mail.html
 
 
 def test_a_cancelled_order_mentions_a_refund_only_when_there_is_one() -> None:
-    paid = render_mail("order_cancelled", SAMPLES["order_cancelled"])
-    unpaid = render_mail("order_cancelled", {**SAMPLES["order_cancelled"], "refund_amount": None})
+    paid = render_mail("order_cancelled", KINDS["order_cancelled"].sample)
+    unpaid = render_mail("order_cancelled", {**KINDS["order_cancelled"].sample, "refund_amount": None})
 
     assert money_text("909.60", "EUR") in paid.text
     assert "€" not in unpaid.text + unpaid.html
@@ -243,8 +246,8 @@ def test_a_cancelled_order_mentions_a_refund_only_when_there_is_one() -> None:
 
 
 def test_an_approval_mentions_a_fee_only_when_there_is_one() -> None:
-    with_fee = render_mail("return_approved", SAMPLES["return_approved"])
-    without = render_mail("return_approved", {**SAMPLES["return_approved"], "restocking_fee": "0.00"})
+    with_fee = render_mail("return_approved", KINDS["return_approved"].sample)
+    without = render_mail("return_approved", {**KINDS["return_approved"].sample, "restocking_fee": "0.00"})
 
     assert "Restocking fee" in with_fee.text
     assert "Restocking fee" in with_fee.html
@@ -252,8 +255,8 @@ def test_an_approval_mentions_a_fee_only_when_there_is_one() -> None:
 
 
 def test_a_return_mail_knows_the_request_from_the_goods() -> None:
-    request = render_mail("return_received", SAMPLES["return_received"])
-    goods = render_mail("return_arrived", SAMPLES["return_arrived"])
+    request = render_mail("return_received", KINDS["return_received"].sample)
+    goods = render_mail("return_arrived", KINDS["return_arrived"].sample)
 
     assert "return request" in request.subject
     assert "has arrived" in goods.subject
@@ -262,8 +265,8 @@ def test_a_return_mail_knows_the_request_from_the_goods() -> None:
 
 
 def test_a_rejection_tells_its_category_in_words() -> None:
-    told = render_mail("return_rejected", SAMPLES["return_rejected"])
-    unknown = render_mail("return_rejected", {**SAMPLES["return_rejected"], "category": "NEW_REASON"})
+    told = render_mail("return_rejected", KINDS["return_rejected"].sample)
+    unknown = render_mail("return_rejected", {**KINDS["return_rejected"].sample, "category": "NEW_REASON"})
 
     assert "The damage is not covered by our returns policy" in told.text
     assert "DAMAGE_NOT_COVERED" not in told.text + told.html
@@ -271,7 +274,7 @@ def test_a_rejection_tells_its_category_in_words() -> None:
 
 
 def test_a_failed_job_says_how_to_retry_it() -> None:
-    mail = render_mail("job_failed", SAMPLES["job_failed"])
+    mail = render_mail("job_failed", KINDS["job_failed"].sample)
 
     command = "articurated jobs retry 01937c55-01d2-7b1f-8a63-3c9a7720e54d"
     assert command in mail.text
@@ -279,8 +282,8 @@ def test_a_failed_job_says_how_to_retry_it() -> None:
 
 
 def test_a_failed_job_says_whether_it_was_tried_again() -> None:
-    retried = render_mail("job_failed", SAMPLES["job_failed"])
-    final = render_mail("job_failed", {**SAMPLES["job_failed"], "was_retried": False})
+    retried = render_mail("job_failed", KINDS["job_failed"].sample)
+    final = render_mail("job_failed", {**KINDS["job_failed"].sample, "was_retried": False})
 
     for part in (retried.text, retried.html):
         assert "used its last retry" in part
@@ -292,7 +295,7 @@ def test_a_failed_job_says_whether_it_was_tried_again() -> None:
 
 def test_a_quiet_day_is_summed_up_too() -> None:
     quiet = {
-        **SAMPLES["daily_summary"],
+        **KINDS["daily_summary"].sample,
         "orders_created": 0,
         "orders_by_state": {},
         "returns_by_state": {},
@@ -304,15 +307,15 @@ def test_a_quiet_day_is_summed_up_too() -> None:
 
     assert "dead-letter" not in mail.text + mail.html
     assert Page(mail.html).open == []
-    assert "Delivered: 1,204" in " ".join(render_mail("daily_summary", SAMPLES["daily_summary"]).text.split())
+    assert "Delivered: 1,204" in " ".join(render_mail("daily_summary", KINDS["daily_summary"].sample).text.split())
 
 
 def test_the_foot_names_the_shop_to_customers_only() -> None:
     shop = shop_of(Settings(_env_file=None))
 
-    assert "billing@articurated.example" in render_mail("invoice", SAMPLES["invoice"], shop).text
-    assert "12 Rue des Artisans, 75003 Paris, France" in render_mail("invoice", SAMPLES["invoice"], shop).html
-    assert "billing@" not in render_mail("job_failed", SAMPLES["job_failed"], shop).text
+    assert "billing@articurated.example" in render_mail("invoice", KINDS["invoice"].sample, shop).text
+    assert "12 Rue des Artisans, 75003 Paris, France" in render_mail("invoice", KINDS["invoice"].sample, shop).html
+    assert "billing@" not in render_mail("job_failed", KINDS["job_failed"].sample, shop).text
 
 
 def test_templates_never_mark_a_value_as_safe() -> None:

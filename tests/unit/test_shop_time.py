@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from app.config import ROOT, Settings, SettingsError, get_settings
-from app.utils.mail_templates import render_mail
+from app.services.notifications.kinds import KINDS
+from app.services.notifications.rendering import render_mail
 from app.utils.shop_time import ReturnWindow, ShopTime
-from devtools.mail_samples import SAMPLES
 
 
 def shop(zone: str) -> ShopTime:
@@ -121,7 +121,7 @@ def test_the_hour_of_the_summary_is_read_under_its_old_name_too(name: str, monke
 )
 def test_a_mail_shows_a_moment_in_the_shops_zone_and_names_it(zone: str, shown: str) -> None:
     moment = shop(zone).local(datetime(2026, 12, 2, 22, 30, tzinfo=UTC))
-    assert shown in render_mail("goods_received", {**SAMPLES["goods_received"], "received_at": moment}).text
+    assert shown in render_mail("goods_received", {**KINDS["goods_received"].sample, "received_at": moment}).text
 
 
 def test_the_shipped_time_zone_data_are_used_where_the_system_has_none(monkeypatch: pytest.MonkeyPatch) -> None:

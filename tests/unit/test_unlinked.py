@@ -4,10 +4,10 @@ from decimal import Decimal
 
 import pytest
 
-from app.utils.mail_templates import CUSTOMER, render_mail
-from app.utils.short_texts import SHORT_TEXTS, render_short
+from app.core.enums import Channel
+from app.services.notifications.kinds import KINDS, short_texts
+from app.services.notifications.rendering import render_mail, render_short
 from app.utils.unlinked import greeting_name, is_link_like, unlinked
-from devtools.mail_samples import SAMPLES
 
 pytestmark = [pytest.mark.req("REQ-006", "NFR-004"), pytest.mark.security]
 
@@ -70,24 +70,24 @@ def _typed(template: str) -> dict[str, object]:
         "reason": f"See {LINK}",
         "customer_notes": LINK,
     }
-    return {**SAMPLES[template], **{key: value for key, value in changes.items() if key in SAMPLES[template]}}
+    return {**KINDS[template].sample, **{key: value for key, value in changes.items() if key in KINDS[template].sample}}
 
 
-@pytest.mark.parametrize("template", SAMPLES)
+@pytest.mark.parametrize("template", KINDS)
 def test_no_mail_makes_a_link_of_what_a_caller_typed(template: str) -> None:
     mail = render_mail(template, _typed(template))
     for part in (mail.subject, mail.text, mail.html):
         assert "evil.example" not in part
         assert "https://evil" not in part
-    if template in CUSTOMER:
+    if KINDS[template].is_to_customer:
         assert mail.text.startswith("Hello,\n")
 
 
 def test_no_mail_to_a_customer_has_a_field_for_their_free_text() -> None:
-    for template in CUSTOMER:
-        assert not {"reason", "customer_notes"} & SAMPLES[template].keys(), template
+    for template, kind in KINDS.items():
+        assert not kind.is_to_customer or not {"reason", "customer_notes"} & kind.sample.keys(), template
 
 
-@pytest.mark.parametrize(("channel", "template"), [(c, t) for c, templates in SHORT_TEXTS.items() for t in templates])
-def test_no_short_text_holds_what_a_caller_typed(channel: str, template: str) -> None:
+@pytest.mark.parametrize(("channel", "template"), short_texts())
+def test_no_short_text_holds_what_a_caller_typed(channel: Channel, template: str) -> None:
     assert "evil" not in render_short(channel, template, _typed(template))

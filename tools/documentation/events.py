@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from app.api.v1.state_machines import machines
 from app.core.enums import EntityType, RefundState
 from app.services.jobs.service import JobKind, queue_of
+from app.services.notifications.kind import is_message, route_of
+from app.services.notifications.kinds import KINDS, short_texts
+from app.services.notifications.rendering import render_mail, render_short
 from app.services.workflow.state_machine import INITIAL_STATES
-from app.utils.mail_templates import CUSTOMER, TEMPLATES, render_mail
-from app.utils.short_texts import SHORT_TEXTS, render_short
-from devtools.mail_samples import SAMPLES
 
 _HEAD = """\
 # Events, jobs and mails
@@ -151,17 +151,6 @@ _ALSO: Mapping[JobKind, str] = {
 }
 """What makes a job due besides, or instead of, a transition."""
 
-_INTERNAL: Mapping[str, str] = {
-    "warehouse_order_ready": "WAREHOUSE_EMAIL",
-    "goods_received": "WAREHOUSE_EMAIL",
-    "return_awaiting_review": "MANAGERS_EMAIL",
-    "return_review_overdue": "MANAGERS_EMAIL",
-    "job_failed": "OPERATIONS_EMAIL",
-    "case": "OPERATIONS_EMAIL",
-    "daily_summary": "OPERATIONS_EMAIL",
-    "gateway_event": "OPERATIONS_EMAIL",
-}
-
 
 def page() -> str:
     """Return the text of the page."""
@@ -171,12 +160,11 @@ def page() -> str:
     )
     jobs = "".join(f"| `{kind}` | {queue_of(kind)} | {', '.join(causes(kind))} |\n" for kind in JobKind)
     mails = "".join(
-        f"| `{name}` | {recipient(name)} | {render_mail(name, SAMPLES[name]).subject} |\n" for name in TEMPLATES
+        f"| `{name}` | {recipient(name)} | {render_mail(name, kind.sample).subject} |\n" for name, kind in KINDS.items()
     )
     short = "".join(
-        f"| {channel} | `{name}` | {render_short(channel, name, SAMPLES[name])} |\n"
-        for channel, names in SHORT_TEXTS.items()
-        for name in names
+        f"| {channel} | `{name}` | {render_short(channel, name, KINDS[name].sample)} |\n"
+        for channel, name in short_texts()
     )
     parts = [_HEAD, _EVENTS_HEAD + events, _JOBS_HEAD + jobs, _MAILS_HEAD + mails, _SHORT_HEAD + short]
     return "\n".join(parts).replace("CONFIGURATION", "../configuration.md")
@@ -195,14 +183,14 @@ def causes(kind: JobKind) -> list[str]:
         if kind in step["jobs"]
     ]
     found += [_ALSO[kind]] if kind in _ALSO else []
-    channel, _, template = kind.partition(".")
-    if template in SHORT_TEXTS.get(channel.upper(), {}):
-        found.append(f"the mail `notify.{template}`, when the channel is on")
+    if is_message(kind) and route_of(kind) in short_texts():
+        found.append(f"the mail `{KINDS[route_of(kind)[1]].job}`, when the channel is on")
     if not found:
         raise LookupError(f"what makes {kind} due?")
     return found
 
 
-def recipient(template: str) -> str:
+def recipient(name: str) -> str:
     """Return whom a mail is for."""
-    return "the customer" if template in CUSTOMER else f"`{_INTERNAL[template]}`"
+    kind = KINDS[name]
+    return "the customer" if kind.is_to_customer else f"`{kind.audience.upper()}`"

@@ -86,6 +86,31 @@ def queue_of(kind: JobKind) -> Queue:
     return _QUEUES[kind.partition(".")[0]]
 
 
+_ENTITIES = {
+    "invoice.issue": "ORDER",
+    "credit_note.issue": "REFUND",
+    "payment.capture": "PAYMENT",
+    "payment.release": "ORDER",
+    "refund.process": "REFUND",
+    "invoice": "INVOICE",
+    "credit_note": "CREDIT_NOTE",
+    "refund_processed": "REFUND",
+    "daily_summary": "DAILY_SUMMARY",
+    "job_failed": "DEAD_LETTER",
+    "gateway_event": "GATEWAY_REFERENCE",
+    "case": "CASE",
+}
+"""Job, or message whatever its channel → what its entity id names."""
+
+
+def entity_of(kind: JobKind) -> str:
+    """Return what the entity id of a kind of job names; unlisted messages are about returns or orders."""
+    word, _, name = kind.partition(".")
+    if listed := _ENTITIES.get(name if word in {"notify", "sms", "chat"} else kind):
+        return listed
+    return "RETURN" if "return" in name or "goods" in name else "ORDER"
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How often a failing job is tried again, and how long it waits; data, not code.

@@ -20,16 +20,15 @@ from app.core.enums import Channel, EntityType, NotificationState, Role
 from app.models.event import Event
 from app.models.notification import Notification
 from app.models.order import Order
+from app.services.notifications.kinds import KINDS
 from app.services.notifications.rows import NewRow
-from app.utils.mail_templates import CUSTOMER
 
 WINDOW: Final = timedelta(hours=1)
-NEVER_SUPPRESSED: Final = frozenset({"invoice", "credit_note", "refund_processed"})
 
 
 def is_to_customer(channel: Channel, template: str) -> bool:
     """Return whether a message goes where the order says, and not to staff."""
-    return channel is not Channel.CHAT and template in CUSTOMER
+    return channel is not Channel.CHAT and KINDS[template].is_to_customer
 
 
 async def account_of(session: AsyncSession, order_id: UUID | None) -> UUID | None:
@@ -52,7 +51,7 @@ async def exceeded(session: AsyncSession, new: NewRow, settings: Settings) -> st
 
     Of two workers that count for one recipient or customer, the second waits for the first one's commit.
     """
-    if new.template in NEVER_SUPPRESSED or new.resend_of is not None or not is_to_customer(new.channel, new.template):
+    if not KINDS[new.template].is_limited or new.resend_of is not None or not is_to_customer(new.channel, new.template):
         return None
     recipient = new.recipient.lower()
     limit = settings.messages_per_recipient_per_hour

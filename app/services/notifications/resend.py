@@ -4,7 +4,6 @@ The message is a new row that names the one before, so what was delivered where 
 facts as they are when it is sent, like every message that waited.
 """
 
-from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -23,10 +22,10 @@ from app.services import events
 from app.services.access import permissions
 from app.services.access.permissions import Action
 from app.services.jobs import service as job_service
-from app.services.jobs.service import JobKind
 from app.services.notifications import rows as notification_rows
+from app.services.notifications.kind import job_kind
+from app.services.notifications.parts import E164
 from app.services.notifications.rows import NewRow
-from app.services.notifications.scene import E164
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.email_sender import message_id_for
 from app.utils.exceptions import InvalidInputError, InvalidStateTransitionError, NotFoundError
@@ -35,7 +34,6 @@ RESENT = "resent"
 """In the payload of a job that sends a message again: `{"notification_id", "recipient"}`."""
 
 _SHOWN = tuple(Notification.__table__.c[name] for name in NotificationResponse.model_fields)
-_WORDS: Mapping[str, str] = {Channel.EMAIL: "notify", Channel.SMS: "sms", Channel.CHAT: "chat"}
 _ENDED = (
     NotificationState.SENT,
     NotificationState.REJECTED,
@@ -132,11 +130,11 @@ def _recipient(channel: Channel, to: str) -> str:
 
 async def _make_due(session: AsyncSession, earlier: Notification, new: NewRow) -> UUID:
     """Make the job of the new message due; return its id. What the first one was given is given again."""
-    word = _WORDS[earlier.channel]
+    kind = job_kind(Channel(earlier.channel), earlier.template)
     keys = [earlier.source_key, f"{earlier.channel.lower()}:{earlier.source_key}"]
-    given = select(Job.payload).where(Job.dedupe_key.in_(keys), Job.kind == f"{word}.{earlier.template}")
+    given = select(Job.payload).where(Job.dedupe_key.in_(keys), Job.kind == kind)
     payload: dict[str, Any] = dict((await session.execute(given)).scalars().first() or {})
     payload.pop("event", None)
     payload[RESENT] = {"notification_id": str(new.id), "recipient": new.recipient}
-    await job_service.add(session, JobKind(f"{word}.{earlier.template}"), earlier.entity_id, new.source_key, payload)
+    await job_service.add(session, kind, earlier.entity_id, new.source_key, payload)
     return (await session.execute(select(Job.id).where(Job.dedupe_key == new.source_key))).scalar_one()

@@ -33,16 +33,17 @@ from app.services.documents import store as document_store
 from app.services.documents.links import FileKind, FileLinks
 from app.services.jobs import service as job_service
 from app.services.jobs.service import Claim, JobKind
-from app.services.notifications import facts as mail_facts
 from app.services.notifications import limits as message_limits
 from app.services.notifications import rows as notification_rows
+from app.services.notifications.kind import Addressed, FactsRequest, NothingToSend, job_kind, route_of
+from app.services.notifications.kinds import KINDS
+from app.services.notifications.rendering import render
 from app.services.notifications.resend import RESENT
 from app.services.notifications.rows import SETTLED, NewRow, Row
-from app.services.notifications.scene import MailFacts, NothingToTell, Scene
 from app.utils.channels import channels_for
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.email_sender import MailSender, message_id_for
-from app.utils.mail_templates import RenderedMail, render_mail, shop_of
+from app.utils.mail_templates import shop_of
 from app.utils.messages import (
     Attachment,
     Message,
@@ -53,39 +54,12 @@ from app.utils.messages import (
 )
 from app.utils.outbound import DestinationRefusedError
 from app.utils.shop_time import ShopTime
-from app.utils.short_texts import render_short
 from app.utils.storage import Storage
 
 logger = structlog.get_logger(__name__)
 
-CHANNELS: Mapping[str, Channel] = {"notify": Channel.EMAIL, "sms": Channel.SMS, "chat": Channel.CHAT}
-"""The first word of a job's kind → its channel; the second is the template."""
-
-ALSO_TOLD: Mapping[JobKind, JobKind] = {
-    JobKind.NOTIFY_ORDER_SHIPPED: JobKind.SMS_ORDER_SHIPPED,
-    JobKind.NOTIFY_ORDER_DELIVERED: JobKind.SMS_ORDER_DELIVERED,
-    JobKind.NOTIFY_REFUND_PROCESSED: JobKind.SMS_REFUND_PROCESSED,
-    JobKind.NOTIFY_JOB_FAILED: JobKind.CHAT_JOB_FAILED,
-    JobKind.NOTIFY_CASE: JobKind.CHAT_CASE,
-    JobKind.NOTIFY_GATEWAY_EVENT: JobKind.CHAT_GATEWAY_EVENT,
-    JobKind.NOTIFY_RETURN_REVIEW_OVERDUE: JobKind.CHAT_RETURN_REVIEW_OVERDUE,
-    JobKind.NOTIFY_DAILY_SUMMARY: JobKind.CHAT_DAILY_SUMMARY,
-}
-"""Which mail is told on another channel too: customers by SMS, operations by chat."""
-
 CHAT_RECIPIENT = "operations"
 _EVENT = "event"
-
-
-def route_of(kind: JobKind) -> tuple[Channel, str]:
-    """Return the channel and the template of a message's job."""
-    word, _, template = kind.partition(".")
-    return CHANNELS[word], template
-
-
-def is_message(kind: JobKind) -> bool:
-    """Return whether a job of this kind sends a message."""
-    return kind.partition(".")[0] in CHANNELS
 
 
 class NotificationService:
@@ -127,17 +101,18 @@ class NotificationService:
             LeaseLostError: another worker has the job by now.
         """
         channel, template = route_of(claim.kind)
+        kind = KINDS[template]
         async with self._database.transaction() as session:
-            facts = await mail_facts.load(Scene(session, self._settings, self._clock, claim), template)
-        if isinstance(facts, NothingToTell):
-            await self._give_up(claim, facts.reason)
+            addressed = await kind.load(FactsRequest(session, self._settings, self._clock, claim, kind.audience))
+        if isinstance(addressed, NothingToSend):
+            await self._give_up(claim, addressed.reason)
             return
-        recipient = _resent(claim).get("recipient") or _recipient(channel, facts)
+        recipient = _resent(claim).get("recipient") or _recipient(channel, addressed)
         if recipient is None or channel not in self._channels:
             await self._give_up(claim, "the channel is off" if recipient else "no number is known")
             return
-        told = self._told(channel, template, facts.context)
-        row = await self._row(claim, facts, recipient, told.subject)
+        rendered = render(channel, template, addressed.facts, shop_of(self._settings))
+        row = await self._row(claim, addressed, recipient, rendered.subject)
         if row is None:
             return
         message = Message(
@@ -146,21 +121,21 @@ class NotificationService:
             template=template,
             recipient=recipient,
             created_at=row.created_at,
-            subject=told.subject,
-            text=told.text,
-            html=told.html or None,
+            subject=rendered.subject,
+            text=rendered.text,
+            html=rendered.html,
             message_id=row.message_id,
-            attachments=await self._attachments(facts) if channel is Channel.EMAIL else (),
+            attachments=await self._attachments(addressed) if channel is Channel.EMAIL else (),
         )
-        await self._hand_over(claim, message, facts)
+        await self._hand_over(claim, message, addressed)
 
-    async def _hand_over(self, claim: Claim, message: Message, facts: MailFacts) -> None:
+    async def _hand_over(self, claim: Claim, message: Message, addressed: Addressed[Any]) -> None:
         log = logger.bind(channel=message.channel, template=message.template, notification_id=str(message.id))
         try:
             try:
                 await self._channels[message.channel].send(message)
             except MessageTooLarge:
-                if (smaller := self._linked(message, facts)) is None:
+                if (smaller := self._linked(message, addressed)) is None:
                     raise
                 log.warning("attachment.replaced", reason="the mail server takes no mail of this size")
                 await self._channels[message.channel].send(smaller)
@@ -171,7 +146,7 @@ class NotificationService:
             raise
         except (MessageRefused, ValueError) as fault:
             monitoring.notification_tried(message.channel.lower(), "rejected")
-            await self._reject(claim, message, facts, _error(fault, message.channel))
+            await self._reject(claim, message, addressed, _error(fault, message.channel))
             log.warning("message rejected", error=type(fault).__name__, code=getattr(fault, "code", None))
             return
         monitoring.notification_tried(message.channel.lower(), "sent")
@@ -179,24 +154,24 @@ class NotificationService:
             await self._settle(session, claim, message.id, NotificationState.SENT, None)
         log.info("message sent")
 
-    def _linked(self, message: Message, facts: MailFacts) -> Message | None:
+    def _linked(self, message: Message, addressed: Addressed[Any]) -> Message | None:
         """Return a mail with a link in place of its attachment; None where it has none, or no address to link to."""
-        if facts.document is None or not message.attachments or self._links is None:
+        if addressed.document is None or not message.attachments or self._links is None:
             return None
-        link, expires_at = self._links.signed(FileKind.INVOICES, facts.document.id)
+        link, expires_at = self._links.signed(FileKind.INVOICES, addressed.document.id)
         # The last day on which it works to the end.
         until = self._shop_time.day(expires_at) - timedelta(days=1)
-        context = {**facts.context, "link": link, "link_until": until}
-        told = self._told(Channel.EMAIL, message.template, context)
-        return replace(message, text=told.text, html=told.html, attachments=())
+        facts = {**addressed.facts, "link": link, "link_until": until}
+        rendered = render(Channel.EMAIL, message.template, facts, shop_of(self._settings))
+        return replace(message, text=rendered.text, html=rendered.html, attachments=())
 
-    async def _reject(self, claim: Claim, message: Message, facts: MailFacts, error: str) -> None:
+    async def _reject(self, claim: Claim, message: Message, addressed: Addressed[Any], error: str) -> None:
         """Record that the receiver refused a message for good, with a case for a person."""
         async with self._database.transaction() as session:
             await self._settle(session, claim, message.id, NotificationState.REJECTED, error)
             # A case alerts operations, by mail and by chat: what does not reach them there must not raise the next one.
             if message.channel != Channel.CHAT and message.recipient != self._settings.operations_email:
-                await self._open_case(session, f"undeliverable:{message.id}", message.id, facts.order_id, {
+                await self._open_case(session, f"undeliverable:{message.id}", message.id, addressed.order_id, {
                     "template": message.template,
                     "channel": message.channel,
                     "recipient": masked(message.recipient),
@@ -231,14 +206,7 @@ class NotificationService:
                 await job_service.finish(session, claim)
         logger.warning("nothing to send", reason=reason)
 
-    def _told(self, channel: Channel, template: str, context: Mapping[str, Any]) -> RenderedMail:
-        shop = shop_of(self._settings)
-        if channel is Channel.EMAIL:
-            return render_mail(template, context, shop)
-        line = render_short(channel, template, context, shop)
-        return RenderedMail(subject=line, text=line, html="")
-
-    async def _row(self, claim: Claim, facts: MailFacts, recipient: str, subject: str) -> Row | None:
+    async def _row(self, claim: Claim, addressed: Addressed[Any], recipient: str, subject: str) -> Row | None:
         """Return the message's own row, and make due what else tells of the event; None when the message is settled."""
         channel, template = route_of(claim.kind)
         now = self._clock()
@@ -253,7 +221,7 @@ class NotificationService:
             recipient=recipient,
             channel=channel,
             entity_id=claim.entity_id,
-            order_id=facts.order_id,
+            order_id=addressed.order_id,
             message_id=message_id,
             subject=subject,
             created_at=now,
@@ -261,7 +229,7 @@ class NotificationService:
         async with self._database.transaction() as session:
             row = await notification_rows.found(session, new) or await self._opened(session, new)
             if row.is_new and channel is Channel.EMAIL:
-                await self._tell_elsewhere(session, claim, facts)
+                await self._add_short(session, claim, addressed)
             if row.state in SETTLED:
                 await job_service.finish(session, claim)
                 logger.info("message settled before", notification_id=str(row.id), state=row.state)
@@ -283,21 +251,24 @@ class NotificationService:
             await self._open_case(session, key, row.id, new.order_id, {**evidence, "error": suppressed})
         return row
 
-    async def _tell_elsewhere(self, session: AsyncSession, claim: Claim, facts: MailFacts) -> None:
+    async def _add_short(self, session: AsyncSession, claim: Claim, addressed: Addressed[Any]) -> None:
         """Make the SMS or chat message of the same event due, where there is one."""
-        kind = ALSO_TOLD.get(claim.kind)
-        if kind is None:
-            return
-        channel, _ = route_of(kind)
-        # Chat that is out of order cannot be told so by chat, which would never end; the mail tells it.
-        chat_is_dead = kind is JobKind.CHAT_JOB_FAILED and str(facts.context["kind"]).startswith("chat.")
-        if channel not in self._channels or _recipient(channel, facts) is None or chat_is_dead or _resent(claim):
-            return
-        payload = {**claim.payload, _EVENT: claim.dedupe_key}
-        await job_service.add(session, kind, claim.entity_id, f"{channel.lower()}:{claim.dedupe_key}", payload)
+        _, name = route_of(claim.kind)
+        for channel in KINDS[name].short:
+            kind = job_kind(channel, name)
+            # A failure of chat is not reported by chat, which would never end; the mail reports it.
+            is_about_chat = kind is JobKind.CHAT_JOB_FAILED and str(addressed.facts["kind"]).startswith("chat.")
+            if (
+                channel in self._channels
+                and _recipient(channel, addressed)
+                and not is_about_chat
+                and not _resent(claim)
+            ):
+                payload = {**claim.payload, _EVENT: claim.dedupe_key}
+                await job_service.add(session, kind, claim.entity_id, f"{channel.lower()}:{claim.dedupe_key}", payload)
 
-    async def _attachments(self, facts: MailFacts) -> tuple[Attachment, ...]:
-        if (document := facts.document) is None:
+    async def _attachments(self, addressed: Addressed[Any]) -> tuple[Attachment, ...]:
+        if (document := addressed.document) is None:
             return ()
         content = await document_store.read_document(
             self._storage, document.number, document.storage_key, document.sha256
@@ -323,10 +294,10 @@ def _event_of(claim: Claim) -> str:
     return str(claim.payload.get(_EVENT, claim.dedupe_key))
 
 
-def _recipient(channel: Channel, facts: MailFacts) -> str | None:
+def _recipient(channel: Channel, addressed: Addressed[Any]) -> str | None:
     if channel is Channel.CHAT:
         return CHAT_RECIPIENT
-    return facts.phone if channel is Channel.SMS else facts.recipient
+    return addressed.phone if channel is Channel.SMS else addressed.recipient
 
 
 def _error(fault: Exception, channel: str) -> str:
