@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from app.services.payments.gateway.http import HttpPaymentGateway
     from app.services.payments.gateway.port import PaymentGateway
     from app.services.returns.attachments import AttachmentService
-    from app.utils.email_sender import MailSender
     from app.utils.invoice_generator import DocumentRenderer
     from app.utils.messages import NotificationChannel
     from app.utils.storage import Storage
@@ -52,7 +51,7 @@ class Ports:
 
     renderer: "DocumentRenderer | None" = None
     storage: "Storage | None" = None
-    mail_sender: "MailSender | None" = None
+    mail_sender: "NotificationChannel | None" = None
     gateway: "PaymentGateway | None" = None
     channels: "Mapping[str, NotificationChannel] | None" = None
 

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import jinja2
 
+from app.core.enums import Channel
 from app.services.notifications.kinds import KINDS, short_texts
 from app.services.notifications.rendering import render_mail, render_short
-from app.utils.email_sender import OutgoingMail, compose, message_id_for
-from app.utils.mail_templates import RenderedMessage, Shop
+from app.utils.email_sender import compose, message_id_for
+from app.utils.mail_templates import Shop
+from app.utils.messages import Message, RenderedMessage
 from devtools.mail_odd_samples import odd_samples
 
 _SENT_AT: Final = datetime(2026, 11, 22, 14, 5, 11, tzinfo=UTC)
@@ -97,13 +100,17 @@ def _mails() -> Iterator[_Preview]:
 
 def _write_mail(folder: Path, preview: _Preview) -> None:
     mail = preview.mail
-    outgoing = OutgoingMail(
-        to="customer@example.com" if KINDS[preview.template].is_to_customer else "staff@articurated.example",
+    message = Message(
+        id=UUID(int=0),
+        channel=Channel.EMAIL,
+        template=preview.template,
+        recipient="customer@example.com" if KINDS[preview.template].is_to_customer else "staff@articurated.example",
         subject=mail.subject,
         text=mail.text,
         html=mail.html,
+        created_at=_SENT_AT,
         message_id=message_id_for(f"preview.{preview.name}", _FROM),
     )
     (folder / f"{preview.name}.html").write_text(mail.html, encoding="utf-8")
     (folder / f"{preview.name}.txt").write_text(mail.text, encoding="utf-8")
-    (folder / f"{preview.name}.eml").write_bytes(compose(outgoing, _FROM, "ArtiCurated", _SENT_AT).as_bytes())
+    (folder / f"{preview.name}.eml").write_bytes(compose(message, _FROM, "ArtiCurated", _SENT_AT).as_bytes())

@@ -1,12 +1,15 @@
 """Plausible orders, made by Factory Boy; what a test cares about it passes in."""
 
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
 import factory
 
+from app.core.enums import Channel
 from app.schemas.order import OrderCreate
+from app.utils.messages import Message
 
 
 class AddressFactory(factory.DictFactory):
@@ -54,3 +57,19 @@ def order_create(**fields: Any) -> OrderCreate:
 
 TOTAL = Decimal("9.90") + Decimal("289.20") + Decimal("42.00")
 """What the default order costs: shipping, two vases and one, each with 20 % tax."""
+
+
+def mail_message(**changes: Any) -> Message:
+    """Return a mail ready to be sent; `changes` replace fields."""
+    fields: dict[str, Any] = {
+        "id": uuid4(),
+        "channel": Channel.EMAIL,
+        "template": "order_confirmation",
+        "recipient": "a@b.example",
+        "created_at": datetime(2026, 11, 22, 14, 5, 11, tzinfo=UTC),
+        "subject": "s",
+        "text": "t",
+        "html": "<p>t</p>",
+        "message_id": "<1@articurated.example>",
+    }
+    return Message(**(fields | changes))

@@ -1,4 +1,4 @@
-"""Adapters of the port in `messages`: mail, a line in the log, a signed webhook (REQ-006)."""
+"""Adapters of the port in `messages` for SMS and chat: a line in the log, a signed webhook (REQ-006)."""
 
 import base64
 import binascii
@@ -12,7 +12,6 @@ import orjson
 import structlog
 
 from app.config import Settings
-from app.utils.email_sender import MailSender, OutgoingMail
 from app.utils.messages import Message, MessageDelayed, MessageRefused, NotificationChannel
 from app.utils.outbound import Outbound, OutboundError
 
@@ -23,30 +22,6 @@ _REFUSALS: Final = frozenset({400, 410, 413, 422})
 mends (a login, an address, a redirect, an outage): the job tries again, and in the end a person hears of it."""
 
 _PREFIX: Final = "whsec_"
-
-
-class MailChannel:
-    """Messages as mail.
-
-    Args:
-        sender: takes them to the mail server.
-    """
-
-    def __init__(self, sender: MailSender) -> None:
-        self._sender = sender
-
-    async def send(self, message: Message) -> None:
-        """Send it (see `NotificationChannel`)."""
-        await self._sender.send(
-            OutgoingMail(
-                to=message.recipient,
-                subject=message.subject,
-                text=message.text,
-                html=message.html,
-                message_id=message.message_id,
-                attachments=message.attachments,
-            )
-        )
 
 
 class LogChannel:
@@ -153,9 +128,11 @@ def signed_headers(key: bytes, message_id: str, at: datetime, body: bytes) -> di
     }
 
 
-def channels_for(settings: Settings, sender: MailSender, now: Callable[[], datetime]) -> dict[str, NotificationChannel]:
+def channels_for(
+    settings: Settings, sender: NotificationChannel, now: Callable[[], datetime]
+) -> dict[str, NotificationChannel]:
     """Return the channels that the configuration switches on, by name; mail is always among them."""
-    channels: dict[str, NotificationChannel] = {"EMAIL": MailChannel(sender)}
+    channels: dict[str, NotificationChannel] = {"EMAIL": sender}
     for name, adapter, url in (
         ("SMS", settings.sms_adapter, settings.sms_webhook_url),
         ("CHAT", settings.chat_adapter, settings.chat_webhook_url),

@@ -12,29 +12,26 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from app.config import Settings
 from app.config_rules import is_mail_catcher
 from app.mail_address import ascii_domain
-from app.utils.messages import Attachment, MessageDelayed, MessageRefused, MessageTooLarge
+from app.utils.messages import Attachment, Message, MessageDelayed, MessageRefused, MessageTooLarge
 from app.utils.redaction import redact_foreign_text
 
 __all__ = [
     "Attachment",
     "EmailSender",
     "MailRejected",
-    "MailSender",
     "MailTooLarge",
     "MailUnavailable",
-    "OutgoingMail",
     "checked_address",
     "compose",
     "message_id_for",
@@ -64,28 +61,6 @@ class MailUnavailable(MessageDelayed):
     """The mail could not be handed over now: no server, no login, or a temporary refusal."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutgoingMail:
-    """A mail ready to send.
-
-    Attributes:
-        to: one address.
-        subject: one line.
-        text, html: the same message twice; both parts are always sent.
-        message_id: with angle brackets; the same for each attempt, see `message_id_for`.
-        attachments: sent beside the message.
-        reply_to: address for answers; the sender's when absent.
-    """
-
-    to: str
-    subject: str
-    text: str
-    html: str
-    message_id: str
-    attachments: tuple[Attachment, ...] = ()
-    reply_to: str | None = None
-
-
 class _Greeted(smtplib.SMTP):
     """A session that remembers how the server greeted, which smtplib drops."""
 
@@ -99,19 +74,6 @@ class _Greeted(smtplib.SMTP):
 
 class _GreetedOverTls(_Greeted, smtplib.SMTP_SSL):
     """The same with TLS from the first byte."""
-
-
-class MailSender(Protocol):
-    """The port; tests put a fake behind it."""
-
-    async def send(self, mail: OutgoingMail) -> None:
-        """Hand the mail to a server that takes the responsibility for it.
-
-        Raises:
-            MailRejected: it will never be taken; MailTooLarge: not at this size.
-            MailUnavailable: it could not be handed over now.
-            ValueError: a header value or an address is not acceptable; that, too, is for good.
-        """
 
 
 def message_id_for(local: str, mail_from: str) -> str:
@@ -145,10 +107,15 @@ class EmailSender:
         # Given, because smtplib would otherwise ask the name service for it on each connection.
         self._local_name = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()) or "localhost"
 
-    async def send(self, mail: OutgoingMail) -> None:
-        """Send one mail (see `MailSender`)."""
-        message = compose(mail, self._settings.mail_from, self._settings.mail_from_name, self._now())
-        await asyncio.to_thread(self._deliver, message)
+    async def send(self, message: Message) -> None:
+        """Send one mail (see `NotificationChannel`).
+
+        Raises:
+            MailRejected: it will never be taken; MailTooLarge: not at this size.
+            MailUnavailable: it could not be handed over now.
+        """
+        mail = compose(message, self._settings.mail_from, self._settings.mail_from_name, self._now())
+        await asyncio.to_thread(self._deliver, mail)
 
     async def check(self) -> None:
         """Open a session with the mail server, log in, and leave.
@@ -166,10 +133,10 @@ class EmailSender:
         except OSError as fault:
             raise MailUnavailable(f"the mail server cannot be reached: {fault}") from fault
 
-    def _deliver(self, message: EmailMessage) -> None:
+    def _deliver(self, mail: EmailMessage) -> None:
         connection = self._session()
         try:
-            connection.send_message(message)
+            connection.send_message(mail)
         except smtplib.SMTPNotSupportedError as fault:
             raise MailRejected(f"the mail server cannot take this address: {fault}") from fault
         except (smtplib.SMTPException, OSError) as fault:
@@ -215,11 +182,11 @@ class EmailSender:
         return connection
 
 
-def compose(mail: OutgoingMail, mail_from: str, from_name: str, sent_at: datetime) -> EmailMessage:
-    """Return the message as it goes over the wire: multipart/alternative, inside multipart/mixed with attachments.
+def compose(message: Message, mail_from: str, from_name: str, sent_at: datetime) -> EmailMessage:
+    """Return the mail as it goes over the wire: multipart/alternative, inside multipart/mixed with attachments.
 
     Args:
-        mail: what to say and to whom.
+        message: what to say and to whom.
         mail_from: the sender's address.
         from_name: shown beside it.
         sent_at: aware; the Date header.
@@ -227,28 +194,26 @@ def compose(mail: OutgoingMail, mail_from: str, from_name: str, sent_at: datetim
     Raises:
         ValueError: a header value holds a control character, or an address or Message-ID is malformed.
     """
-    message = EmailMessage(policy=_POLICY)
-    message["From"] = _address(mail_from, _checked_header("sender name", from_name))
-    message["To"] = _address(mail.to)
-    if mail.reply_to is not None:
-        message["Reply-To"] = _address(mail.reply_to)
-    message["Subject"] = _checked_header("subject", mail.subject)
-    message["Date"] = format_datetime(sent_at)
-    message["Message-ID"] = _checked_message_id(mail.message_id)
-    message["Auto-Submitted"] = "auto-generated"
-    message.set_content(mail.text, cte="quoted-printable")
-    message.add_alternative(mail.html, subtype="html", cte="quoted-printable")
-    for attachment in mail.attachments:
+    mail = EmailMessage(policy=_POLICY)
+    mail["From"] = _address(mail_from, _checked_header("sender name", from_name))
+    mail["To"] = _address(message.recipient)
+    mail["Subject"] = _checked_header("subject", message.subject)
+    mail["Date"] = format_datetime(sent_at)
+    mail["Message-ID"] = _checked_message_id(message.message_id)
+    mail["Auto-Submitted"] = "auto-generated"
+    mail.set_content(message.text, cte="quoted-printable")
+    mail.add_alternative(message.html, subtype="html", cte="quoted-printable")
+    for attachment in message.attachments:
         if not _MIME_TYPE.fullmatch(attachment.content_type):
             raise ValueError(f"not a content type: {attachment.content_type!r}")
         maintype, _, subtype = attachment.content_type.partition("/")
-        message.add_attachment(
+        mail.add_attachment(
             attachment.data,
             maintype=maintype,
             subtype=subtype,
             filename=_checked_header("file name", attachment.filename),
         )
-    return message
+    return mail
 
 
 def checked_address(address: str) -> str:

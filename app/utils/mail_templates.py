@@ -19,6 +19,7 @@ import jinja2
 from app.config import ROOT, Settings
 from app.utils.documents import seller_address
 from app.utils.formatting import date_text, money_text, payment_text, printable
+from app.utils.messages import RenderedMessage
 from app.utils.postal_address import postal_lines
 from app.utils.unlinked import greeting_name, unlinked
 
@@ -39,15 +40,6 @@ _GATEWAY_OUTCOMES: Final = {
     "PAID_AFTER_CANCEL": "The order was cancelled before its payment arrived. A full refund has been started.",
     "REFUND_DUE_AGAIN": "A refund whose job had given up has failed. The job tries again: do not pay it another way.",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class RenderedMessage:
-    """A message as its reader sees it; the subject is one line, and `html` is empty for SMS and chat."""
-
-    subject: str
-    text: str
-    html: str
 
 
 @dataclass(frozen=True, slots=True)

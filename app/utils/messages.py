@@ -1,6 +1,6 @@
 """The port through which people are told things, whatever carries the message (REQ-006).
 
-Adapters: `channels.MailChannel`, `LogChannel` and `WebhookChannel`. A message is handed over at least once: a worker
+Adapters: `email_sender.EmailSender`, `channels.LogChannel` and `channels.WebhookChannel`. A message is handed over at least once: a worker
 that dies after the receiver took it hands it over again under the same id, by which the receiver can drop the copy.
 """
 
@@ -47,19 +47,31 @@ class Attachment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """A message ready to be handed over.
+class RenderedMessage:
+    """What a reader sees.
+
+    Attributes:
+        subject: one line; of SMS and chat the whole message.
+        text: the message as plain text.
+        html: the same once more, for mail; empty for SMS and chat.
+    """
+
+    subject: str
+    text: str
+    html: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message(RenderedMessage):
+    """A rendered message ready to be handed over.
 
     Attributes:
         id: of the notification; the same at each attempt.
         channel: EMAIL, SMS or CHAT.
         template: which message it is, e.g. `order_shipped`.
         recipient: mail address, phone number in E.164, or the name of a group.
-        created_at: when the notification came to be, not the attempt.
-        subject: one line; of SMS and chat the whole message.
-        text: the message as plain text.
-        html: the same once more, for mail; empty for SMS and chat.
-        message_id: of a mail, with angle brackets; else the id as text.
+        created_at: when the notification was created, not the attempt.
+        message_id: of a mail, with angle brackets, see `email_sender.message_id_for`; else the id as text.
         attachments: files that go with a mail.
     """
 
@@ -68,9 +80,6 @@ class Message:
     template: str
     recipient: str
     created_at: datetime
-    subject: str
-    text: str
-    html: str = ""
     message_id: str
     attachments: tuple[Attachment, ...] = ()
 

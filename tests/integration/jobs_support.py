@@ -27,8 +27,8 @@ from app.services.returns.service import ReturnService
 from app.utils.clock import Clock, utc_now
 from app.utils.document_fonts import DocumentFonts, Unprintable
 from app.utils.documents import DocumentView
-from app.utils.email_sender import OutgoingMail
 from app.utils.invoice_generator import TEMPLATES
+from app.utils.messages import Message
 from tests.factories import order_create
 from tests.fakes import FakeGateway
 
@@ -50,16 +50,16 @@ class FakeMailSender:
     """Keeps the mails; raises what it is told to, once each."""
 
     def __init__(self, *faults: Exception) -> None:
-        self.sent: list[OutgoingMail] = []
-        self.tried: list[OutgoingMail] = []
+        self.sent: list[Message] = []
+        self.tried: list[Message] = []
         self.faults = list(faults)
 
-    async def send(self, mail: OutgoingMail) -> None:
+    async def send(self, message: Message) -> None:
         """Take a mail."""
-        self.tried.append(mail)
+        self.tried.append(message)
         if self.faults:
             raise self.faults.pop(0)
-        self.sent.append(mail)
+        self.sent.append(message)
 
 
 class FakeRenderer:

@@ -61,7 +61,7 @@ async def test_what_a_customer_typed_does_not_reach_the_address_they_gave(
     request = await returns.create(wish, admin)
     await order_in(orders, admin, OrderStatus.CANCELLED, **typed)
     await post.deliver()
-    told = [mail for mail in post.mails.sent if mail.to == "stranger@example.net"]
+    told = [mail for mail in post.mails.sent if mail.recipient == "stranger@example.net"]
     assert len(told) == 6
     for mail in told:
         assert not any(link in mail.text + mail.html + mail.subject for link in ("evil.example", "https:"))

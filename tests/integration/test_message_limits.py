@@ -41,7 +41,7 @@ async def paid(orders: OrderService, admin: Actor, number: int, *, by: Actor | N
 
 
 def told_to_customers(post: Post) -> list[str]:
-    return [mail.to for mail in post.mails.sent if mail.to != "warehouse@articurated.example"]
+    return [mail.recipient for mail in post.mails.sent if mail.recipient != "warehouse@articurated.example"]
 
 
 async def test_one_recipient_gets_so_many_messages_an_hour(

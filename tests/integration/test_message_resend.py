@@ -82,7 +82,7 @@ async def test_a_refused_mail_is_a_case_and_an_alert(
     }  # fmt: skip
     await post.deliver("notify.case")
     [alert] = post.mails.sent
-    assert alert.to == settings.operations_email
+    assert alert.recipient == settings.operations_email
     assert str(row.id) in alert.text
 
 
@@ -178,7 +178,7 @@ async def test_a_message_is_sent_again_to_a_corrected_address(
     assert (again["requested_by"], again["requested_operator"]) == (str(DEVELOPMENT_PRINCIPAL_ID), None)
     assert again["order_id"] == str(row.order_id)
     await post.deliver("notify.order_shipped")
-    assert [mail.to for mail in post.mails.sent] == ["ada@xn--bcher-kva.example"]
+    assert [mail.recipient for mail in post.mails.sent] == ["ada@xn--bcher-kva.example"]
     assert post.mails.sent[0].message_id != row.message_id
     states = {told.id: told.state for told in await post.told(template="order_shipped", channel="EMAIL")}
     assert states == {row.id: "REJECTED", UUID(again["id"]): "SENT"}

@@ -121,7 +121,7 @@ async def test_a_payment_of_another_amount_is_told_to_operations_once(
     for _ in range(2):
         await post.deliver()
     [mail] = post.mails.sent
-    assert mail.to == settings.operations_email
+    assert mail.recipient == settings.operations_email
     for fact in (order["order_number"], "evt_lie", "10.00", "341.10", lie.id, "Amount mismatch"):
         assert fact in mail.text
         assert fact in mail.html

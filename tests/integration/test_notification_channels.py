@@ -54,7 +54,7 @@ async def test_a_shipping_is_told_by_mail_and_by_sms_once_each(
         past_guard(owner_connection, "jobs", "guard_ended_job", set_back)
     [mail] = post.mails.sent
     [sms] = post.sms.sent
-    assert (mail.to, sms.recipient) == (order["customer_email"], PHONE)
+    assert (mail.recipient, sms.recipient) == (order["customer_email"], PHONE)
     assert order["order_number"] in sms.text
     assert post.chat.tried == []
     by_mail, by_sms = await post.told()
@@ -142,7 +142,7 @@ async def test_an_sms_service_that_is_away_leaves_the_mail_alone(
     assert (row.state, row.attempts, row.sent_at) == ("FAILED", tries, None)
     assert row.last_error == "MessageDelayed: the receiver answered 503"
     await post.deliver()
-    assert post.mails.sent[1].to == settings.operations_email
+    assert post.mails.sent[1].recipient == settings.operations_email
     assert [message.template for message in post.chat.sent] == ["job_failed"]
     assert "sms.order_shipped" in post.chat.sent[0].text
 

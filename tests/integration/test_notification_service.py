@@ -135,7 +135,7 @@ async def test_managers_are_asked_reminded_and_the_customer_hears_of_the_rejecti
     clock.advance(hours=25)
     assert await SweepService(database, settings, clock).remind_reviewers(10) == 1
     await send_all(database, notifications)
-    assert [mail.to for mail in mails.sent] == [
+    assert [mail.recipient for mail in mails.sent] == [
         order["customer_email"],
         settings.managers_email,
         settings.managers_email,
@@ -143,7 +143,7 @@ async def test_managers_are_asked_reminded_and_the_customer_hears_of_the_rejecti
     assert "25" in mails.sent[2].text
     await returns.reject(request["id"], ReturnReject(notes="Worn", rejection_reason="POLICY_VIOLATION"), admin)
     await send_all(database, notifications)
-    assert mails.sent[3].to == order["customer_email"]
+    assert mails.sent[3].recipient == order["customer_email"]
     assert "Worn" in mails.sent[3].text
 
 
@@ -249,7 +249,7 @@ async def test_no_word_of_a_refund_before_the_money_has_moved(
     assert await rows(database, "SELECT 1 FROM notifications") == []
     await settle(database, refund.id)
     await notifications.send(await claim_for_key(database, f"notify.refund_processed:{refund.id}"))
-    assert [mail.to for mail in mails.sent] == [order["customer_email"]]
+    assert [mail.recipient for mail in mails.sent] == [order["customer_email"]]
 
 
 async def claim_for_key(database: Database, key: str) -> job_service.Claim:
@@ -285,7 +285,7 @@ async def test_operations_hear_of_dead_jobs(
         await job_service.dead_letter(session, held, "GatewayDeclined: no")
     await send_all(database, notifications)
     [mail] = mails.sent
-    assert mail.to == settings.operations_email
+    assert mail.recipient == settings.operations_email
     assert str(entity_id) in mail.text
     assert "GatewayDeclined: no" in mail.text
 
@@ -309,7 +309,7 @@ async def test_operations_get_the_figures_of_the_day(
     assert await SweepService(database, settings, clock).summarise_yesterday()
     await send_all(database, notifications)
     [mail] = mails.sent
-    assert mail.to == settings.operations_email
+    assert mail.recipient == settings.operations_email
     assert "$682.20" in mail.text
     assert "$341.10" in mail.text
     assert "Shipped" in mail.text

@@ -16,13 +16,14 @@ import trustme
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from app.config import Settings
-from app.utils.email_sender import Attachment, EmailSender, MailRejected, MailTooLarge, MailUnavailable, OutgoingMail
+from app.utils.email_sender import Attachment, EmailSender, MailRejected, MailTooLarge, MailUnavailable
+from tests.factories import mail_message
 from tests.unit.smtp_support import Mailbox, serving
 
 pytestmark = pytest.mark.req("REQ-006", "INT-002")
 
-MAIL = OutgoingMail(
-    to="eleonore@example.com",
+MAIL = mail_message(
+    recipient="eleonore@example.com",
     subject="Your invoice INV-2026-000142",
     text="Bonjour Éléonore.\n.\nA line that is a dot.\n",
     html="<p>Bonjour Éléonore.</p>",
@@ -88,8 +89,8 @@ async def test_many_at_once_do_not_mix() -> None:
         await asyncio.gather(
             *(
                 sender.send(
-                    OutgoingMail(
-                        to=f"c{number}@example.com",
+                    mail_message(
+                        recipient=f"c{number}@example.com",
                         subject=f"Order {number}",
                         text="t",
                         html="h",
@@ -182,7 +183,7 @@ async def test_a_silent_server_is_given_up_after_the_timeout() -> None:
 
 
 async def test_an_address_beyond_ascii_needs_a_server_that_speaks_it() -> None:
-    mail = OutgoingMail(to="éléonore@example.com", subject="s", text="t", html="h", message_id="<1@a.example>")
+    mail = mail_message(recipient="éléonore@example.com", subject="s", text="t", html="h", message_id="<1@a.example>")
     mailbox = Mailbox()
     async with serving(mailbox, enable_SMTPUTF8=True) as settings:
         await EmailSender(settings).send(mail)
@@ -261,8 +262,8 @@ async def test_a_header_injection_reaches_no_server() -> None:
     async with serving(mailbox) as settings:
         with pytest.raises(ValueError, match="control character"):
             await EmailSender(settings).send(
-                OutgoingMail(
-                    to=MAIL.to,
+                mail_message(
+                    recipient=MAIL.recipient,
                     subject="Hello\r\nBcc: victim@example.com",
                     text="t",
                     html="h",

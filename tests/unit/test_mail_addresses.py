@@ -13,13 +13,16 @@ from pydantic import TypeAdapter, ValidationError
 from app.config import Settings
 from app.mail_address import PATTERN, mail_address
 from app.schemas.common import Email
-from app.utils.email_sender import EmailSender, OutgoingMail
+from app.utils.email_sender import EmailSender
+from tests.factories import mail_message
 from tests.profile import examples
 from tests.unit.smtp_support import Mailbox, serving
 
 pytestmark = pytest.mark.req("REQ-006", "INT-002")
 
-MAIL = OutgoingMail(to="a@b.example", subject="s", text="t", html="<p>t</p>", message_id="<1@articurated.example>")
+MAIL = mail_message(
+    recipient="a@b.example", subject="s", text="t", html="<p>t</p>", message_id="<1@articurated.example>"
+)
 EMAIL: TypeAdapter[str] = TypeAdapter(Email)
 LONG_DOMAIN = ".".join(["d" * 60] * 3) + ".example"
 
@@ -96,7 +99,7 @@ def test_what_is_accepted_arrives(address: str) -> None:
 
     async def send() -> None:
         async with serving(mailbox) as configured:
-            await EmailSender(configured).send(replace(MAIL, to=accepted))
+            await EmailSender(configured).send(replace(MAIL, recipient=accepted))
 
     asyncio.run(send())
     assert [envelope.rcpt_tos for envelope in mailbox.envelopes] == [[accepted]]

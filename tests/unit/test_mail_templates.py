@@ -15,9 +15,10 @@ from app.config import Settings
 from app.services.notifications import kinds
 from app.services.notifications.kinds import KINDS
 from app.services.notifications.rendering import render_mail
-from app.utils.email_sender import OutgoingMail, compose
+from app.utils.email_sender import compose
 from app.utils.formatting import money_text
 from app.utils.mail_templates import FOLDER, Shop, shop_of
+from tests.factories import mail_message
 
 pytestmark = pytest.mark.req("REQ-006", "INT-002")
 
@@ -147,7 +148,12 @@ def test_markup_and_template_syntax_in_data_are_inert(name: str) -> None:
     assert "{{ 7*7 }}" in mail.text
     assert "49" not in page.text
     assert "49" not in mail.text
-    compose(_outgoing(mail.subject, mail.text, mail.html), "orders@articurated.example", "x", datetime.now(UTC))
+    compose(
+        mail_message(subject=mail.subject, text=mail.text, html=mail.html),
+        "orders@articurated.example",
+        "x",
+        datetime.now(UTC),
+    )
 
 
 @pytest.mark.security
@@ -163,7 +169,12 @@ def test_control_characters_in_data_reach_neither_subject_nor_text(name: str) ->
     # Only the fields that hold free text keep their line ends, and there each line is marked as quoted.
     assert "\nBcc:" not in mail.text
     assert "\nYour account" not in mail.text
-    compose(_outgoing(mail.subject, mail.text, mail.html), "orders@articurated.example", "x", datetime.now(UTC))
+    compose(
+        mail_message(subject=mail.subject, text=mail.text, html=mail.html),
+        "orders@articurated.example",
+        "x",
+        datetime.now(UTC),
+    )
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -321,7 +332,3 @@ def test_the_foot_names_the_shop_to_customers_only() -> None:
 def test_templates_never_mark_a_value_as_safe() -> None:
     for path in sorted(Path(FOLDER).iterdir()):
         assert not re.search(r"\|\s*safe\b|autoescape|Markup", path.read_text()), path.name
-
-
-def _outgoing(subject: str, text: str, html: str) -> OutgoingMail:
-    return OutgoingMail(to="a@b.example", subject=subject, text=text, html=html, message_id="<1@a.example>")

@@ -6,7 +6,8 @@ from typing import Any
 from app.core.enums import Channel
 from app.services.notifications.kinds import KINDS
 from app.utils import mail_templates, short_texts
-from app.utils.mail_templates import RenderedMessage, Shop
+from app.utils.mail_templates import Shop
+from app.utils.messages import RenderedMessage
 
 
 def render_mail(name: str, facts: Mapping[str, Any], shop: Shop | None = None) -> RenderedMessage:
@@ -56,4 +57,4 @@ def render(channel: Channel, name: str, facts: Mapping[str, Any], shop: Shop) ->
     if channel is Channel.EMAIL:
         return render_mail(name, facts, shop)
     line = render_short(channel, name, facts, shop)
-    return RenderedMessage(subject=line, text=line, html="")
+    return RenderedMessage(subject=line, text=line)

@@ -42,7 +42,7 @@ from app.services.notifications.resend import RESENT
 from app.services.notifications.rows import SETTLED, NewRow, Row
 from app.utils.channels import channels_for
 from app.utils.clock import Clock, utc_now, uuid7
-from app.utils.email_sender import MailSender, message_id_for
+from app.utils.email_sender import message_id_for
 from app.utils.mail_templates import shop_of
 from app.utils.messages import (
     Attachment,
@@ -72,7 +72,7 @@ class NotificationService:
     def __init__(
         self,
         database: Database,
-        mail_sender: MailSender,
+        mail_sender: NotificationChannel,
         storage: Storage,
         settings: Settings,
         clock: Clock = utc_now,
