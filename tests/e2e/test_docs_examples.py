@@ -4,6 +4,7 @@ The blocks of a page run one after another in one shell, as a reader would. A `j
 is what it shows: names, types, codes and words must be there; ids, moments and counts may differ, and `…` leaves out.
 """
 
+import json
 import os
 import re
 import struct
@@ -13,14 +14,16 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from time import time
 from types import MappingProxyType
 from uuid import uuid4
 
 import pytest
 
-from app.config import ROOT
+from app.config import ROOT, Settings
 from app.local.data_folder import running_connection
 from devtools.embedded.run import RunningStack
+from devtools.mock_gateway.webhooks import secret_bytes, sign
 from tests.databases import TestServers
 from tests.e2e.conftest import Journey, eventually
 from tests.e2e.docs_scenes import SCENES, Place, empty_database, replaced
@@ -201,7 +204,7 @@ def test_a_page_can_be_followed(reader: Reader, journey: Journey, servers: TestS
     elif name == "how-to/handle-dead-letters.md":
         dead = [dead_letter(journey) for _ in range(4)]
     elif name == "how-to/decide-cases.md":
-        before += f"ID={pay_another_amount(journey)}\n"
+        before += f"ID={pay_another_amount(journey)}\nDISPUTE={keep_a_dispute(journey)}\n"
     elif name == "how-to/manage-keys.md":
         before += "ID=$(articurated keys create --role manager --name example --json | id)\n"
     followed = reader.follow(ROOT / "docs" / name, before, dead)
@@ -286,6 +289,34 @@ def pay_another_amount(journey: Journey) -> str:
     )
     assert answer.is_success, answer.text
     [case] = eventually("the case", lambda: journey.call("GET", f"/cases?order_id={order['id']}")["data"])
+    return str(case["id"])
+
+
+def keep_a_dispute(journey: Journey) -> str:
+    """Have the gateway report a dispute, and close its case with KEEP; return the id of the case."""
+    order = journey.order()
+    journey.move(order, "PAID")
+    dispute = {
+        "id": f"dp_{order['id']}",
+        "reference": order["id"],
+        "amount": str(order["total_amount"]),
+        "currency": order["currency"],
+        "reason": "product_not_received",
+        "status": "needs_response",
+    }
+    event_id, now = f"evt_{order['id']}", int(time())
+    event = {"id": event_id, "type": "dispute.created", "created": "2026-11-23T00:00:00Z", "data": {"object": dispute}}
+    body = json.dumps(event).encode()
+    key = secret_bytes(Settings(_env_file=None).payment_webhook_secret.get_secret_value())
+    headers = {
+        "content-type": "application/json",
+        "webhook-id": event_id,
+        "webhook-timestamp": str(now),
+        "webhook-signature": sign(key, event_id, now, body),
+    }
+    journey.call("POST", "/payments/webhook", content=body, headers=headers)
+    [case] = journey.call("GET", f"/cases?order_id={order['id']}")["data"]
+    journey.call("POST", f"/cases/{case['id']}/close", json={"action": "KEEP", "note": "The bank has not decided"})
     return str(case["id"])
 
 
