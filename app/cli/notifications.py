@@ -1,4 +1,4 @@
-"""The verbs of `articurated` about what people are told: mails to look at, and messages with their delivery."""
+"""The `articurated` commands about messages: previews of mails, and the log with their delivery."""
 
 from typing import Annotated, Any
 from uuid import UUID

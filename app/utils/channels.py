@@ -25,10 +25,10 @@ _PREFIX: Final = "whsec_"
 
 
 class LogChannel:
-    """Messages as lines of the log: no account, no cost, nobody is told.
+    """Messages as lines of the log: no account, no cost, and no one receives them.
 
     Args:
-        shows_text: the line holds the message too; it names no person, yet a tracking number or an amount.
+        shows_text: the line holds the message too; it names no person, but can hold a tracking number or an amount.
     """
 
     def __init__(self, *, shows_text: bool) -> None:
@@ -49,7 +49,7 @@ class LogChannel:
 class WebhookChannel:
     """Messages as JSON, posted to one address and signed in the manner of Standard Webhooks.
 
-    `{"type", "timestamp", "text", "data": {"id", "channel", "template", "recipient", "text"}}`; `text` also stands at
+    `{"type", "timestamp", "text", "data": {"id", "channel", "template", "recipient", "text"}}`; `text` is also at
     the top, where chat servers look for it. `webhook-id` is the notification's id at each attempt,
     `webhook-timestamp` the attempt's time, `webhook-signature` covers both and the body.
 

@@ -1,8 +1,8 @@
 """Message → SMTP (INT-002, REQ-006).
 
-A mail is sent at least once: a worker that dies after the server took the message sends it again, under the same
-Message-ID, by which mail clients and servers recognise the copy (contract section 8). The caller therefore chooses
-the Message-ID, derived from what the mail is about, never from the attempt.
+A mail is sent at least once: if the worker process ends after the server took the message, it is sent again under the
+same Message-ID, by which mail clients and servers recognise the copy. The caller therefore chooses the Message-ID, which
+belongs to the notification and not to the attempt.
 """
 
 import asyncio
@@ -146,7 +146,7 @@ class EmailSender:
             code = _code_of(fault)
             raise (MailTooLarge if code == _TOO_LARGE else MailRejected)(reason, code) from fault
         finally:
-            # The server has answered by now; a lost farewell changes nothing.
+            # The server has already answered: a failed QUIT changes nothing.
             with suppress(smtplib.SMTPException, OSError):
                 connection.quit()
             connection.close()

@@ -1,7 +1,8 @@
-"""The port through which people are told things, whatever carries the message (REQ-006).
+"""The port for messages to people, the same for mail, SMS and chat (REQ-006).
 
-Adapters: `email_sender.EmailSender`, `channels.LogChannel` and `channels.WebhookChannel`. A message is handed over at least once: a worker
-that dies after the receiver took it hands it over again under the same id, by which the receiver can drop the copy.
+Adapters: `email_sender.EmailSender`, `channels.LogChannel` and `channels.WebhookChannel`. A message is
+handed over at least once: if the worker process ends after the receiver took it, it is handed over again under the same
+id, by which the receiver can drop the copy.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What was told to whom, and whether it arrived: for the people who are asked about it (REQ-006)."""
+"""The log of messages: what was sent to whom, and whether it arrived (REQ-006)."""
 
 from typing import Any
 

@@ -12,7 +12,7 @@ from app.core.enums import Channel, NotificationState
 from app.models.notification import Notification
 
 SETTLED = frozenset({NotificationState.SENT, NotificationState.REJECTED, NotificationState.SUPPRESSED})
-"""Nothing is done about a message in one of these any more, whoever asks."""
+"""A message in one of these states is never sent again under its row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ async def found(session: AsyncSession, new: NewRow) -> Row | None:
     if row is None:
         return None
     if row.state == NotificationState.FAILED:
-        # A person had the dead job tried again.
+        # A person requeued the job from the dead letters.
         await session.execute(
             update(Notification)
             .where(Notification.id == row.id, Notification.state == NotificationState.FAILED)

@@ -1,17 +1,21 @@
 """Messages: each sent once per event, template, recipient and channel (REQ-006).
 
 The row of a message is unique and committed before it is sent; SENT and the end of the job commit together afterwards.
-What dying leaves behind:
+If the worker process ends at one of these moments, this is what is left:
 
     before the row commits         nothing
     after it, before sending       the row, PENDING: the next try sends
     after sending, before SENT     the receiver has the message and the row does not know: it is sent again, under the
                                    same id, by which mail programs and webhooks recognise the copy
-    after SENT commits             the job is done; a row that is SENT is never sent again, whoever asks
+    after SENT commits             the job is done; a row that is SENT is never sent again
 
-Every event is told by mail. Where it is told by SMS or chat too, that is a job of its own, made due in the transaction
-that first writes the row of the mail: before the mail server is asked, and once, whatever becomes of the mail. From
-there on the two know nothing of each other: each has its retries, its dead letter and its row.
+Every event is reported by mail. An SMS or chat message about the same event is a separate job, made due in the
+transaction that first writes the row of the mail: before the mail server is asked, and once, also when the mail fails.
+After that the two are independent: each has its retries, its dead letter and its row.
+
+A message has three shapes on its way: the facts of its kind (`kind.Addressed`), the rendered message
+(`messages.RenderedMessage`, with its recipient and id a `messages.Message`), and what the channel's transport takes
+(an `EmailMessage`, or the JSON of a webhook).
 """
 
 from collections.abc import Mapping
@@ -98,7 +102,7 @@ class NotificationService:
             MessageDelayed: not this time.
             DestinationRefusedError: the configured address may not be called.
             DocumentAlteredError, StorageError: the document to attach cannot be read.
-            LeaseLostError: another worker has the job by now.
+            LeaseLostError: another worker has taken the job.
         """
         channel, template = route_of(claim.kind)
         kind = KINDS[template]
@@ -193,7 +197,7 @@ class NotificationService:
         )
 
     async def on_dead(self, session: AsyncSession, claim: Claim) -> None:
-        """Record, in the transaction that buries a message's job, that the message was given up."""
+        """Record, in the transaction that dead-letters a message's job, that the message was given up."""
         channel, template = route_of(claim.kind)
         await notification_rows.give_up(session, _event_of(claim), template, channel)
 
@@ -207,7 +211,7 @@ class NotificationService:
         logger.warning("nothing to send", reason=reason)
 
     async def _row(self, claim: Claim, addressed: Addressed[Any], recipient: str, subject: str) -> Row | None:
-        """Return the message's own row, and make due what else tells of the event; None when the message is settled."""
+        """Return the message's own row, and make the SMS or chat message of the event due; None when the message is settled."""
         channel, template = route_of(claim.kind)
         now = self._clock()
         notification_id = uuid7(now)
@@ -290,7 +294,7 @@ def _resent(claim: Claim) -> Mapping[str, str]:
 
 
 def _event_of(claim: Claim) -> str:
-    """Return the key of the event that a job tells of: on every channel that of the mail's job."""
+    """Return the key of the event that a job reports: on every channel that of the mail's job."""
     return str(claim.payload.get(_EVENT, claim.dedupe_key))
 
 
