@@ -20,9 +20,7 @@ from app.config import ROOT
 
 LISTED: Final = (
     "afresh",
-    "alike",
     "anew",
-    "at hand",
     "bear",
     "bears",
     "believe",
@@ -35,7 +33,6 @@ LISTED: Final = (
     "die",
     "died",
     "dies",
-    "for good",
     "make_due_now",
     "hence",
     "lest",
@@ -43,7 +40,6 @@ LISTED: Final = (
     "mended",
     "mends",
     "nobody",
-    "once more",
     "outlast",
     "outlasts",
     "perhaps",

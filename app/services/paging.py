@@ -83,7 +83,7 @@ async def fetch_page(
     """
     narrowed = after_cursor(statement, key, page, newest_first=newest_first)
     ordered = narrowed.order_by(*(column.desc() if newest_first else column.asc() for column in key))
-    # One row more than asked for tells whether there is a next page, without counting.
+    # One row more than asked for shows whether there is a next page, without counting.
     rows = (await connection.execute(ordered.limit(page.limit + 1).offset(page.offset or None))).all()
     pagination: dict[str, Any] = {"limit": page.limit, "next_cursor": None}
     if len(rows) > page.limit:

@@ -1,14 +1,14 @@
 """One effect for a request, however often it is sent: `Idempotency-Key` (contract section 5).
 
-The answer is stored in the transaction that has the effect, so there is never one without the other, whatever
-dies and whenever: a caller who never saw the answer sends the request again and gets that very answer.
+The answer is stored in the transaction that has the effect, so there is never one without the other, even
+when the process is killed: a caller who never saw the answer sends the request again and gets that very answer.
 
     lock (principal, key)   for the length of the transaction; held by another: the first try is still running
     look it up              the same request: the stored answer · another one: refused · nothing: go on
     do the work             every service joins the transaction (`Database.unit_of_work`); it waits on nothing else
     store the answer, commit, and only then answer
 
-The lock is an advisory one that nobody waits for: twenty copies of a request at once take one connection for the
+The lock is an advisory one that no request waits for: twenty copies of a request at once take one connection for the
 length of the work, and nineteen for the blink of an eye.
 """
 
@@ -33,7 +33,7 @@ from app.utils.exceptions import (
 KEPT_FOR = timedelta(hours=24)
 """How long an answer is replayed, by the database's clock."""
 
-# Nothing was done, and the same request may well fare better: the caller mends it, or waits, and keeps the key.
+# Nothing was done, and the same request may succeed later: the caller corrects it, or waits, and keeps the key.
 _NOTHING_DONE = frozenset({401, 413, 415, 429})
 _MENDED = frozenset({InvalidInputError.code, RecordTamperedError.code})
 

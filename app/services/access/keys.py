@@ -3,7 +3,7 @@
 A recognised key is remembered for five seconds in the process, so that a busy caller costs no query; a
 revoked one is dead everywhere five seconds later at the latest, an expired one at once.
 
-Rotating makes a successor that stands for the same principal: the audit trail, the rate limit and idempotency keys
+Rotating makes a successor of the same principal: the audit trail, the rate limit and idempotency keys
 know the caller by the principal id, and must not see two callers where there is one with a new key.
 """
 
@@ -131,7 +131,7 @@ class KeyService:
         self._remembered.pop(bytes(row.sha256), None)
 
     async def authenticate(self, key: str, *, in_turn: bool = False) -> Principal | None:
-        """Return whom `key` stands for, or None when it is not one of ours, was revoked or is over.
+        """Return the principal of `key`, or None when it is not one of ours, was revoked or is over.
 
         The row is found by its hash, in which nothing of the key can be guessed bit by bit.
 
@@ -159,7 +159,7 @@ class KeyService:
         return principal
 
     async def _look_up(self, digest: bytes) -> tuple[float, Principal] | None:
-        """Return how many seconds the key still has, and whom it stands for."""
+        """Return how many seconds the key still has, and its principal."""
         unnoted = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - _LAST_USED_GRAIN)
         statement = select(
             ApiKey.id,

@@ -92,7 +92,7 @@ TRANSITION_ROLES: Mapping[EntityType, Mapping[StrEnum, frozenset[Role]]] = Mappi
         ),
     }
 )
-"""Who may bring an entity into a state. Into an initial state nobody can; asking for it anyway is a
+"""Who may bring an entity into a state. No role can into an initial state; asking for it anyway is a
 question to the transition table, which refuses and records it, for everyone who may change states at all."""
 
 

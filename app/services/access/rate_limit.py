@@ -35,7 +35,7 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a request passes, and what its caller is told.
+    """Whether a request passes, and what its answer says of the limit.
 
     Attributes:
         policy: which count it was.
@@ -91,7 +91,7 @@ class RateLimiter:
         self._limit = limit
         self._shared = shared
         self._clock = clock
-        # Used last, last: what nobody used for a while is at the front.
+        # Used last, last: what was not used for a while is at the front.
         self._windows: OrderedDict[str, _Window] = OrderedDict()
 
     async def count_caller(self, principal_id: UUID) -> Verdict:
@@ -155,7 +155,7 @@ class RateLimiter:
         return self._filled(policy, whom, window, window.passed[0], now)
 
     def _filled(self, policy: str, whom: str, window: _Window, oldest: int, now: int) -> Verdict:
-        """Remember that nobody passes until the oldest is forgotten; logged once, however many come in between."""
+        """Remember that no caller passes until the oldest is forgotten; logged once, however many come in between."""
         window.full_until = oldest + WINDOW_MS
         logger.warning("rate_limit.reached", policy=policy, whom=whom)
         return Verdict(policy, False, self._limit, 0, _seconds(window.full_until - now))

@@ -3,7 +3,7 @@
 Each count is a list of times, oldest first, that ends with its window. One script, and so one atomic step, forgets
 what is too old, looks whether there is room, and adds.
 
-A request waits 50 ms for its answer and no longer. While an answer is late, nobody waits, yet every request is still
+A request waits 50 ms for its answer and no longer. While an answer is late, no request waits, but every request is still
 counted once Redis goes on. After two seconds without an answer, or when the connection fails, Redis is away: a new
 connection is made behind the requests' back, a try a second, and until one works there is no shared count.
 
@@ -86,7 +86,7 @@ class SharedWindows:
     """The counts in one Redis. Belongs to one event loop."""
 
     def __init__(self, redis_url: str, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Connect to nothing yet."""
+        """Connect later, on first use."""
         self._redis_url = redis_url
         self._monotonic = monotonic
         self._redis: Redis | None = None
@@ -155,7 +155,7 @@ class SharedWindows:
             self._is_late = False
 
     def _let_go(self, batch: list[_Waiting]) -> None:
-        """Keep nobody waiting any longer."""
+        """Let no request wait any longer."""
         logger.warning("rate_limit.redis_slow")
         self._is_late = True
         for waiting in (*batch, *self._waiting):

@@ -9,7 +9,7 @@ A document is made in steps, for drawing and storing it in one transaction would
     store    under a key that is written once
     issue    hash, event, mail and the end of the job commit together, under the fence
 
-What is left behind when the process dies, and what the next try makes of it:
+What is left behind when the process is killed, and what the next try makes of it:
 
     before `number` commits   nothing; the number was not taken
     after it                  the row: it is reused, with its number, its date and its key; the mark is put if missing
@@ -145,7 +145,7 @@ class InvoiceService:
             UnprintableDocumentError: no font can show it; a case is open.
             DocumentNumberTakenError, DocumentKeyTakenError: a person has to look.
             RenderingError, StorageError: not this time.
-            LeaseLostError: another worker has the job by now.
+            LeaseLostError: another worker has the job.
         """
         same = (Invoice.order_id == claim.entity_id) & (Invoice.kind == DocumentKind.INVOICE)
         await self._issue(claim, DocumentKind.INVOICE, same, self._number_invoice)
@@ -154,7 +154,7 @@ class InvoiceService:
         """Job `credit_note.issue`, about a refund: issue its credit note and finish the job.
 
         Raises:
-            InvoiceNotIssuedError: the order was shipped and its invoice is not issued yet.
+            InvoiceNotIssuedError: the order was shipped and its invoice is still to be issued.
             UnprintableDocumentError, DocumentNumberTakenError, DocumentKeyTakenError, RenderingError, StorageError,
             LeaseLostError: as `issue`.
         """
@@ -257,7 +257,7 @@ class InvoiceService:
         invoice = await _find(session, Invoice.order_id == order.id, Invoice.kind == DocumentKind.INVOICE)
         if order.status in _SHIPPED and (invoice is None or invoice.state != DocumentState.ISSUED):
             raise InvoiceNotIssuedError(f"order {order.id} has no issued invoice yet")
-        # An order that was cancelled before shipment never got an invoice: its own number stands for it.
+        # An order that was cancelled before shipment never got an invoice: its own number is used instead.
         refers_to = invoice.number if invoice is not None else order.order_number
         return await self._take_number(
             session,
@@ -363,12 +363,12 @@ class InvoiceService:
         logger.info("document issued", number=document.number, size_bytes=len(content))
 
     async def _note_drawing(self, claim: Claim, document_id: UUID, drawing: bytes) -> None:
-        """Commit the drawing's hash beside those of earlier tries, so that its bytes are known wherever they are met.
+        """Commit the drawing's hash beside those of earlier tries, so that its bytes are recognised.
 
         Earlier ones stay: a zombie's put may still be under way.
 
         Raises:
-            LeaseLostError: the job is another worker's by now; the drawing must not be stored.
+            LeaseLostError: the job is another worker's; the drawing must not be stored.
         """
         digest = hashlib.sha256(drawing).digest()
         async with self._database.transaction() as session:
@@ -384,10 +384,10 @@ class InvoiceService:
             )
 
     async def _store(self, document: Invoice, drawing: bytes) -> bytes:
-        """Store the drawing, unless an earlier try did so with its own before it died; return what is stored.
+        """Store the drawing, unless an earlier try that was killed did so with its own; return what is stored.
 
         Raises:
-            DocumentKeyTakenError: something else lies under the key, perhaps another customer's document.
+            DocumentKeyTakenError: something else is under the key: it may be another customer's document.
         """
         try:
             await self._storage.put_new(document.storage_key, drawing, "application/pdf")
@@ -437,7 +437,7 @@ class InvoiceService:
 
         Raises:
             OrderNotFoundError: there is no such order that this actor may see.
-            NotFoundError: its invoice is not issued yet.
+            NotFoundError: its invoice is still to be issued.
         """
         permissions.require(actor, Action.READ_ORDER)
         statement = (

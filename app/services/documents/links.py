@@ -1,9 +1,9 @@
-r"""Links that open one file for a while: whoever has one may fetch it, without credentials (INT-004, NFR-004).
+r"""Links that open one file for a while, without other credentials (INT-004, NFR-004).
 
     /api/v1/files/{kind}/{id}?expires={seconds since 1970}&signature={base64url}
 
 `signature = HMAC-SHA256(key, "{kind}\n{id}\n{expires}")`. The key is derived from SECRET_KEY under a label of its own,
-so that a signature made here can never be one of a token's, nor the other way round. The signature stands in the
+so that a signature made here can never be one of a token's, nor the other way round. The signature is in the
 query, which no log of ours holds.
 """
 
@@ -76,7 +76,7 @@ class FileLinks:
         """Let a link pass that is ours and still works.
 
         Raises:
-            NotFoundError: not ours; why is told to nobody.
+            NotFoundError: it is not valid; the answer does not say why.
             LinkExpiredError: ours, and too old.
         """
         given = signature.encode("utf-8", "surrogatepass")

@@ -164,7 +164,7 @@ def _returned_lines(lines: Sequence[OrderLineItem], items: Sequence[Mapping[str,
 
 
 def _gross_by_rate(lines: Sequence[DocumentLine], shipping: Decimal) -> dict[Decimal, Decimal]:
-    """Return what is credited at each tax rate, tax included; shipping bears none."""
+    """Return what is credited at each tax rate, tax included; shipping has none."""
     shares: dict[Decimal, Decimal] = {}
     for line in lines:
         shares[line.tax_rate] = shares.get(line.tax_rate, Decimal(0)) + line.subtotal + line.tax_amount

@@ -45,7 +45,7 @@ def overdue_states(redispatch_after: timedelta) -> Select[*tuple[Any, ...]]:
 def due(queue: Queue, state: JobState, limit: int, redispatch_after: timedelta) -> Select[UUID]:
     """Return the SELECT of a queue's jobs in `state` that need a message now, locked so that relays share them.
 
-    PENDING is what is due; RUNNING re-drives a lease that ran out (its worker died), PUBLISHED a message that nobody
+    PENDING is what is due; RUNNING re-drives a lease that ran out (its worker was killed), PUBLISHED a message that no worker
     took in time (it was lost).
     """
     return (

@@ -1,4 +1,4 @@
-"""What is due by now, for sweeps. They do what cannot be taken back, so they believe no clock that may be ahead."""
+"""What is due, for sweeps. They do what cannot be undone, so a clock that is ahead must not make it due early."""
 
 from collections.abc import Sequence
 from datetime import datetime

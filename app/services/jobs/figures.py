@@ -14,7 +14,7 @@ PICKUP_SECONDS = 30
 """What is promised (REQ-004): an invoice after shipping, a refund after it became due, a job after it became due."""
 
 RECENT_SECONDS = 60
-"""A dependency that failed a job within this time is in trouble now, whatever a single look at it says."""
+"""A dependency that failed a job within this time counts as in trouble, even where a single check finds it well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class JobFigures:
     open_cases: int = 0
 
 
-# Each state stands in the statement itself, or the planner could not know that the state's own partial index answers
+# Each state is in the statement itself, or the planner could not know that the state's own partial index answers
 # it, however many jobs are done. A job for later has a negative age; a running one is not waiting any more.
 _WAITING = text("""
     SELECT queue, state, cases, age FROM (

@@ -77,7 +77,7 @@ async def requeue(session: AsyncSession, dedupe_key: str, at: datetime, note: st
 async def _move_job(session: AsyncSession, job_id: UUID, state: JobState) -> None:
     values: dict[str, Any] = {"state": state}
     if state is JobState.PENDING:
-        # Both budgets start afresh; the fence goes on counting, so a zombie of long ago stays locked out.
+        # Both budgets start again; the fencing token goes on counting, so an old worker that comes back stays refused.
         values |= {"failures": 0, "claims": 0, "run_at": func.now(), "published_at": None, "finished_at": None}
     moved = await session.execute(
         update(Job).where(Job.id == job_id, Job.state == JobState.DEAD).values(**values).returning(Job.id)

@@ -10,8 +10,8 @@ message changes nothing. All times are the database's, so no clock of a worker m
                                                └─ budget spent ─▶ DEAD ─▶ (retried) PENDING | DISMISSED
 
 `failures` pays for tries that raised, `claims` for all tries that cost something: a worker that is killed
-burns no retry, yet a job that kills every worker does end in the dead letters. A try that was put back
-because it could not even begin (an open circuit breaker), or whose answer is yet to come (a refund that the
+uses no retry, but a job that kills every worker does end in the dead letters. A try that was put back
+because it could not even begin (an open circuit breaker), or whose answer is still to come (a refund that the
 gateway has not decided), costs neither.
 """
 
@@ -100,7 +100,7 @@ _ENTITIES = {
     "gateway_event": "GATEWAY_REFERENCE",
     "case": "CASE",
 }
-"""Job, or message whatever its channel → what its entity id names."""
+"""Job, or message of any channel → what its entity id names."""
 
 
 def entity_of(kind: JobKind) -> str:
@@ -144,7 +144,7 @@ def policy_for(queue: Queue, settings: Settings) -> RetryPolicy:
 
 
 class LeaseLostError(Exception):
-    """Another worker holds the job by now, or finished it: whatever this one did must not be committed."""
+    """Another worker holds the job, or finished it: what this one did must not be committed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What time alone makes due, and what should have been due and is not (REQ-002, REQ-004).
 
-Each method does what is due by now and can be called at any time, by several at once: what it makes due has a key that
+Each method does what is due and can be called at any time, by several at once: what it makes due has a key that
 the database takes once.
 """
 
@@ -111,7 +111,7 @@ class SweepService:
         """Make the summary of the shop's last full day due once its hour has come; return whether this call did.
 
         Asked each minute, so that an outage at that hour delays the summary and does not lose it. A shop that had no
-        order before today has nothing to be told.
+        order before today has nothing to be sent.
         """
         async with self._database.transaction() as session:
             shop_time = ShopTime.from_settings(self._settings)
@@ -137,7 +137,7 @@ class SweepService:
         """Make due what a transition should have made due and did not; return how many such cases there were.
 
         Every case is logged as an error: the statement that moves an entity also writes its work, so one without the
-        other means that somebody wrote to the database past it. One that the database refuses to mend needs a person;
+        other means that somebody wrote to the database past it. One that the database refuses to correct needs a person;
         the others do not wait for it.
         """
         searches: list[tuple[str, TextClause, Repair]] = [
@@ -193,7 +193,7 @@ class SweepService:
     ) -> bool:
         """Reserve the amount and create the refund, unless another sweep did while we waited for the payment's lock.
 
-        The payment's CHECK holds here as everywhere: if the cap is reached, the database refuses, and nobody is paid.
+        The payment's CHECK holds here as everywhere: if the cap is reached, the database refuses, and nothing is paid.
         """
         statement = select(Payment).where(Payment.order_id == row.order_id).with_for_update()
         payment = (await session.execute(statement)).scalar_one()

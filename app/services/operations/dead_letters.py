@@ -84,8 +84,8 @@ class DeadLetterService:
         The money that a failed refund had reserved is free again.
 
         Raises:
-            As `retry`; InvalidStateTransitionError also when the job's refund may have been paid: whoever gave that
-                up would never hear how it ended.
+            As `retry`; InvalidStateTransitionError also when the job's refund may have been paid: to give that
+                up would leave the outcome unknown.
         """
         return await self._resolve(dead_letter_id, actor, "DISMISSED", note)
 

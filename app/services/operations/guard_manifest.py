@@ -158,7 +158,7 @@ def _function(name: str, definition: str) -> str:
 
 
 async def read_rights(executor: AsyncConnection | AsyncSession, role: str) -> Rights:
-    """Return what a role may do, from wherever it has the right: a grant, PUBLIC, another role, ownership."""
+    """Return what a role may do, by any way to the right: a grant, PUBLIC, another role, ownership."""
     version = await executor.scalar(text("SELECT current_setting('server_version_num')::int"))
     privileges = [*_PRIVILEGES, *(["MAINTAIN"] if (version or 0) >= _MAINTAIN_SINCE else [])]
     found: Rights = {}

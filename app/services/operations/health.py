@@ -128,7 +128,7 @@ class HealthService:
         self._looks = {part: SharedLook(look, limit_seconds=min(check_seconds, 1.3)) for part, look in looks.items()}
 
     async def check(self) -> dict[str, Any]:
-        """Return the answer of `GET /health`; it takes two seconds at most, whatever hangs."""
+        """Return the answer of `GET /health`; it takes two seconds at most, even where a part hangs."""
         (figures, latency), alive, faults = await asyncio.gather(
             self._ask_database(),
             self._check_redis(),

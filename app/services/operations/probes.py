@@ -28,7 +28,7 @@ Look = Callable[[], Awaitable[None]]
 
 
 class StandInError(Exception):
-    """In production, a part is a stand-in for development: a mock gateway, a mail catcher."""
+    """In production, a part is a substitute for development: a mock gateway, a mail catcher."""
 
 
 class SharedLook:
@@ -76,7 +76,7 @@ class SharedLook:
     async def _one_look(self) -> None:
         try:
             await self._look()
-        except Exception as fault:  # noqa: BLE001 - whatever is wrong with the part is what was asked
+        except Exception as fault:  # noqa: BLE001 - any fault of the part is the answer
             self._note(type(fault).__name__)
         else:
             self._note(None)
@@ -189,7 +189,7 @@ def storage_look(settings: Settings) -> Look:
 
 
 def _write_something(folder: Path) -> None:
-    """Write a file without a name, which nobody sees and the kernel removes."""
+    """Write a file without a name, which has no entry in the folder and which the kernel removes."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"?")

@@ -24,7 +24,7 @@ class ReplicaBehindError(Exception):
 
 
 class ReplicaWatch:
-    """Compares positions in the log, not times: a primary at rest writes nothing that a time could be told by.
+    """Compares positions in the log, not times: a primary at rest writes nothing that gives a time.
 
     Args:
         database: with a replica.
@@ -35,7 +35,7 @@ class ReplicaWatch:
         self._database = database
         self._monotonic = monotonic
         self._mark: tuple[Decimal, float] | None = None
-        """How far the primary was, and when; the replica had not come there yet when it was last looked at."""
+        """How far the primary was, and when; the replica was still behind that when it was last read."""
 
     async def look(self) -> None:
         """Look at the replica once; it is found to be behind from the second look on.

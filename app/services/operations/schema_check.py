@@ -36,7 +36,7 @@ class SchemaMismatchError(Exception):
 def newest_revision(folder: Path = MIGRATIONS) -> str:
     """Return the migration that no other one builds upon.
 
-    Read from the files' own lines: Alembic, which would tell too, costs memory and time in every process.
+    Read from the files' own lines: Alembic, which knows them too, costs memory and time in every process.
 
     Raises:
         SchemaMismatchError: there is not exactly one.
@@ -158,7 +158,7 @@ async def transition_differences(executor: AsyncConnection | AsyncSession) -> li
 
 
 async def has_powerful_login(connection: AsyncConnection) -> bool:
-    """Return whether the login could lift the guards, whatever role the connection has taken on: that can be laid down."""
+    """Return whether the login could lift the guards: the connection's role does not prevent it, since the login can reset the role."""
     powerful = text(
         "SELECT rolsuper OR EXISTS (SELECT FROM pg_class c WHERE c.relname = 'state_history'"
         " AND pg_has_role(session_user, c.relowner, 'USAGE')) FROM pg_roles WHERE rolname = session_user"

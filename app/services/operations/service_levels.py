@@ -17,7 +17,7 @@ SLA_DAYS: Final = 30
 RETURN_TIMES_DAYS: Final = 90
 """Longer, because a return takes weeks: of those begun in the last 30 days few would have ended."""
 
-# A job that is DISMISSED and was never begun is one of sample data: nobody promised it.
+# A job that is DISMISSED and was never begun is one of sample data: no service level applies.
 _CASES = {
     # A review by the clock (EXPIRED) came after the promise by far, so it counts as missed like any late one.
     "review": text("""

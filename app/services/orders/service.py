@@ -46,7 +46,7 @@ EFFECTS = (
 # released by a job; what it reports later is released by the webhook's own.
 #
 # PAID: what the order costs counts as captured; unless the gateway itself reported it, a job finds the money
-# there, or reports it as received elsewhere. It charges nobody. PAID → CANCELLED: all that was captured is reserved for a refund, which
+# there, or reports it as received elsewhere. It takes no money. PAID → CANCELLED: all that was captured is reserved for a refund, which
 # is due from this very statement on. The payment row is as old as the order, so it is never outside the
 # statement's snapshot, and the UPDATE ends with its newest version; it begins with the snapshot's and checks
 # the constraints on that too, so nothing is set that would contradict a version from before the payment.
@@ -270,7 +270,7 @@ class OrderService:
     async def cancel(
         self, order_id: UUID, data: OrderCancel, actor: Actor, expected: Precondition | None = None
     ) -> dict[str, Any]:
-        """Cancel an order that is not yet in the warehouse; when it was paid, its refund is due at once.
+        """Cancel an order before it is in the warehouse; when it was paid, its refund is due at once.
 
         Raises:
             As `transition`.

@@ -1,7 +1,7 @@
 """Finding the money of an order at the gateway, or letting the gateway know of it, so that it can be paid back.
 
-Nobody is charged here. A payment that the storefront took under the order's id is adopted, one that it only
-reserved is captured; where the gateway has none, the money came another way (whoever marked the order PAID
+No card is charged here. A payment that the storefront took under the order's id is adopted, one that it only
+reserved is captured; where the gateway has none, the money came another way (the person who marked the order PAID
 said so), and it is reported there as received elsewhere. The order id is the payment's reference at the
 gateway, which refuses a second payment for it: two that do this at once leave one payment.
 """
@@ -22,7 +22,7 @@ from app.utils.clock import Clock
 
 
 class PaymentDiffersError(Exception):
-    """The gateway has money under the order's id, yet not what the order costs: a person has to look at it."""
+    """The gateway has money under the order's id, but not what the order costs: a person has to look at it."""
 
     retryable = False
 

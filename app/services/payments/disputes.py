@@ -104,7 +104,7 @@ async def keep(session: AsyncSession, case: Case, _: Actor, __: datetime) -> Non
 async def reopened(session: AsyncSession, case: Case, at: datetime) -> Case | None:
     """Return an open case that takes the place of a closed one which still holds refunds; None when it holds none.
 
-    The decision to release is recorded on it: a closed case is never changed. It asks nothing new, so it alerts nobody.
+    The decision to release is recorded on it: a closed case is never changed. It asks nothing new, so it sends no alert.
     """
     payment = await _held_payment(session, case)
     if payment is None:

@@ -52,7 +52,7 @@ async def settle(session: AsyncSession, refund: Refund, gateway_refund_id: str, 
     if refund.state == RefundState.SUCCEEDED:
         return False
     if refund.released_at is not None:
-        # Given up by a person, yet the gateway paid: the reservation comes back, or the cap says no, loudly.
+        # A person gave it up, but the gateway paid: the reservation is made again, or the CHECK raises an error.
         await _reserve(session, refund)
     await change_refund(
         session,

@@ -1,12 +1,12 @@
-"""Money out: one refund pays once, whatever dies and whenever (contract section 9, REQ-004).
+"""Money out: one refund pays once, even when a process is killed (contract section 9, REQ-004).
 
     PENDING ──▶ PROCESSING ──▶ SUCCEEDED            the gateway said so
        ▲            │
-       │            ├──▶ UNKNOWN ──▶ (look up) ──▶  time-out, reset, 5xx, or we died: the money may have moved
+       │            ├──▶ UNKNOWN ──▶ (look up) ──▶  time-out, reset, 5xx, or we were killed: the money may have moved
        └────────────┘                               declined, or nothing was sent: certainly not
     budget spent ──▶ FAILED, or still UNKNOWN       dead letter, alert, a person
 
-PROCESSING is committed before any byte is sent, so whoever finds a refund in PROCESSING knows that someone
+PROCESSING is committed before any byte is sent, so a worker that finds a refund in PROCESSING knows that another
 may have sent it, and asks the gateway by our reference before anything else. The idempotency key is the
 refund's own, the same at every try; only a definite decline, which the gateway would replay under that key
 for ever, adds its number to it. A refund that the gateway has accepted and not decided stays PROCESSING.
@@ -73,11 +73,11 @@ PENDING_LIMIT = timedelta(days=14)
 """Banks take up to ten working days. What a gateway has not decided by then, a person should ask about."""
 
 _ASK_AGAIN_SECONDS = 1800.0
-"""The gateway's webhook is what tells; this is for one that was lost."""
+"""The gateway reports it by webhook; this is for a webhook that was lost."""
 
 
 class RefundPendingError(Exception):
-    """The gateway has the refund and has not decided it yet; it is asked again later.
+    """The gateway has the refund and has still to decide it; it is asked again later.
 
     That is no failure, so it uses up no retry, until `PENDING_LIMIT` is over.
     """
@@ -111,9 +111,9 @@ class RefundService:
 
         Raises:
             GatewayError: this try did not get there; its outcome is on the refund, the job is tried again.
-            RefundPendingError: the gateway has not decided yet.
+            RefundPendingError: the gateway has still to decide.
             RefundHeldError: the payment is disputed; nothing was sent.
-            LeaseLostError: another worker has the job by now.
+            LeaseLostError: another worker has the job.
         """
         refund_id = claim.entity_id
         payment_id = await self._payment_of(refund_id)
@@ -198,7 +198,7 @@ class RefundService:
         raise RefundPendingError(paid, self._clock())
 
     async def on_dead(self, session: AsyncSession, claim: Claim) -> None:
-        """Mark the refund FAILED as its job is buried, unless the money may have moved: then it stays UNKNOWN."""
+        """Mark the refund FAILED as its job becomes a dead letter, unless the money may have moved: then it stays UNKNOWN."""
         refund = await money_ledger.locked_refund(session, claim.entity_id)
         if refund is None or refund.state in {RefundState.SUCCEEDED, RefundState.FAILED}:
             return
@@ -378,7 +378,7 @@ async def _paid(gateway: PaymentGateway, request: RefundRequest, *, perhaps_sent
         ):
             raise GatewayOutcomeUnknown(f"Gateway refund {known.id} does not fit the request.", "refund_differs")
         return known
-    # What failed may be an earlier attempt, while the last one is still on its way. Its own key alone tells: the
+    # What failed may be an earlier attempt, while the last one is still on its way. Only its own key shows it: the
     # gateway answers what became of that attempt, and carries it out only if it never came.
     paid = await gateway.refund(request)
     if known is not None and paid.id == known.id:

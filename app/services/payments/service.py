@@ -43,7 +43,7 @@ NEEDS_A_PERSON = (
 
 
 class PaymentService:
-    """What the gateway tells us, and what we tell it about payments."""
+    """What the gateway reports, and what we ask of it about payments."""
 
     def __init__(self, database: Database, order_statement: transitions.Statement, clock: Clock = utc_now) -> None:
         """Take the statement that moves an order (`order_service.STATEMENT`): capabilities do not import each other."""

@@ -1,4 +1,4 @@
-"""What the payment gateway tells us unasked: proving that it is the gateway, then reading it (INT-001).
+"""What the payment gateway reports by itself: proving that it is the gateway, then reading it (INT-001).
 
 Signatures in the style of Standard Webhooks: `webhook-signature` holds one or more space-separated
 `v1,<base64>`, each the HMAC-SHA256 over `id.timestamp.body` under the shared secret; several while a secret

@@ -1,7 +1,7 @@
 """Photos and papers of a return: added while it is open, never changed (REQ-002, INT-004).
 
 The bytes are stored first, under a key of their own, while no connection to the database is held; then the row, the
-return's new version and its event commit together, under the return's row lock. Whatever dies in between leaves bytes
+return's new version and its event commit together, under the return's row lock. A process killed in between leaves bytes
 that no row names, never a row without bytes. `remove_orphans` finds those bytes once no upload can be about to name
 them.
 """
@@ -104,7 +104,7 @@ class AttachmentService:
         self._photos = PhotoCleaner()
 
     async def require_addable(self, return_id: UUID, actor: Actor) -> None:
-        """Refuse, before a body is read, whoever may not add to this return whatever it holds.
+        """Refuse, before a body is read, a caller who may not add to this return.
 
         Raises:
             ForbiddenError: the role may not.
@@ -182,7 +182,7 @@ class AttachmentService:
             row = await self._find_or_allow(session, return_id, prepared, actor, lock=True)
             is_new = row is None
             if row is None:
-                # From here on its commit may be one whose outcome nobody hears of.
+                # From here on its commit may be one whose outcome is unknown.
                 prepared.may_be_named = True
                 row = await self._insert(session, return_id, prepared, actor)
         return self._view(row, actor), is_new
@@ -311,7 +311,7 @@ class AttachmentService:
             logger.warning("attachment left behind", key=key, reason=fault.reason)
 
     def _view(self, row: Mapping[Any, Any], actor: Actor) -> dict[str, Any]:
-        # A customer is not told which of the staff.
+        # For customers, the identity of staff is omitted.
         is_told = actor.sees_only is None or row["uploaded_by_role"] == Role.CUSTOMER
         return {
             "id": row["id"],

@@ -216,7 +216,7 @@ class ReturnService:
     async def approve(
         self, return_id: UUID, data: ReturnApprove, actor: Actor, expected: Precondition | None = None
     ) -> dict[str, Any]:
-        """Approve a return, perhaps with a restocking fee or a partial refund; return it.
+        """Approve a return, with a restocking fee or a partial refund if given; return it.
 
         Raises:
             ForbiddenError, ReturnNotFoundError, VersionConflictError, InvalidStateTransitionError: as `transition`.
@@ -294,7 +294,7 @@ class ReturnService:
         return await self._move(return_id, update.new_state, actor, metadata, given, expected)
 
     async def expire_unreviewed(self, older_than: timedelta, limit: int = 500) -> int:
-        """Reject as EXPIRED, as SYSTEM, up to `limit` requests nobody reviewed; return how many (REQ-002).
+        """Reject as EXPIRED, as SYSTEM, up to `limit` requests that no manager reviewed; return how many (REQ-002).
 
         One that somebody holds is passed over, so that one held for long does not keep the others waiting.
         """

@@ -1,9 +1,9 @@
-"""The audit trail's canonical form, its search, and the proof that nobody altered it (REQ-003).
+"""The audit trail's canonical form, its search, and the proof that it was not altered (REQ-003).
 
 Each entity has a chain of its own: `hash = sha256(prev_hash || canonical)`, starting from 32 zero bytes,
 where `canonical` is the row as UTF-8 text, one field a line in the order of `CANONICAL_FIELDS`. No field
 can hold a line feed (identifiers, timestamps, and JSON, which escapes it), so two different rows never
-share a text. The head (`audit_seq`, `audit_hash`) stands on the entity's own row, under its row lock: a
+share a text. The head (`audit_seq`, `audit_hash`) is on the entity's own row, under its row lock: a
 chain costs no extra round trip, and cutting off its tail is found too.
 """
 
@@ -152,7 +152,7 @@ class AuditService:
         """Yield the whole trail, oldest first, as of one moment."""
         table = StateHistory.__table__.c
         async with self._snapshot() as connection:
-            # Whoever reads it takes breaks, and it holds no lock that anybody waits for.
+            # A reader of it may pause: it holds no lock that others wait for.
             await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             rows = await connection.stream(select(*table, _number_of(table)).order_by(table.created_at, table.id))
             async for row in rows:

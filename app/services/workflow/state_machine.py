@@ -54,7 +54,7 @@ TRANSITIONS: Mapping[EntityType, Mapping[StrEnum, frozenset[StrEnum]]] = Mapping
         ),
     }
 )
-"""Both tables by entity type, for whatever treats the machines alike."""
+"""Both tables by entity type, for code that treats both machines the same."""
 
 INITIAL_STATES: Mapping[EntityType, StrEnum] = MappingProxyType(
     {EntityType.ORDER: OrderStatus.PENDING_PAYMENT, EntityType.RETURN: ReturnStatus.REQUESTED}

@@ -13,11 +13,11 @@ How the common table expressions follow each other:
     moved       UPDATE of state, version, timestamps, fields, and the head of the chain
     history     INSERT of the audit row                    events  INSERT of the fact
     refused     INSERT of the attempt that was not legal    work    INSERT of the jobs now due
-    …           whatever money the machine moves (`Machine.money`)
+    …           the money that the machine moves (`Machine.money`)
 
 Under READ COMMITTED a row that waited for its lock is read again as the winner left it, so of any number
 of racers one moves and the rest are judged against the new state. The UPDATE itself begins with the row of
-its snapshot and checks the constraints on that before it finds the newer one, so whatever it carries over
+its snapshot and checks the constraints on that before it finds the newer one, so what it carries over
 comes from `locked`. Nothing outside `moved` may read the
 entity's table: the rest of the statement sees the snapshot from before the wait.
 """
@@ -83,7 +83,7 @@ class TransitionRequest:
         metadata: facts for the audit row (reason, notes, related ids). JSON. `on_behalf_of`, the customer's id, is
             added where a caller of role `service` takes a step that is the customer's.
         expected_state: move only from this state; another one gives UNEXPECTED and no rejection row.
-        expected_versions: move only one of these versions; another one gives STALE, whatever the table says of the
+        expected_versions: move only one of these versions; another one gives STALE, even where the table allows the
             move, and no rejection row.
     """
 
@@ -142,7 +142,7 @@ class Machine:
         """Return the statement; its one parameter `requests` is a JSON array.
 
         Args:
-            job_state: of the jobs that follow; sample data has them DISMISSED, so that nobody does them.
+            job_state: of the jobs that follow; sample data has them DISMISSED, so that no worker does them.
         """
         sql = _STATEMENT.format(**self._parts()).replace("{job_state}", job_state)
         return Statement(self.entity_type, text(sql).bindparams(bindparam("requests", type_=String)))

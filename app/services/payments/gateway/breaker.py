@@ -67,7 +67,7 @@ class CircuitBreaker:
         self._succeeded(probe=probe)
 
     def _admit(self) -> bool:
-        """Let a call through and tell whether it is the probe."""
+        """Let a call through; return whether it is the probe."""
         if self._opened_at is None:
             return False
         left = self._opened_at + self._open_seconds - self._clock()

@@ -1,6 +1,6 @@
 """The payment gateway over HTTP (INT-001).
 
-`gateway_transport` says which HTTP result is which error. What is added here: an answer that tells of
+`gateway_transport` says which HTTP result is which error. What is added here: an answer that speaks of
 another payment, amount or currency than was asked for is `GatewayOutcomeUnknown`, because something was done
 and it may not be this; a 2xx whose object has `failed` is `GatewayDeclined`.
 """
@@ -48,7 +48,7 @@ class HttpPaymentGateway:
         breaker: CircuitBreaker | None = None,
         refuse_mock: bool = False,
     ) -> None:
-        """Make an adapter; nothing is sent yet.
+        """Make an adapter; nothing is sent.
 
         Args:
             base_url: of the gateway, http(s).

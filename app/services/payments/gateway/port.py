@@ -1,7 +1,7 @@
 """The port to the payment provider, and what its failures mean for money (INT-001, contract section 9).
 
 Services depend on `PaymentGateway` and on the errors below, never on an adapter. `gateway_http` holds the
-adapter that speaks HTTP, `gateway_webhooks` reads what the provider tells us unasked.
+adapter that speaks HTTP, `gateway_webhooks` reads what the provider reports by itself.
 
 The errors answer one question: may money have moved because of this call?
 
@@ -10,7 +10,7 @@ The errors answer one question: may money have moved because of this call?
     ├── GatewayRejected         no: our request is wrong, or our credentials are
     ├── GatewayUnavailable      no: the provider did not get it, or turned it away unread
     │   └── GatewayCircuitOpen  no: we did not even try; uses up no retry
-    └── GatewayOutcomeUnknown   perhaps: look it up by our reference before anything else
+    └── GatewayOutcomeUnknown   unknown: look it up by our reference before anything else
 
 "No" is said of this call alone. An earlier call under the same key may still have moved money, which is why
 a refund in an unknown state is looked up before it is sent again, and sent again only under the same key.
@@ -111,7 +111,7 @@ class PaymentRequest:
         payment_id: our payment; the provider's `reference`.
         amount: more than zero, at most two decimals, in units of `currency`.
         currency: ISO 4217 code.
-        payment_token: stands for the customer's card; None reports a payment received elsewhere.
+        payment_token: of the customer's card; None reports a payment received elsewhere.
         payment_method: what the customer chose, for the provider's records.
         metadata: short texts that the provider keeps with the payment.
 
@@ -183,7 +183,7 @@ class GatewayPayment:
 class GatewayRefund:
     """A refund in the provider's books; `id` is the provider's, `reference` our refund id.
 
-    `pending` means that the provider has accepted it and will tell by webhook how it ended.
+    `pending` means that the provider has accepted it and will report by webhook how it ended.
     """
 
     id: str

@@ -64,14 +64,14 @@ class GatewayTransport:
         breaker: CircuitBreaker,
         refuse_mock: bool = False,
     ) -> None:
-        """Make a transport; nothing is sent yet.
+        """Make a transport; nothing is sent.
 
         Args:
             base_url: of the gateway, http(s).
             api_key: secret that is sent as bearer token.
             timeout_seconds: for a whole call, from connecting to the last byte of the answer.
             breaker: counts the failures.
-            refuse_mock: whether to send nothing to a mock gateway, and to believe none of its answers.
+            refuse_mock: whether to send nothing to a mock gateway, and to accept none of its answers.
 
         Raises:
             ValueError: `base_url` is not an http(s) URL.
