@@ -328,7 +328,7 @@ class Settings(BaseSettings):
 
     @property
     def proxies(self) -> list[str]:
-        """Addresses and networks whose `X-Forwarded-For` is believed (NFR-004); none by default."""
+        """Addresses and networks whose `X-Forwarded-For` is used (NFR-004); none by default."""
         return [proxy.strip() for proxy in self.trusted_proxies.split(",") if proxy.strip()]
 
     @property

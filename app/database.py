@@ -1,7 +1,7 @@
 """Engines, the one transaction scope, and the reads that a replica may answer.
 
 Every connection of the application takes on `DATABASE_ROLE`, which can add history but neither change nor
-delete it, whatever rights the login has. psycopg 3 is the driver everywhere (docs/adr).
+delete it, even where the login has more rights. psycopg 3 is the driver everywhere (docs/adr).
 """
 
 import select
@@ -46,7 +46,7 @@ def session_settings(settings: Settings, *, as_owner: bool = False) -> dict[str,
         **({} if as_owner else {"role": settings.database_role}),
         "timezone": "UTC",
         "statement_timeout": str(settings.database_statement_timeout_seconds * 1000),
-        # A process that stands still within a transaction would keep its locks until it is killed.
+        # A process that stops within a transaction would keep its locks until it is killed.
         "idle_in_transaction_session_timeout": str(settings.database_idle_transaction_timeout_seconds * 1000),
     }
 
@@ -75,7 +75,7 @@ def _leave_lost_primary(context: ExceptionContext) -> None:
 
 
 def _replace_closed(_connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
-    """Have the pool connect anew where the server has closed a connection that lay idle, as a restart does.
+    """Have the pool connect again where the server has closed a connection that lay idle, as a restart does.
 
     The server sends nothing to an idle connection but its last words: a socket with something to read is closed,
     or about to be. To look takes a system call and no round trip, so writes need no second try after a restart.
@@ -115,7 +115,7 @@ class _Unit:
         self.is_open = True
 
 
-# A task that outlives the unit it was started in still finds it here: `is_open` tells that it is over.
+# A task that outlives the unit it was started in still finds it here: `is_open` says that it is over.
 _UNIT: ContextVar[_Unit | None] = ContextVar("articurated_unit_of_work", default=None)
 
 
@@ -250,7 +250,7 @@ def after_commit(executor: AsyncConnection | AsyncSession, callback: Callable[[]
     Args:
         executor: from a `Database`. On a connection that commits each statement by itself that is now, otherwise at
             the end of the transaction, or of the unit of work that it is a part of.
-        callback: for what an observer is told; it must not raise, for what was done is done.
+        callback: reports to an observer; it must not raise, since the change is committed.
     """
     unit = _UNIT.get()
     to_follow: list[Callable[[], None]] | None = None

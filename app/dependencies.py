@@ -34,7 +34,7 @@ CREDENTIALS = frozenset({b"x-api-key", b"authorization"})
 """Headers that say who calls."""
 
 RATE_LIMIT = "articurated.rate_limit"
-"""Where a request's scope holds what its caller is told about the limit, for the headers of the answer."""
+"""Where a request's scope holds the state of its caller's limit, for the headers of the answer."""
 
 
 @dataclass(frozen=True, slots=True)

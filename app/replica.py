@@ -29,14 +29,14 @@ POOL_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
 """How long the replica has for connecting, and then for all of one read: far more than a list takes.
 
-A server whose processes stand still has a kernel that acknowledges what it is sent, so nothing below notices."""
+A server whose processes are stopped has a kernel that acknowledges what it is sent, so nothing below notices."""
 
 SERVER_GONE = frozenset({"25006", "57P01", "57P02", "57P03"})
 """The server takes no writes (read_only_sql_transaction), was shut down, crashed, or is starting up."""
 
 _RECOVERY_CONFLICT = "40001"
 _MIGRATION_MISSING = frozenset({"42P01", "42703"})
-"""A table or a column is not there (undefined_table, undefined_column): the migration is not replayed yet."""
+"""A table or a column is not there (undefined_table, undefined_column): the migration is still to be replayed."""
 _SHORT_OR_BROKEN = frozenset({"53", "58"})
 """The classes of a server that is short of memory, disk or connections, and of one that cannot read its files."""
 
@@ -56,7 +56,7 @@ class Replica:
     """
 
     def __init__(self, url: URL, pool_size: int, connect_args: Mapping[str, object]) -> None:
-        """Connect to nothing yet.
+        """Connect later, on first use.
 
         Args:
             url: names the driver too.
@@ -88,7 +88,7 @@ class Replica:
         try:
             found = await self._ask(work)
         except PoolTimeoutError:
-            # Busy is not away: if nobody asked it any more, all of its load would drop on the primary.
+            # Busy is not away: if it were not asked any more, all of its load would drop on the primary.
             logger.info("replica busy")
             raise ReplicaPassedError from None
         except TimeoutError as fault:
@@ -151,7 +151,7 @@ def _is_its_own(fault: DBAPIError) -> bool:
 
 
 def _hang_up(connection: "DriverConnection[Any]") -> None:
-    """Break the line, so that whoever waits for the server's answer finds the connection lost.
+    """Break the line, so that the code waiting for the server's answer finds the connection lost.
 
     To cancel the waiting task would not do: psycopg then waits for the server to confirm.
     """

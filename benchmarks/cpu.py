@@ -8,7 +8,7 @@ _PROC = Path("/proc")
 
 
 def available() -> bool:
-    """Whether this system tells."""
+    """Whether this system reports it."""
     return (_PROC / "self" / "stat").exists()
 
 

@@ -47,7 +47,7 @@ class Plan:
         start: number of the first order to walk.
         readable: how many orders the pool READ has.
         samples: file for pairs of doubles, end and duration of each expected answer, in seconds.
-        ready: file that is made when every connection stands.
+        ready: file that is made when every connection is open.
         go: file that is waited for before the first request.
     """
 

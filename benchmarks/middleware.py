@@ -1,7 +1,7 @@
 """What everything around a route costs: `python -m benchmarks.middleware`.
 
 The same route with and without the layers around it, called in this process, without sockets and without a
-database; so what differs is the layers alone. The route does next to nothing, hence microseconds and no ratio: divide
+database; so what differs is the layers alone. The route does next to nothing, so the figures are microseconds and no ratio: divide
 by the API's CPU in the big table to see what a real request pays. Logs go to a file that is thrown away, metrics are on.
 """
 

@@ -21,7 +21,7 @@ class Measurement:
         throughput: of these, per second.
         answered: finished in all, run-up and run-out included.
         errors: what was answered instead of what was expected → how often.
-        cpu_us: process → microseconds of CPU per operation; empty where the system does not tell.
+        cpu_us: process → microseconds of CPU per operation; empty where the system does not report it.
         others_cpu: share of the machine's CPU time that went to processes that are no part of the measurement.
     """
 

@@ -4,7 +4,7 @@ Same tables, guards, role, audit hash, events and jobs as the application's own 
 transition is taken from the application's tables, so that the two cannot drift apart. After every run
 `benchmarks.checks` compares what both left behind, row by row.
 
-pgbench reads a variable into every colon that a letter follows, even inside quotes; hence no such literals.
+pgbench reads a variable into every colon that a letter follows, even inside quotes; so there are no such literals.
 """
 
 from app.core.enums import ActorType, Trigger

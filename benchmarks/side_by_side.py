@@ -128,7 +128,7 @@ class _Run:
         if Work.TRANSITION in self._options.works:
             start = self._pools.extend(Pool.PGBENCH, CALIBRATION_ORDERS * self._options.connections)
             transactions = CALIBRATION_ORDERS * len(STEPS)
-            # Everything is cold yet: what follows may be several times as fast.
+            # Everything is still cold: what follows may be several times as fast.
             self._fastest = 2 * sides.calibrate(start, transactions)
             self._made[Pool.PGBENCH] += transactions * self._options.connections
         [warm_up] = self._prepare(rounds=1)

@@ -129,7 +129,7 @@ def demo(
         cli_operations.connect_to_running_system(needed=False)
         play(system_at(api, mail, data_dir or default_data_dir(), get_settings()))
         return
-    # The story is told faster than a caller may call.
+    # The demo calls faster than the rate limit allows.
     environment = {"RATE_LIMIT_PER_MINUTE": "10000"}
     options = StackOptions(data_dir or free_data_dir(default_data_dir()), port=0, environment=environment)
     console.print("[bold]ArtiCurated[/] starts: PostgreSQL, Valkey, API, relay, worker, beat, gateway, mail catcher")

@@ -1,7 +1,7 @@
 """`articurated demo`: a real order and a real return through every part of the running system.
 
 It plays the people, over HTTP and with their own roles: the storefront, the customer, the warehouse, the
-manager. Whatever the system does by itself (invoice, refund, mails) it waits for and then looks at. The first
+manager. What the system does by itself (invoice, refund, mails) it waits for and then looks at. The first
 thing that is not as promised ends the demo with exit code 1.
 """
 
@@ -266,7 +266,7 @@ class Demo:
         self._done(f"and {len(inside)} to warehouse and managers", "")
 
     def _subjects(self, recipient: str) -> list[str]:
-        """Ask the mail catcher; Mailpit, which may stand in its place, answers elsewhere."""
+        """Ask the mail catcher; Mailpit, which may be used instead, answers at another path."""
         answer = self._http.get(f"{self._info.mail}/api/messages", params={"to": recipient, "limit": 50})
         if answer.is_success and "json" in answer.headers.get("Content-Type", ""):
             return [message["subject"] for message in answer.json()["messages"]]

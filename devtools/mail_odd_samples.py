@@ -55,7 +55,7 @@ _ABSENT: Final = (
 
 
 def _replaced(value: Any, given: Mapping[str, Any]) -> Any:
-    """Return a context with the values of `given` wherever a name is in it; what was None stays so."""
+    """Return a context with the values of `given` for the names in it; what was None stays so."""
     if isinstance(value, Mapping):
         return {
             name: given[name] if name in given and held is not None else _replaced(held, given)

@@ -1,4 +1,4 @@
-"""The invoices and credit notes of sample data: issued as the product issues them, to nobody's mailbox."""
+"""The invoices and credit notes of sample data: issued as the product issues them, without mail."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta

@@ -38,7 +38,7 @@ from devtools.sample_catalogue import ADDRESSES, CARRIERS, FIRST_NAMES, LAST_NAM
 
 BATCH = 1000
 WITHOUT_MAIL = '{"mail": false}'
-"""The payload of a job that issues a document and mails it to nobody."""
+"""The payload of a job that issues a document without mailing it."""
 LEFT_TO_WORKERS_AFTER = "1 hour"
 """When workers issue the documents of samples whose seeding was stopped."""
 STAFF = UUID("0190a5f2-0000-7000-8000-0000000000aa")

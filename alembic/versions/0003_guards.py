@@ -67,7 +67,7 @@ BEGIN
 END $$
 """
 
-# The cap on payments holds what was reserved; this holds every refund to its reservation, at commit, whoever wrote it.
+# The cap on payments holds what was reserved; this holds every refund to its reservation, at commit, whichever login wrote it.
 GUARD_REFUND_RESERVED = """
 CREATE FUNCTION guard_refund_reserved() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -93,7 +93,7 @@ RESERVATION_CHANGES = {
 }
 
 # The only moves of a refund: what may have been paid (PROCESSING, UNKNOWN) is never said to be surely unpaid (FAILED),
-# and only a definite answer, heard by whoever is about to send, makes it due again (PROCESSING to PENDING).
+# and only a definite answer, heard by the worker about to send, makes it due again (PROCESSING to PENDING).
 REFUND_MOVES = [
     ("PENDING", "PROCESSING"),
     ("PENDING", "FAILED"),
@@ -146,7 +146,7 @@ ENDS = [
         "no change of what was captured",
     ),
     ("payments", "agreed", "order_id, amount, currency", "", "no change of what was agreed"),
-    # The condition is parsed anew in each statement: one constant is cheaper than the expression that IN (…) becomes.
+    # The condition is parsed again in each statement: one constant is cheaper than the expression that IN (…) becomes.
     ("jobs", "ended_job", "state", "OLD.state = ANY ('{SUCCEEDED,DISMISSED}'::text[])", "no move from %s to %s"),
     ("invoices", "issued_document", "", "OLD.state = 'ISSUED'", "no change after it was issued"),
     (
@@ -240,7 +240,7 @@ def _always(table: str, *triggers: str) -> None:
 
 
 def _open_to(role: str) -> None:
-    # Roles belong to the whole server: another database of it may have made this one, perhaps just now.
+    # Roles belong to the whole server: another database of it may have made this one just now.
     op.execute(
         f"DO $$ BEGIN CREATE ROLE {role} NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;"
         " WHEN insufficient_privilege THEN"

@@ -13,7 +13,7 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    """Create the table; it is only ever added to, whoever connects."""
+    """Create the table; it is only ever added to, by every login."""
     op.create_table(
         "attachments",
         sa.Column("id", sa.Uuid(), server_default=sa.text("uuid7()"), nullable=False),

@@ -13,7 +13,7 @@ depends_on: str | Sequence[str] | None = None
 
 _UNIQUE = ("source_key", "template", "recipient")
 
-# Which order a message is about, whatever row its job was about.
+# Which order a message is about; its job may be about another row.
 BACKFILL = (
     "UPDATE notifications n SET order_id = o.id FROM orders o WHERE o.id = n.entity_id",
     "UPDATE notifications n SET order_id = r.order_id FROM return_requests r WHERE r.id = n.entity_id",

@@ -64,7 +64,7 @@ BEGIN
     RETURN NULL;
 END $$
 """
-# An event is numbered as the change that it tells of: one ahead would take the number of a later one.
+# An event is numbered as the change that it reports: one ahead would take the number of a later one.
 RULES = {
     "@ORDER@": """            PERFORM 1 FROM public.orders e WHERE e.id = NEW.entity_id AND e.version = NEW.seq
                 AND (what <> 'CORRECTED' OR EXISTS (SELECT FROM public.order_corrections c

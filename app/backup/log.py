@@ -40,7 +40,7 @@ def make_slot(connection: Connection, slot: str) -> bool:
 
 
 def hold_log(connection: Connection, name: str) -> None:
-    """Have the server keep its log from now on while this connection lasts, whatever is fetched of it meanwhile."""
+    """Have the server keep its log from now on while this connection lasts, also what was fetched meanwhile."""
     connection.execute("SELECT pg_create_physical_replication_slot(%s, true, true)", [name])
 
 

@@ -58,7 +58,7 @@ def api(
         "limit_concurrency": settings.http_connections_maximum,
         "access_log": False,
         "server_header": False,
-        # Left alone, the server would believe any process of this machine: a caller's address is not the caller's to say.
+        # By default the server would take the address that any process of this machine claims.
         "proxy_headers": bool(settings.proxies),
         "forwarded_allow_ips": settings.proxies,
         "timeout_keep_alive": KEEP_ALIVE_SECONDS,
@@ -165,7 +165,7 @@ add_development_verbs(cli)
 
 
 def main() -> None:
-    """Run the command; a fault that is the user's to mend is one message and exit code 1 or 2."""
+    """Run the command; a fault that the user can correct is one message and exit code 1 or 2."""
     try:
         cli(prog_name="articurated")
     except Exception as fault:

@@ -188,7 +188,7 @@ class DocumentState(StrEnum):
 
 
 class Channel(StrEnum):
-    """Ways to tell someone something (REQ-006)."""
+    """Ways to send a message (REQ-006)."""
 
     EMAIL = "EMAIL"
     SMS = "SMS"

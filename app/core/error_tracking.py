@@ -1,9 +1,9 @@
 """Faults of ours, reported to Sentry where `SENTRY_DSN` is set (NFR-006).
 
 Nothing is imported, kept or sent without it. With it, only what `report` is given leaves this process: no integration
-listens in, so no request, header, body, query or local variable can come along, and what is sent is put together anew
+listens in, so no request, header, body, query or local variable can come along, and what is sent is put together here
 from a short list of members. The message of an exception is sent only when one of our own classes made it; others may
-quote a value, so of those the type and the place are told.
+quote a value, so of those only the type and the place are sent.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -105,7 +105,7 @@ def flush() -> None:
 
 
 def is_outage(fault: BaseException) -> bool:
-    """Return whether an error tells of a part that is away or a refusal, which is expected, and not of a fault of ours."""
+    """Return whether an error means a part that is away or a refusal, which is expected, and not a fault of ours."""
     if isinstance(fault, DBAPIError):
         return isinstance(fault, OperationalError | InterfaceError) or fault.connection_invalidated
     # TimeoutError: ours, asyncio's (the same), and that of a pool without a free connection.

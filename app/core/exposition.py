@@ -149,7 +149,7 @@ def serve(settings: Settings) -> None:
     """Show this process's metrics on `PROMETHEUS_PORT`, if that is set, from a thread of its own.
 
     A port that cannot be had costs the metrics, never the process: the work goes on, and the log says so. Several
-    processes that share a folder may be given one port, for whichever has it shows the sum.
+    processes that share a folder may be given one port: the one that has it shows the sum.
     """
     if not settings.prometheus_port:
         return

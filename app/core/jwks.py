@@ -3,7 +3,7 @@
 What a key can verify is fixed when the set is read, by the key: RSA is RS256, P-256 is ES256, Ed25519 is EdDSA.
 A token names a key and must carry that key's algorithm. Left out, so that no token can make use of them:
 
-    a symmetric key            whoever may read the set could sign with it
+    a symmetric key            every reader of the set could sign with it
     a private key              published by mistake, so no longer private
     RSA under 2048 bits        within reach of being factored
     `use` other than `sig`, `key_ops` without `verify`, `alg` other than the three above
@@ -41,7 +41,7 @@ class UnusableKeyError(Exception):
 
 
 def parse(document: bytes) -> ProviderKeys:
-    """Return the usable keys of a JWK set. None is an answer too: an emptied set lets nobody in any more.
+    """Return the usable keys of a JWK set. None is an answer too: an emptied set lets no caller in any more.
 
     Raises:
         KeySetError: too large, no JSON, no set, or too many keys.
@@ -113,7 +113,7 @@ def _algorithm_of(jwk: Mapping[str, Any]) -> str:
 
 
 def find(keys: ProviderKeys, header: Mapping[str, Any]) -> PyJWK | None:
-    """Return the key that a token's header names, or None when the set does not have it (yet).
+    """Return the key that a token's header names, or None when the set does not have it.
 
     Raises:
         CredentialsError: the header names no key, or one that is there for another algorithm.

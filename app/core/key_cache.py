@@ -2,11 +2,11 @@
 
     a file    read again when 5 seconds old: a key taken out of it is dead that soon, and all are when it is removed
     a URL     fetched again when `JWKS_REFRESH_SECONDS` old; ahead of that, behind the back of requests
-    a `kid`   that is not there: fetched again at once, yet at most every 10 seconds (or as often as a set is fetched
+    a `kid`   that is not there: fetched again at once, but at most every 10 seconds (or as often as a set is fetched
               ahead, if that is more often), so that made-up ones cost nothing
-    a failure of the source: the last good set serves on for an hour, then nobody is let in by it
+    a failure of the source: the last good set serves on for an hour, then no caller is let in by it
 
-One fetch runs at a time, whoever waits for it; it ends after two seconds, follows no redirect and reads 64 kB at most.
+One fetch runs at a time, however many wait for it; it ends after two seconds, follows no redirect and reads 64 kB at most.
 A token's own pointers (`jku`, `x5u`, `jwk`) are not looked at.
 """
 
@@ -51,7 +51,7 @@ class KeyCache:
         retry_seconds: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Read nothing yet.
+        """Read later, on first use.
 
         Args:
             read: gives the document, or raises KeySetError.
@@ -65,7 +65,7 @@ class KeyCache:
         self._monotonic = monotonic
         self._keys: ProviderKeys = {}
         self._document: bytes | None = None
-        # When the reading that gave the set began, and when the last one did, whatever came of it.
+        # When the reading that gave the set began, and when the last one did, even if it failed.
         self._good_at = float("-inf")
         self._asked_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
@@ -101,7 +101,7 @@ class KeyCache:
         return self._keys
 
     async def _refreshed(self) -> bool:
-        """Wait for a reading, the one under way or a new one; tell whether there was any to wait for."""
+        """Wait for a reading, the one under way or a new one; return whether there was one."""
         reading = self._start()
         if reading is None:
             return False
@@ -148,7 +148,7 @@ async def _from_file(path: Path) -> bytes:
     try:
         return await asyncio.to_thread(_contents, path)
     except FileNotFoundError:
-        # Whoever removes the file in a hurry means that nobody is to come in by it.
+        # A file that was removed means that no caller is let in by its keys.
         logger.warning("jwks.file_missing")
         return _NO_KEYS
     except OSError as fault:

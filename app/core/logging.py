@@ -1,7 +1,7 @@
-"""Structured logs: one JSON object a line on stderr, whoever writes (NFR-006).
+"""Structured logs: one JSON object a line on stderr, from every library (NFR-006).
 
 Loggers of libraries go through the same formatter. What users send never becomes part of a log's text:
-events are fixed words with fields, and the JSON encoder escapes whatever a field holds.
+events are fixed words with fields, and the JSON encoder escapes what a field holds.
 """
 
 import logging
@@ -177,7 +177,7 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
-    # It tells the address of every call that it makes.
+    # It logs the address of every call that it makes.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     # The access log is our own, with the request's id and caller.
     logging.getLogger("uvicorn.access").disabled = True

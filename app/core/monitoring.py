@@ -4,7 +4,7 @@ Where several processes are to be read as one, `PROMETHEUS_MULTIPROC_DIR` names 
 their counts; it has to be set before this module is imported.
 
 A label takes its values from a short fixed list, or from the routes and job kinds of this code: never from a
-request, so nobody can make up time series, and no metric tells of anyone.
+request, so callers cannot make up time series, and no metric names a person.
 """
 
 from http import HTTPStatus
@@ -162,7 +162,7 @@ def job_picked_up(queue: str, waited_seconds: float) -> None:
 
 
 def job_tried(kind: str, outcome: str, seconds: float) -> None:
-    """Count a try of a job that ended as `outcome`, e.g. succeeded, postponed, buried, lease_lost."""
+    """Count a try of a job that ended as `outcome`, e.g. succeeded, postponed, dead_lettered, lease_lost."""
     JOBS.labels(kind, outcome).inc()
     JOB_SECONDS.labels(kind).observe(seconds)
 

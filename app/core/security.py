@@ -34,16 +34,16 @@ _REQUIRED_CLAIMS = ["exp", "aud", "iss", "sub"]
 _FAULTS = (jwt.PyJWTError, ValueError, TypeError, KeyError, RecursionError, OverflowError)
 
 DEVELOPMENT_PRINCIPAL_ID = UUID("00000000-0000-7000-8000-00000000d0e5")
-"""The principal that `API_KEY` stands for in development: always the same, so that audit rows agree."""
+"""The principal of `API_KEY` in development: always the same, so that audit rows agree."""
 
 
 class CredentialsError(Exception):
-    """The credentials do not hold. Why is for our tests alone: a caller is told nothing."""
+    """The credentials do not hold. The reason is for our tests alone: an answer does not give it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whom credentials stand for: an id for the audit trail, a role, and for customers whose records."""
+    """The principal of some credentials: an id for the audit trail, a role, and for customers whose records."""
 
     id: UUID
     role: Role
@@ -73,7 +73,7 @@ class VerifiedToken:
 
 
 def new_key() -> tuple[str, str]:
-    """Return a new API key, to be shown once, and its prefix, by which people tell keys apart."""
+    """Return a new API key, to be shown once, and its prefix, by which people recognise it."""
     prefix = secrets.token_hex(4)
     return f"ack_{prefix}_{secrets.token_urlsafe(32)}", prefix
 
@@ -84,7 +84,7 @@ def key_digest(key: str) -> bytes:
 
 
 def same_secret(given: str, expected: str) -> bool:
-    """Return whether two secrets are equal, in a time that tells nothing about where they differ."""
+    """Return whether two secrets are equal, in a time that does not depend on where they differ."""
     return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode("utf-8", "surrogatepass"))
 
 
@@ -154,7 +154,7 @@ def _claims_of_ours(settings: Settings, token: str, secret: str) -> dict[str, An
 
 
 def read_provider_token(settings: Settings, token: str, key: jwt.PyJWK) -> VerifiedToken:
-    """Return whom a token of the identity provider stands for.
+    """Return the principal of a token of the identity provider.
 
     Args:
         settings: whose issuer and audience it must name.

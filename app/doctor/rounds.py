@@ -1,4 +1,4 @@
-"""The round through all parts, at once; a part that hangs costs ten seconds and nobody else's finding."""
+"""The round through all parts, at once; a part that hangs costs ten seconds and no other part's finding."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -42,7 +42,7 @@ async def _findings(part: str, look: Look, advice: str, settings: Settings) -> l
             return await look(settings)
     except TimeoutError:
         return [broken(part, f"no answer within {TIMEOUT_SECONDS:.0f} s", advice)]
-    except Exception as fault:  # noqa: BLE001 - whatever is wrong with it is what was asked
-        # Of a database error its first line; the rest is the statement, which helps nobody here.
+    except Exception as fault:  # noqa: BLE001 - any fault of the part is the finding
+        # Of a database error its first line; the rest is the statement, which does not help here.
         reason = str(getattr(fault, "orig", None) or fault).strip().splitlines() or [type(fault).__name__]
         return [broken(part, reason[0], advice)]

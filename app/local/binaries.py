@@ -43,7 +43,7 @@ def _package_folder(name: str) -> Path:
 
 
 def unprivileged_identity() -> Identity | None:
-    """The user a server runs as: nobody in particular when we are root, else ourselves (None)."""
+    """The user a server runs as: an unprivileged one when we are root, else ourselves (None)."""
     if os.geteuid() != 0:
         return None
     for name in UNPRIVILEGED_USERS:

@@ -30,14 +30,14 @@ def default_data_dir() -> Path:
 def make_data_dir(data_dir: Path) -> None:
     """Make the data folder, closed to others, unless it is there.
 
-    Root's PostgreSQL runs as another user, who has to pass through: nobody can list it, and what is in
+    Root's PostgreSQL runs as another user, who has to pass through: other users cannot list it, and what is in
     it is closed.
     """
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         data_dir.mkdir(mode=0o700)
         if os.geteuid() == 0:
-            data_dir.chmod(0o711)  # Whatever the umask.
+            data_dir.chmod(0o711)  # The umask does not matter.
 
 
 def free_data_dir(base: Path) -> Path:

@@ -1,7 +1,7 @@
 """Exec wrapper of every child: drop privileges, ask the kernel to end us with our parent, run the command.
 
 Done in a process of its own rather than in `preexec_fn`, which may deadlock in a parent that has threads.
-The order matters: changing the user id clears the death signal, and a parent that died before `prctl` was
+The order matters: changing the user id clears the death signal, and a parent that ended before `prctl` was
 reached would never be noticed, so the parent is looked at again afterwards.
 """
 

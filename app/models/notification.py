@@ -1,4 +1,4 @@
-"""What was told to whom, once per event, template, recipient and channel (REQ-006)."""
+"""Messages and their recipients, once per event, template, recipient and channel (REQ-006)."""
 
 from datetime import datetime
 from uuid import UUID

@@ -65,7 +65,7 @@ class Payment(Base):
 
 
 class Refund(Base):
-    """One refund, created in the transaction that makes it due. Paid once, whatever dies (REQ-004).
+    """One refund, created in the transaction that makes it due. Paid once, even when a process is killed (REQ-004).
 
     `declines` counts definite refusals by the gateway: the only thing that changes the idempotency key.
     """

@@ -42,7 +42,7 @@ class AttachmentQuery(PageQuery):
 
 
 class AttachmentResponse(Answer):
-    """The record of an attachment; `link` gives its bytes to whoever has it, until `link_expires_at`."""
+    """The record of an attachment; `link` gives its bytes to every holder, until `link_expires_at`."""
 
     id: UUID
     return_id: UUID

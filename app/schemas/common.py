@@ -205,7 +205,7 @@ UNKNOWN_NAMES_REPORTED = 20
 
 
 class Request(BaseModel):
-    """Base of every body: a field nobody knows is refused, not ignored (contract section 5)."""
+    """Base of every body: an unknown field is refused, not ignored (contract section 5)."""
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=False, frozen=True)
 
@@ -323,7 +323,7 @@ Metadata = Annotated[
 
 
 class Pagination(Answer):
-    """Where a page of a list stands, and how to get the next one."""
+    """Where a page of a list is, and how to get the next one."""
 
     limit: int
     next_cursor: str | None = None
@@ -376,7 +376,7 @@ Moment = Annotated[AwareDatetime, BeforeValidator(_as_rfc_3339)]
 def whole_number(minimum: int, maximum: int) -> Any:
     """Return the type of a number in a query: its digits, and nothing that could be read in two ways.
 
-    The bounds stand before the validator, or pydantic leaves them out of the document.
+    The bounds come before the validator, or pydantic leaves them out of the document.
     """
     return Annotated[int, Field(ge=minimum, le=maximum), BeforeValidator(_as_digits)]
 

@@ -117,7 +117,7 @@ class StatsResponse(Answer):
 
 
 class InvoiceRecord(Answer):
-    """The record of an issued invoice; `link` gives its PDF to whoever has it, until `link_expires_at`."""
+    """The record of an issued invoice; `link` gives its PDF to every holder, until `link_expires_at`."""
 
     number: str
     order_id: UUID

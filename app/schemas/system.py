@@ -1,4 +1,4 @@
-"""The service about itself, on the wire. `from` and `return` are words of Python's, hence the aliases."""
+"""The service about itself, on the wire. `from` and `return` are keywords of Python, which is why they have aliases."""
 
 from typing import Annotated, Literal
 

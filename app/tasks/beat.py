@@ -1,4 +1,4 @@
-"""Celery's scheduler, which bears a clock that is set back, and shows that it is alive (REQ-004, NFR-003)."""
+"""Celery's scheduler, which tolerates the clock moving backwards, and sends a heartbeat (REQ-004, NFR-003)."""
 
 import json
 from typing import Any
@@ -43,7 +43,7 @@ class Scheduler(PersistentScheduler):  # type: ignore[misc]
         return any(json.loads(message)["headers"]["task"] == task for message in waiting)
 
     def _forget_the_future(self) -> None:
-        """Count a tick that was sent at a time yet to come as sent now.
+        """Count a tick that was sent at a time in the future as sent now.
 
         The clock was set back since, and without this the next tick would come when it has caught up.
         """

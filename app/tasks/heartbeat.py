@@ -1,4 +1,4 @@
-"""Signs of life that others read: a key in Redis per worker, relay and beat, a file for whoever started the process."""
+"""Heartbeats: a key in Redis per worker, relay and beat, and a file for the supervisor of the process."""
 
 import os
 import time
@@ -25,7 +25,7 @@ class Heartbeat:
     """Keeps a process's key in Redis alive.
 
     Called from the process's own loop, so one that hangs, or that has lost what it works with, stops showing it. An
-    outage of Redis is borne in silence but for one line at its start and its end.
+    outage of Redis is logged once at its start and once at its end.
 
     Args:
         part: worker, relay or beat.

@@ -1,4 +1,4 @@
-"""The processes behind `articurated worker`, `beat` and `relay`: each runs until it is told to stop."""
+"""The processes behind `articurated worker`, `beat` and `relay`: each runs until it is stopped."""
 
 import asyncio
 import importlib.util
@@ -26,10 +26,10 @@ def run_worker(concurrency: int = 2, queues: Sequence[str] = tuple(Queue)) -> No
 
     Args:
         concurrency: child processes, each doing one job at a time.
-        queues: the queues of jobs to take from; the ticks of beat it takes too, whichever these are.
+        queues: the queues of jobs to take from; it takes the ticks of beat too, always.
 
     Raises:
-        SettingsError: the configuration cannot be used, or production would use a stand-in for development,
+        SettingsError: the configuration cannot be used, or production would use a substitute for development,
             or REDIS_URL leads to a cluster.
         SchemaMismatchError: the database is not the one that this code was written for, or is away.
     """
@@ -48,7 +48,7 @@ def run_worker(concurrency: int = 2, queues: Sequence[str] = tuple(Queue)) -> No
                 f"--queues={','.join(dict.fromkeys((*queues, SWEEPS)))}",
                 f"--hostname=worker-{os.getpid()}@%h",
                 f"--loglevel={settings.log_level}",
-                # Workers have nothing to tell each other, and asking costs a second at each start.
+                # Workers have nothing to say to each other, and asking costs a second at each start.
                 "--without-gossip",
                 "--without-mingle",
             ]
@@ -84,7 +84,7 @@ async def _verify(settings: Settings) -> None:
 def run_beat() -> None:
     """Run Celery beat until SIGTERM; its schedule is kept in the file that BEAT_SCHEDULE_FILE names.
 
-    Two of them do no harm: whatever a tick makes due is due once.
+    Two of them do no harm: what a tick makes due is due once.
 
     Raises:
         SettingsError: the configuration cannot be used, or REDIS_URL leads to a cluster.

@@ -2,10 +2,10 @@
 
 A process of its own; several may run, for each locks the rows it sends. It publishes first and marks afterwards:
 
-    dies after publishing, before the commit    the job is sent again; the second message claims nothing
-    dies after the commit                       the message is in Redis
-    Redis loses the message                     nobody claims the job in time, and it is sent again
-    the worker dies                             its lease runs out, and the job is sent again
+    killed after publishing, before the commit  the job is sent again; the second message claims nothing
+    killed after the commit                     the message is in Redis
+    Redis loses the message                     no worker claims the job in time, and it is sent again
+    the worker is killed                        its lease runs out, and the job is sent again
 
 PostgreSQL is asked a few dozen times a second with one statement that reads three index entries. NOTIFY would spare
 that, at the price of a lock that all committing transactions share. Asked through SQLAlchemy this costs an idle relay
@@ -36,7 +36,7 @@ from app.tasks.celery_app import TASKS, celery_app
 logger = structlog.get_logger(__name__)
 
 WINDOW = 500
-"""Messages of a queue that may lie in Redis. The backlog stays in PostgreSQL, so that whatever is sent again after a
+"""Messages of a queue that may be in Redis. The backlog stays in PostgreSQL, so that what is sent again after a
 loss stays small too, and a Redis without workers does not fill up."""
 
 BATCH = 100
@@ -114,7 +114,7 @@ class Relay:
         self._on_ready: Callable[[], None] | None = on_ready
         self._on_turn = on_turn
         self._monotonic = monotonic
-        # The server ends a transaction that stands still for longer, and the marks would be lost with it.
+        # The server ends a transaction that is idle for longer, and the marks would be lost with it.
         self._publish_seconds = settings.database_idle_transaction_timeout_seconds / 2
         self._stopping = threading.Event()
         self._failures = 0

@@ -1,6 +1,6 @@
 """Carrying out one job: claim, work under a lease, finish, or put back (contract section 8, REQ-004).
 
-What happens when this process dies, line by line:
+What happens when this process is killed, line by line:
 
     before the claim commits    nothing has happened; the relay sends the message again
     after it                    the lease runs out, the relay sends the message again, the next claim has a new fence
@@ -38,7 +38,7 @@ logger = structlog.get_logger(__name__)
 
 JOB_TIME_LIMIT = timedelta(seconds=JOB_TIME_LIMIT_SECONDS)
 """A job that takes longer counts as failed. An asyncio time-out, so that it strikes between two steps: Celery's soft
-limit would raise inside whatever line happens to run, the event loop's own included."""
+limit would raise inside any line that happens to run, the event loop's own included."""
 
 _RENEWALS_PER_LEASE = 4
 _ERROR_LENGTH = 1000
@@ -98,7 +98,7 @@ class JobRunner:
         self._lease = timedelta(seconds=settings.job_lease_seconds)
 
     async def run(self, job_id: UUID) -> Verdict:
-        """Carry out the job if it is due and nobody else has it; tell how that ended.
+        """Carry out the job if it is due and no other worker has it; return how that ended.
 
         An unknown id, a duplicate message, a job that is done: NOTHING_TO_DO. A job's own errors are dealt with here;
         those of the database, without which nothing can be dealt with, are raised.
@@ -137,7 +137,7 @@ class JobRunner:
             await self._work(claim)
         except LeaseLostError:
             raise
-        except Exception as fault:  # noqa: BLE001 - whatever a handler raises is this job's failure, and is recorded
+        except Exception as fault:  # noqa: BLE001 - what a handler raises is this job's failure, and is recorded
             return await self._failed(claim, fault)
         logger.info("job succeeded")
         return Verdict.SUCCEEDED
@@ -170,7 +170,7 @@ class JobRunner:
         """Renew the lease until cancelled; return when the job was finished under this claim.
 
         Raises:
-            LeaseLostError: another worker has it by now.
+            LeaseLostError: another worker has it.
         """
         while True:
             await asyncio.sleep(self._lease.total_seconds() / _RENEWALS_PER_LEASE)
@@ -232,7 +232,7 @@ class JobRunner:
 def describe(fault: BaseException) -> str:
     """Return an error for `jobs.last_error`: its type and message, one line, without anyone's mail address.
 
-    What a database error says can quote whole rows, so of those only the kind, code and constraint are told.
+    What a database error says can quote whole rows, so of those only the kind, code and constraint are kept.
     """
     if isinstance(fault, DBAPIError):
         diagnosis = getattr(fault.orig, "diag", None)

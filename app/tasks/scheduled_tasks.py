@@ -1,6 +1,6 @@
 """What the clock makes due, tick by tick (REQ-001, REQ-002, REQ-004).
 
-A tick may come late, twice, from two beats at once, or not at all: each task does whatever is due by now, under the
+A tick may come late, twice, from two beats at once, or not at all: each task does what is due, under the
 conditions that the database checks, and finds nothing to do when it was done.
 """
 
@@ -54,7 +54,7 @@ def cancel_unpaid_orders() -> None:
 
 @task("app.tasks.scheduled_tasks.expire_unreviewed_returns")
 def expire_unreviewed_returns() -> None:
-    """Reject, as SYSTEM, the returns that nobody reviewed in time (REQ-002)."""
+    """Reject, as SYSTEM, the returns that no manager reviewed in time (REQ-002)."""
 
     async def work(bench: WorkerServices) -> int:
         expiry = timedelta(days=bench.settings.return_expiry_days)
@@ -96,7 +96,7 @@ def forget_idempotency_keys() -> None:
 
 @task("app.tasks.scheduled_tasks.remove_orphaned_attachments")
 def remove_orphaned_attachments() -> None:
-    """Remove what uploads that died halfway left in the storage: each hour in one part of the returns (INT-004)."""
+    """Remove what uploads that broke off left in the storage: each hour in one part of the returns (INT-004)."""
 
     async def work(bench: WorkerServices) -> int:
         hour = int(bench.clock().timestamp()) // 3600

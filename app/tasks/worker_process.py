@@ -1,7 +1,7 @@
 """The life of a worker: one event loop and one set of services per child process, heartbeats from the parent.
 
 The loop and every connection are made after the fork: a socket or a thread that a parent shares with its children
-belongs to nobody.
+belongs to no process.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 class WorkInterruptedError(Exception):
-    """Something outside the work itself went wrong, such as the database going away; whatever was begun comes back.
+    """Something outside the work itself went wrong, such as the database going away; what was begun is sent again.
 
     All that Celery gets to see and to log of an error, whose own message might quote a row.
     """
@@ -68,10 +68,10 @@ class WorkerProcess:
 
 
 async def _run_redacted(work: Coroutine[Any, Any, _T], **facts: str) -> _T:
-    """Do the work; of an error, log what quotes nobody, and raise no more than that."""
+    """Do the work; of an error, log and raise only what quotes no data."""
     try:
         return await work
-    except Exception as fault:  # noqa: BLE001 - whatever it is, it is raised again, without its message
+    except Exception as fault:  # noqa: BLE001 - it is raised again, without its message
         logger.error("work interrupted", error=describe(fault), trace=trace_of(fault), **facts)  # noqa: TRY400 - its own message may quote a row
         if not error_tracking.is_outage(fault):
             error_tracking.report(fault, **facts)
@@ -94,7 +94,7 @@ def run_job(argument: object) -> None:
     try:
         job_id = UUID(str(argument))
     except ValueError:
-        # Whatever it is, it may be somebody's data: only its kind is told.
+        # It may be somebody's data: only its type is logged.
         logger.error("malformed job message", argument_type=type(argument).__name__)  # noqa: TRY400 - no trace: it would quote the value
         return
     current().run_job(job_id)

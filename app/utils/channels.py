@@ -19,7 +19,7 @@ logger = structlog.get_logger(__name__)
 
 _REFUSALS: Final = frozenset({400, 410, 413, 422})
 """Answers that say no to this very message. Any other that is not 2xx may be a fault of ours or theirs that someone
-mends (a login, an address, a redirect, an outage): the job tries again, and in the end a person hears of it."""
+corrects (a login, an address, a redirect, an outage): the job tries again, and in the end a person decides."""
 
 _PREFIX: Final = "whsec_"
 

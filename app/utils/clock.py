@@ -1,4 +1,4 @@
-"""The clock, injected wherever time decides something (contract section 10)."""
+"""The clock, injected where time decides something."""
 
 import secrets
 from collections.abc import Callable

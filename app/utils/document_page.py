@@ -1,4 +1,4 @@
-"""A document as the strings that stand on its page: what every template draws, whatever draws it.
+"""A document as the strings on its page: what every template draws, with either engine.
 
 Labels, formats and the choice of what to show are made here once, so a template holds layout alone.
 """
@@ -81,7 +81,7 @@ def _shortening(clean: Clean) -> Clean:
 def _facts(view: DocumentView, title: str, clean: Clean) -> list[Row]:
     facts = [[f"{title} no.", clean(view.number)], ["Date of issue", date_text(view.issued_on)]]
     if view.refers_to:
-        # An order that was cancelled before it was shipped never got an invoice: its own number stands for it.
+        # An order that was cancelled before it was shipped never got an invoice: its own number is used instead.
         what = "order" if view.refers_to == view.order_number else "invoice"
         facts.append([f"Refers to {what}", clean(view.refers_to)])
     return [*facts, ["Order", clean(view.order_number)], ["Order date", date_text(view.order_date)]]

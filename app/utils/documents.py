@@ -142,7 +142,7 @@ class DocumentView:
     notes: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a document that could not stand before a tax inspector."""
+        """Refuse a document that a tax inspector would not accept."""
         self._check_shape()
         self._check_sums()
 

@@ -46,7 +46,7 @@ _MIME_TYPE: Final = re.compile(r"[a-z0-9.+-]+/[a-z0-9.+-]+")
 _PERMANENT: Final = 500
 _TOO_LARGE: Final = 552
 _OUR_LOGIN: Final = frozenset({530, 534, 535, 538})
-"""Answers that say our login is wrong, not the mail: an operator will mend it, and the mail goes then."""
+"""Answers that say our login is wrong, not the mail: an operator has to correct it, and the mail goes then."""
 
 
 class MailRejected(MessageRefused):

@@ -58,7 +58,7 @@ class AppError(Exception):
 
 
 class NotFoundError(AppError):
-    """Nothing there, or nothing that this caller may see: the two are told apart by nobody."""
+    """Nothing there, or nothing that this caller may see: both give the same answer, so that existence is not disclosed."""
 
     code = "NOT_FOUND"
     status = 404
@@ -154,7 +154,7 @@ class CorrectionNotAllowedError(AppError):
 
 
 class LinkExpiredError(AppError):
-    """A signed link that worked until `expired_at`; whoever may see the record gets a new one there (INT-004)."""
+    """A signed link that worked until `expired_at`; a caller who may see the record gets a new one there (INT-004)."""
 
     code = "LINK_EXPIRED"
     status = 403
@@ -203,7 +203,7 @@ class VersionConflictError(AppError):
 
 
 class IdempotencyKeyInUseError(AppError):
-    """The first request with this Idempotency-Key has not been answered yet."""
+    """The first request with this Idempotency-Key is still being answered."""
 
     code = "IDEMPOTENCY_KEY_IN_USE"
     status = 409
@@ -226,7 +226,7 @@ class IdempotencyKeyReusedError(AppError):
 
 
 class InvalidInputError(AppError):
-    """The input is well-formed JSON, yet cannot be accepted; one entry per field."""
+    """The input is well-formed JSON, but cannot be accepted; one entry per field."""
 
     code = "VALIDATION_ERROR"
     status = 422

@@ -72,7 +72,7 @@ def code_points_of(path: Path) -> set[int]:
         ):
             fonts = opened if isinstance(opened, TTCollection) else (opened,)
             return set().union(*map(_code_points, fonts))
-    except Exception as fault:  # fontTools raises whatever its reading of damaged bytes comes to
+    except Exception as fault:  # fontTools raises errors of many kinds for damaged bytes
         raise ValueError(f"{path.name} is not a usable font: {fault}") from fault
 
 

@@ -54,7 +54,7 @@ _MINUS = "\N{MINUS SIGN}"
 _SPACE = "\N{NO-BREAK SPACE}"
 _JOINERS = frozenset("\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}")
 REPLACEMENT = "\N{WHITE SQUARE}"
-"""Stands for a character that cannot be printed."""
+"""Replaces a character that cannot be printed."""
 
 
 def money_text(amount: Decimal | str, currency: str) -> str:
@@ -118,7 +118,7 @@ def printable(text: str, supports: Callable[[str], bool] | None = None, *, keep_
         elif category == "Cf" and character not in _JOINERS:
             continue
         elif character in _JOINERS or category[0] == "M":
-            # They only shape what stands before them, and cannot stand behind a replacement.
+            # They only shape the character before them, and cannot follow a replacement.
             if kept and kept[-1] != REPLACEMENT and (supports is None or supports(character)):
                 kept.append(character)
         elif category in ("Cs", "Co", "Cn") or (supports is not None and not supports(character)):

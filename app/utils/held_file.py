@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import IO, Self, cast
 
 MEMORY_BYTES = 65_536
-"""A file of more bytes is on disk. Whatever ends the process, the kernel frees it."""
+"""A file of more bytes is on disk. The kernel frees it when the process ends, however it ends."""
 
 _PIECE_BYTES = 1_048_576
 

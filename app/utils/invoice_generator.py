@@ -86,7 +86,7 @@ class TypstRenderer:
                     format="pdf",
                     sys_inputs=inputs,
                     pdf_standards=["a-3a", "ua-1"],
-                    timestamp=issued,  # what a template that asks for today is told
+                    timestamp=issued,  # what a template that asks for today gets
                 )
             except typst.TypstError as fault:
                 raise RenderingError(f"{view.number}: {fault.message}") from fault
@@ -174,7 +174,7 @@ def renderer_for(settings: Settings) -> DocumentRenderer:
 
 
 def _families(folders: tuple[Path, ...]) -> list[str]:
-    """Return the names by which Typst knows the fonts that stand in for what the design's do not have, in order.
+    """Return the names by which Typst knows the fonts that replace what the design's do not have, in order.
 
     Naming them leaves nothing to the order in which a file system lists them.
     """
@@ -189,7 +189,7 @@ def _families(folders: tuple[Path, ...]) -> list[str]:
 def _our_fonts_only(files: list[Path]) -> Any:
     """Return a WeasyPrint fetcher that answers `font:<file>` for these fonts and nothing else.
 
-    WeasyPrint would otherwise open whatever address or file a document names. A refusal stops the rendering: an
+    WeasyPrint would otherwise open any address or file that a document names. A refusal stops the rendering: an
     invoice with a hole in it is worse than none.
     """
     from weasyprint.urls import URLFetcher, URLFetcherResponse  # noqa: PLC0415 - an optional extra

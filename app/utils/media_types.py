@@ -1,9 +1,9 @@
-"""What a file is, told from its bytes alone: its name and the type its sender gave it prove nothing (NFR-004).
+"""What a file is, by its bytes alone: its name and the type its sender gave it prove nothing (NFR-004).
 
 A first few bytes are easily put before something else, so each kind is followed as far as its own structure goes
 without decoding an image, which is an attack surface of its own (`app.utils.photos`): JPEG to the start of its picture, PNG and
 WebP to the header that holds the size, HEIC through its boxes, PDF from its header to its end mark. What is found
-is what the file is served as, under `nosniff`; a browser that is told "image/jpeg" runs nothing.
+is what the file is served as, under `nosniff`; a browser that gets "image/jpeg" runs nothing.
 """
 
 import mmap

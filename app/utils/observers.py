@@ -15,17 +15,17 @@ def _nobody(_operation: str, _outcome: str, _seconds: float) -> None:
 
 
 storage_used: Callable[[str, str, float], None] = _nobody
-"""Told of each operation on the document storage: its name, how it ended (ok, exists, missing, failed), seconds."""
+"""Called for each operation on the document storage: its name, how it ended (ok, exists, missing, failed), seconds."""
 
 
 def observed_storage(
     operation: str, outcomes: Mapping[type[Exception], str]
 ) -> Callable[[_Method[_P, _T]], Callable[_P, Coroutine[Any, Any, _T]]]:
-    """Return the decorator that tells `storage_used` of each call of a storage's method.
+    """Return the decorator that reports each call to `storage_used` of a storage's method.
 
     Args:
         operation: name of the method, for the metric.
-        outcomes: exception → how the call ended; one that is not listed says nothing of the storage, and is not told.
+        outcomes: exception → how the call ended; one that is not listed says nothing of the storage, and is not reported.
     """
 
     def decorate(method: _Method[_P, _T]) -> Callable[_P, Coroutine[Any, Any, _T]]:

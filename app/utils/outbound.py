@@ -7,7 +7,7 @@ addresses that were checked, under the name's own Host and TLS name; a redirect 
 not 2xx; a proxy in the environment is not asked.
 
 What may be reached beyond that is for the operator to say (`OUTBOUND_ALLOWED_HOSTS`): those hosts may have private
-addresses, yet never link-local ones, behind which clouds keep the credentials of a machine.
+addresses, but never link-local ones, behind which clouds keep the credentials of a machine.
 """
 
 import asyncio
@@ -217,7 +217,7 @@ def parse_destination(url: str) -> httpx2.URL:
 
 
 def is_public(address: Address) -> bool:
-    """Return whether an address is one of the open Internet, whatever form it is written in."""
+    """Return whether an address is one of the open Internet, in any form of writing."""
     inner = _innermost(address)
     return (
         inner.is_global
@@ -239,7 +239,7 @@ def is_internal(address: Address) -> bool:
 
 
 def _innermost(address: Address) -> Address:
-    """Return the IPv4 address that an IPv6 one stands for (mapped, or NAT64), else the address itself.
+    """Return the IPv4 address in an IPv6 one (mapped, or NAT64), else the address itself.
 
     6to4 and Teredo lead anywhere and are closed as a whole.
     """

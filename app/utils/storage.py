@@ -1,11 +1,11 @@
 """bytes ↔ key: invoices and photos in a local folder, memory, S3, GCS or Azure, by configuration (INT-004).
 
 One thin port over obstore. A key is written once and never overwritten: of several writers one wins, and the others
-learn that the key is taken. After a time-out a writer may even meet its own first attempt, so whoever is told
+learn that the key is taken. After a time-out a writer may even meet its own first attempt, so a writer that learns
 `StorageKeyExists` reads the key and adopts it if the bytes are its own.
 
-obstore's local store gives names atomically (it links a finished file into place), yet never asks the disk to keep
-anything: after a power cut a name could stand over an empty file. Here the bytes are therefore flushed before they
+obstore's local store gives names atomically (it links a finished file into place), but never asks the disk to keep
+anything: after a power cut a name could lead to an empty file. Here the bytes are therefore flushed before they
 get their name, and the folders afterwards.
 """
 
@@ -108,7 +108,7 @@ class Storage:
             disposition: Content-Disposition that the storage itself is to answer with, likewise.
 
         Raises:
-            StorageKeyExists: the key is taken, perhaps by an earlier attempt of the same work.
+            StorageKeyExists: the key is taken; it may be an earlier attempt of the same work.
             StorageError: it could not be stored, or whether it was is unknown.
             ValueError: the key is not acceptable.
         """
@@ -187,7 +187,7 @@ class Storage:
         """Return whether something is stored under a key.
 
         Raises:
-            StorageError: it cannot be told now.
+            StorageError: it cannot be found out now.
             ValueError: the key is not acceptable.
         """
         checked_key(key)
@@ -229,7 +229,7 @@ class Storage:
             return
 
     async def signed_url(self, key: str, lifetime: timedelta) -> str | None:
-        """Return an address at which the storage itself gives out what is under a key, to whoever has it.
+        """Return an address at which the storage itself gives out what is under a key, to every holder.
 
         Returns:
             the address, or None where there is none: a folder and memory have no server, and not all credentials of a

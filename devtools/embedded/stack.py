@@ -203,7 +203,7 @@ class Stack:
         """Start a module of this application, the first of `words`; it makes `ready_file` when it works."""
         ready_file.parent.mkdir(exist_ok=True, mode=0o700)
         ready_file.unlink(missing_ok=True)
-        # -P: a folder called `app` where the user happens to stand must not shadow ours.
+        # -P: a folder called `app` in the user's current folder must not shadow ours.
         command = [sys.executable, "-P", "-m", *words]
         environment = self._environment(name, ready_file)
         return spawn(command, log=self.logs / f"{name}.log", env=environment, pass_fds=pass_fds)

@@ -1,4 +1,4 @@
-"""Starts children in order, heals what dies, ends everything in order.
+"""Starts children in order, restarts what ends, stops everything in order.
 
 One thread, one loop: the kernel ties each child's life to the thread that started it (see `guard`). The loop
 sleeps on a pipe that signals write to, so that a death or a Ctrl-C is seen at once and idling costs nothing.
@@ -170,7 +170,7 @@ class Supervisor:
             self._try("the new process ids cannot be noted", self._on_change)
 
     def _try(self, consequence: str, action: Callable[[], None]) -> None:
-        """Do what a full disk may forbid, and tell when it does: the supervision goes on."""
+        """Do what a full disk may forbid, and say so when it does: the supervision goes on."""
         try:
             action()
         except OSError as fault:
@@ -216,7 +216,7 @@ class Supervisor:
         return status
 
     def _reap_adopted(self) -> None:
-        """Reap ended processes that became ours when the child that had started them died."""
+        """Reap ended processes that became ours when the child that had started them ended."""
         own = {child.process.pid for child in self.children if child.process} | {self._janitor.pid}
         with contextlib.suppress(ChildProcessError):
             while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):

@@ -1,5 +1,5 @@
 """The development payment gateway: a service of its own with books of its own (INT-001).
 
 It imports nothing of the rest of the system, so that it can be an honest oracle: what its ledger says
-moved is what moved, whatever the system believes. `devtools.mock_gateway.main` describes the interface.
+moved is what moved, whether or not the system recorded it. `devtools.mock_gateway.main` describes the interface.
 """

@@ -53,7 +53,7 @@ async def put_profile(profile: Profile, gateway: CurrentGateway) -> dict[str, An
 
 @router.get("/ledger")
 async def ledger(gateway: CurrentGateway) -> dict[str, Any]:
-    """Return all books: what moved, whatever anyone was told."""
+    """Return all books: what moved, whichever answers were lost."""
     return gateway.books.everything()
 
 
@@ -65,7 +65,7 @@ async def events(gateway: CurrentGateway) -> dict[str, Any]:
 
 @router.post("/events/{event_id}/resend")
 async def resend(event_id: str, gateway: CurrentGateway) -> dict[str, str]:
-    """Deliver an event again, whatever became of it before."""
+    """Deliver an event again, delivered before or not."""
     gateway.outbox.resend(event_id)
     gateway.dispatcher.wake()
     return {"id": event_id, "state": "pending"}

@@ -6,7 +6,7 @@ a decline, a conflict or an ordered 500; a repetition gets that answer byte for 
 request while the first is still running a 409 `idempotency_error`. A 400 about the parameters is not
 stored: nothing was carried out. Keys are forgotten after 24 hours.
 
-Gateways differ, hence the profile: `stripe` as above, `2xx_only` stores successes only (a repeated decline,
+Gateways differ; the profile chooses: `stripe` as above, `2xx_only` stores successes only (a repeated decline,
 or a repeated request whose answer was a 500 after the money had moved, is carried out again), `none` takes
 no notice of the header.
 """
@@ -96,7 +96,7 @@ class Desk:
         """Answer a look-up, unless a fault strikes it.
 
         Raises:
-            RefusalError: whatever `answer` raises.
+            RefusalError: as `answer` raises.
         """
         struck = self._faults.take(READING, ("lookup",), references)
         if struck is not None:
@@ -188,7 +188,7 @@ def _carry_out(work: Work, treatment: Treatment, fault: Fault | None) -> Answer:
 
 
 def _is_kept(status: int, mode: str) -> bool:
-    """Tell whether an answer is stored: 400 means that nothing was carried out."""
+    """Return whether an answer is stored: 400 means that nothing was carried out."""
     if status == httpx2.codes.BAD_REQUEST:
         return False
     return mode == "stripe" or httpx2.codes.is_success(status)

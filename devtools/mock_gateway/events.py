@@ -1,4 +1,4 @@
-"""The outbox: events written in the transaction of the movement they tell of, delivered later."""
+"""The outbox: events written in the transaction of the movement they report, delivered later."""
 
 import json
 from collections.abc import Mapping
@@ -109,7 +109,7 @@ class Outbox:
                 )
 
     def resend(self, event_id: str) -> None:
-        """Make an event due again, once and honestly signed, whatever became of it before.
+        """Make an event due again, once and correctly signed, delivered before or not.
 
         Raises:
             RefusalError: 404 when there is none.

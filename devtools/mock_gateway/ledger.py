@@ -147,7 +147,7 @@ class Ledger:
         return Answer(200, self.payment_object(payment_id))
 
     def refund(self, order: RefundOrder, treatment: Treatment, decline: str | None) -> Answer:
-        """Pay money back, never more than was captured and not yet refunded.
+        """Pay money back, never more than was captured less what was refunded.
 
         The reference of a refund is not unique: a gateway pays as often as it is asked, and only the
         idempotency key and the caller's own care prevent a second one.

@@ -1,6 +1,6 @@
 """The gateway's database: one SQLite file, every movement one committed transaction.
 
-WAL with synchronous=FULL means that COMMIT returns after the log is on disk: what a caller was told
+WAL with synchronous=FULL means that COMMIT returns after the log is on disk: what a caller was answered
 survives a SIGKILL and a power cut. All access happens on the event loop's thread, one transaction at a
 time; a lock on the folder keeps a second process from opening the same books. The SQL keeps to SQLite
 3.24, because long-lived distributions give their Python 3.11 an old library.

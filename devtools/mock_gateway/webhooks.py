@@ -49,7 +49,7 @@ def sign(key: bytes, event_id: str, timestamp: int, body: bytes) -> str:
 
 
 class Dispatcher:
-    """Delivers the outbox to one receiver; `run` is the task, `wake` tells it of new events."""
+    """Delivers the outbox to one receiver; `run` is the task, `wake` has it look for new events."""
 
     def __init__(self, settings: GatewaySettings, outbox: Outbox, clock: Clock) -> None:
         self._settings = settings

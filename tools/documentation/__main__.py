@@ -1,4 +1,4 @@
-"""`python -m tools.documentation`: write every generated page anew. A test compares them with what is committed."""
+"""`python -m tools.documentation`: write every generated page. A test compares them with what is committed."""
 
 import sys
 

@@ -1,7 +1,7 @@
 """Which test names which requirement, read from the sources without running anything.
 
-A marker counts for whatever stands below it: `pytestmark` for its module, a decorator of a class for its methods.
-A statement's ID (`REQ-001.3`) stands for its requirement (`REQ-001`) too.
+A marker counts for what is below it: `pytestmark` for its module, a decorator of a class for its methods.
+A statement's ID (`REQ-001.3`) counts for its requirement (`REQ-001`) too.
 """
 
 import ast
@@ -36,7 +36,7 @@ def every_test(folder: Path = TESTS) -> tuple[Test, ...]:
 
 
 def read(file: Path, source: str | None = None) -> Iterator[Test]:
-    """Yield the tests of a file, or of a text that would stand in it."""
+    """Yield the tests of a file, or of a text that could be in it."""
     tree = ast.parse(file.read_text(encoding="utf-8") if source is None else source)
     assigned = [
         node.value

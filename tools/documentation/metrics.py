@@ -52,7 +52,7 @@ def _metrics(rules: list[dict[str, Any]]) -> str:
     rows = []
     for metric in REGISTRY.collect():
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name
-        labels = getattr(REGISTRY._names_to_collectors.get(name), "_labelnames", ())  # noqa: SLF001 - told nowhere else
+        labels = getattr(REGISTRY._names_to_collectors.get(name), "_labelnames", ())  # noqa: SLF001 - public nowhere else
         rows.append((name, metric.type, labels, metric.documentation))
     gauges = [*job_gauges({}, {}, 0), *backup_gauges(None, 0)]
     rows += [(gauge.name, "gauge *", gauge._labelnames, gauge.documentation) for gauge in gauges]  # type: ignore[attr-defined]  # noqa: SLF001

@@ -23,7 +23,7 @@ _TOLD = {
     "If-None-Match": "api.md#change-what-you-have-seen",
     "fields": "api.md#lists",
 }
-"""Parameters of many operations, and where the guide tells about them."""
+"""Parameters of many operations, and where the guide explains them."""
 _THINNED = "Thinned"
 """Ending of the objects that `fields` leaves; they have the same fields, none required."""
 

@@ -22,7 +22,7 @@ class Statement(_Strict):
         text: what must hold, in our own words.
         code: files that make it hold, from the root of the checkout.
         endpoints: operations in which a caller meets it, as `METHOD /path` below `/api/v1`.
-        later: why it is not met yet; such a statement needs neither files nor tests.
+        later: why it is still to be met; such a statement needs neither files nor tests.
     """
 
     text: str

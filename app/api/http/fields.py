@@ -55,7 +55,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def take_fields(scope: Scope, query: Iterable[tuple[str, str]], offered: Representation) -> Representation | None:
-    """Return what the query chooses, and take `fields` out of it: nobody behind knows of it.
+    """Return what the query chooses, and take `fields` out of it: the route does not see it.
 
     Raises:
         InvalidInputError: a name that is not there, one given twice, or none.

@@ -29,7 +29,7 @@ _PROBED = _HEALTH | {"/api/v1/metrics"}
 _DOC_PAGES = frozenset({"/docs", "/redoc"})
 
 _CSP = b"content-security-policy"
-# No answer of ours is a page: whatever a browser is made to show of it may load, run and be framed by nothing.
+# No answer of ours is a page: a browser that shows one may load, run and frame nothing.
 _NOTHING = (_CSP, b"default-src 'none'; frame-ancestors 'none'")
 # The two interactive pages, which production does not have, load their code from here. One picture of theirs, the
 # maker's mark, comes from elsewhere and stays away.
@@ -48,7 +48,7 @@ class HttpMiddleware:
     """The outermost layer of the API.
 
     Args:
-        production: whether to tell browsers to come over TLS alone.
+        production: whether browsers are asked to use TLS alone.
         https_only: whether to refuse what came over plain HTTP; health checks of an orchestrator may.
         hosts: names that the Host header may have (`app.api.http.hosts`); any when absent.
     """
@@ -110,7 +110,7 @@ class HttpMiddleware:
             logger.exception("request.failed", method=method, route=_route(scope))
             error_tracking.report(fault, method=_known(method), route=_route(scope))
             if status:
-                # Half an answer is out: only cutting the connection tells the caller.
+                # Half an answer is out: only a closed connection shows the caller that it failed.
                 raise
             await plain_refusal(scope, "INTERNAL_ERROR")(scope, receive, send_on)
         finally:
@@ -203,7 +203,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 def _in_one_sentence(scope: Scope, send: Send) -> Send:
-    """Return a `send` that tells why the start was refused instead of the framework's traceback."""
+    """Return a `send` that says why the start was refused instead of the framework's traceback."""
 
     async def send_on(message: Message) -> None:
         reason = getattr(scope["app"].state, "refusal", None)

@@ -31,7 +31,7 @@ HEADER_BYTES = 4096
 _BOUNDARY = re.compile(rb"[A-Za-z0-9'()+_,./:=? -]{1,70}")
 _TRANSPARENT = {b"7bit", b"8bit", b"binary"}
 
-# It warns of what the caller did wrong, byte by byte; the caller is told, and our log is not for him to fill.
+# It warns of what the caller did wrong, byte by byte; the answer says it, and a caller must not fill our log.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 

@@ -45,7 +45,7 @@ def answer(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, 
 def resource(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
     """Return a resource that has a `version`: it is the entity tag, under which the caller may keep a copy.
 
-    `no-cache`: nobody shows that copy without asking here whether it still holds.
+    `no-cache`: a copy is shown only after asking here whether it is still valid.
     """
     etag = f'"{content["version"]}"'
     return Answer(content, status, {**(headers or {}), "ETag": etag, "Cache-Control": KEPT_BY_THE_CALLER}, etag)

@@ -62,7 +62,7 @@ class ApiRoute(APIRoute):
             AppError: 413, 415 or 422.
         """
         strict = StrictRequest(request, request.app.state.services.settings.max_body_bytes)
-        # A wrong type is told before anything is read. An empty body has no type; whether one is
+        # A wrong type is refused before anything is read. An empty body has no type; whether one is
         # needed is FastAPI's to say.
         if "content-type" in request.headers or await strict.body():
             require_json(request)

@@ -61,7 +61,7 @@ class UploadRoute(ApiRoute):
         return request
 
     async def essence(self, request: Request) -> bytes:
-        """Return what an upload says: its bytes as sent, name and description, whatever the boundary between them."""
+        """Return what an upload says: its bytes as sent, name and description, without the boundary between them."""
         upload: Upload = request.scope[_UPLOAD]
         return orjson.dumps([upload.file.sha256.hex(), upload.file_name, upload.description])
 
@@ -98,7 +98,7 @@ router = APIRouter(prefix="/api/v1/returns", tags=["Returns"], route_class=Uploa
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD_BODY}}}},
 )
 async def add(return_id: UUID, request: Request, context: Context) -> Response:
-    """Add a JPEG, PNG, WebP, HEIC or PDF, told by its bytes alone, until the return is REJECTED or COMPLETED.
+    """Add a JPEG, PNG, WebP, HEIC or PDF, recognised by its bytes alone, until the return is REJECTED or COMPLETED.
 
     The same bytes again are answered 200 with the record that is there, so an upload may always be repeated. A new
     one gives the return a new version.

@@ -40,7 +40,7 @@ async def fetch(
         str, Query(description="As in the link.", json_schema_extra={"pattern": "^[A-Za-z0-9_-]*$"})
     ] = "",
 ) -> Response:
-    """Give a file to whoever has a link to it; no other credentials are asked for, or looked at.
+    """Give a file to a caller with a link to it; other credentials are neither needed nor read.
 
     Links are in the records of invoices and attachments. One that was altered is answered 404, one that has expired 403.
     """

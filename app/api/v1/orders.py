@@ -188,7 +188,7 @@ async def history(order_id: UUID, page: Annotated[PageQuery, Query()], context: 
     summary="What can be done with an order now",
 )
 async def transitions(order_id: UUID, context: Context) -> Response:
-    """Tell for each state whether this caller could bring the order there now, and if not, why."""
+    """Say for each state whether this caller could bring the order there now, and if not, why."""
     return answer(await context.services.orders.transitions(order_id, context.actor))
 
 

@@ -67,7 +67,7 @@ async def read(return_id: UUID, context: Context) -> Response:
     openapi_extra=_MACHINE,
 )
 async def approve(return_id: UUID, data: ReturnApprove, request: Request, context: Context) -> Response:
-    """Approve with notes, perhaps less a restocking fee, perhaps for a part of the amount."""
+    """Approve with notes; a restocking fee or a part of the amount may be given."""
     return resource(await context.services.returns.approve(return_id, data, context.actor, if_match(request)))
 
 
@@ -118,5 +118,5 @@ async def history(return_id: UUID, page: Annotated[PageQuery, Query()], context:
     summary="What can be done with a return now",
 )
 async def transitions(return_id: UUID, context: Context) -> Response:
-    """Tell for each state whether this caller could bring the return there now, and if not, why."""
+    """Say for each state whether this caller could bring the return there now, and if not, why."""
     return answer(await context.services.returns.transitions(return_id, context.actor))

@@ -2,7 +2,7 @@
 
 Closed: calls pass; `threshold` failures in a row open it. Open: calls are refused at once for
 `open_seconds`. Then one call is let through as a probe; its success closes the circuit, its failure opens it
-anew, and until it is decided the others are refused. A failure is an unknown outcome or an unavailable
+again, and until it is decided the others are refused. A failure is an unknown outcome or an unavailable
 gateway: an answer, be it a decline, shows that the gateway lives. A cancelled call shows nothing.
 
 One breaker serves one adapter on one event loop; processes do not share it.
