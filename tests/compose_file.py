@@ -87,7 +87,7 @@ def stage(target: str) -> str:
 
 
 def instructions(name: str, target: str = "production") -> list[str]:
-    """Return what follows an instruction wherever a stage of the Dockerfile has it, on one line each."""
+    """Return what follows an instruction for each time that a stage of the Dockerfile has it, on one line each."""
     joined = re.sub(r"\\\n\s*", " ", re.sub(r"^\s*#.*\n", "", stage(target), flags=re.MULTILINE))
     return [line.removeprefix(name).strip() for line in joined.splitlines() if line.startswith(f"{name} ")]
 

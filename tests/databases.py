@@ -52,7 +52,7 @@ class TestServers:
 
 
 def start(stack: ExitStack) -> TestServers:
-    """Start or find the servers, migrate the template, and tell the workers through the environment."""
+    """Start or find the servers, migrate the template, and pass both to the workers through the environment."""
     given = os.environ.pop("DATABASE_URL", None), os.environ.pop("REDIS_URL", None)
     template = f"articurated_test_{os.getpid()}"
     if all(given):
@@ -91,7 +91,7 @@ def create_database(servers: TestServers, name: str, template: str | None) -> No
 
 
 def drop_database(servers: TestServers, name: str) -> None:
-    """Drop a database, whoever is connected to it."""
+    """Drop a database, and end the sessions in it."""
     with psycopg.connect(servers.owner_url, autocommit=True) as connection:
         connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
 

@@ -2,7 +2,7 @@
 
 It keeps idempotency keys as Stripe does (the first answer under a key is the answer of that key, a decline too; a
 second call while the first runs is refused) and, like real gateways, pays a refund as often as it is asked under new
-keys. So whoever asks carelessly is seen in `moved`.
+keys. So a careless call shows in `moved`.
 """
 
 from collections import defaultdict
@@ -34,8 +34,8 @@ Mode = Literal["decline", "reject", "unavailable", "lost", "late", "timeout_afte
 decline        refused for good, under its key for ever
 reject         not accepted (4xx)
 unavailable    not reached; certainly nothing was done
-lost           nothing was done, yet the caller cannot know
-late           nothing is done yet, the caller gets no answer, and `catch_up` does it later
+lost           nothing was done, but the caller cannot know
+late           nothing is done at first, the caller gets no answer, and `catch_up` does it later
 timeout_after  done, and the answer is lost
 pending        accepted; `decide` says how it ended
 """
@@ -47,7 +47,7 @@ UNKNOWN = "No answer from the payment gateway."
 
 
 class Stopwatch:
-    """Monotonic seconds that pass when told to."""
+    """Monotonic seconds that pass when they are set."""
 
     seconds = 0.0
 
@@ -57,7 +57,7 @@ class Stopwatch:
 
 
 class Killed(BaseException):
-    """Stands for the death of the process: nothing that deals with errors may see it."""
+    """Plays a kill of the process: nothing that deals with errors may see it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """A PostgreSQL with a standby that streams from it, both of this run: for tests of replicas and of failover.
 
-They are started here even when the environment names servers: nobody's server is paused or killed.
+They are started here even when the environment names servers: a given server is never paused or killed.
 """
 
 import os
@@ -79,7 +79,7 @@ class Pair:
 
     @property
     def url_of_both(self) -> str:
-        """The application's login on whichever of the two takes writes."""
+        """The application's login on the one that takes writes."""
         url = make_url(self.primary_url)
         plain, _, rest = self.primary_url.partition(f"{url.host}:{url.port}")
         hosts = f"{url.host}:{self.primary.port},{url.host}:{self.standby.port}"
@@ -95,7 +95,7 @@ class Pair:
         self._ask(self.standby, "SELECT pg_wal_replay_resume()")
 
     def wait_until_caught_up(self) -> None:
-        """Return once the standby shows all that the primary has written by now."""
+        """Return once the standby shows all that the primary has written."""
         (position,) = self._ask(self.primary, "SELECT pg_current_wal_lsn()")
         self._wait(self.standby, f"SELECT pg_last_wal_replay_lsn() >= '{position}'")
 

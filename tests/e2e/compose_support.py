@@ -279,7 +279,7 @@ class ComposeProject:
         return codes
 
     def kill(self) -> None:
-        """End whatever is left."""
+        """End what is left."""
         for process in self.processes.values():
             kill_group(process.pid)
             process.wait()

@@ -1,4 +1,4 @@
-"""What a page tells its reader to type, what it shows as the answer, and whether that is what came."""
+"""What a page has its reader type, what it shows as the answer, and whether that is what came."""
 
 import json
 import re
@@ -56,7 +56,7 @@ def examples(file: Path) -> list[Example]:
 
 
 def documents(text: str) -> Iterator[Any]:
-    """Yield the JSON documents in a text, leaving out what stands between them."""
+    """Yield the JSON documents in a text, leaving out what is between them."""
     decoder, place = json.JSONDecoder(), 0
     while (start := text.find("{", place)) >= 0:
         try:
@@ -82,7 +82,7 @@ def alike(shown: Any, real: Any, name: str = "") -> bool:
 
 
 def same_words(shown: str, real: str) -> bool:
-    """Return whether two lines say the same but for numbers and ids; `…` stands for anything."""
+    """Return whether two lines say the same but for numbers and ids; `…` matches anything."""
     if re.fullmatch(r"[\w-]{16,}…?", shown) and not shown.replace("_", "").isupper():
         return bool(real)  # a cursor or a signature
     parts = [re.escape(part) for part in _VARYING.sub("#", shown).split("…")]

@@ -36,7 +36,7 @@ def made_by_dev_env(folder: Path, *words: str) -> dict[str, str]:
 
 
 def collected_by_prometheus(project: ComposeProject) -> list[tuple[str, str]]:
-    """Return (job, where its metrics are), as monitoring/prometheus.yml has them; the API's address is told to it."""
+    """Return (job, where its metrics are), as monitoring/prometheus.yml has them; it gets the API's address."""
     scrapes = yaml.safe_load((ROOT / "monitoring" / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
     found = []
     for scrape in scrapes:

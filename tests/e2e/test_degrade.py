@@ -1,7 +1,7 @@
 """With Redis, mail, storage or the gateway away the API answers, says so, and catches up (NFR-003).
 
 Away means frozen: the part is there, takes connections, and never says a word. That is worse than a part that is dead,
-which refuses at once, and nobody heals it behind the test's back.
+which refuses at once, and no supervisor restarts it during the test.
 """
 
 import os

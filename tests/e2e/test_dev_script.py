@@ -1,4 +1,4 @@
-"""`./dev`, the one script, in a checkout of its own with a space in its path and a stand-in for uv: no network."""
+"""`./dev`, the one script, in a checkout of its own with a space in its path and a substitute for uv: no network."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ sys.exit(int(os.environ.get("STATUS", "0")))
 
 
 class Checkout:
-    """A folder with the script, empty requirements and an `app` that tells how it was called."""
+    """A folder with the script, empty requirements and an `app` that prints how it was called."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""What the pages tell a reader to type is typed, against a running system, and what they show is compared with it.
+"""What the pages have a reader type is typed, against a running system, and what they show is compared with it.
 
 The blocks of a page run one after another in one shell, as a reader would. A `json` or `text` block right after one
 is what it shows: names, types, codes and words must be there; ids, moments and counts may differ, and `…` leaves out.

@@ -108,7 +108,7 @@ def test_other_commands_find_the_running_system(system: RunningStack) -> None:
 
 @pytest.mark.req("DEV.1")
 def test_the_demo_goes_through_the_running_system(system: RunningStack) -> None:
-    """Told of nothing but its addresses; where its gateway is, the folder knows."""
+    """It gets its addresses alone; the folder says where its gateway is."""
     command = [sys.executable, "-m", "app", "demo", "--api", system.info.api, "--mail", str(system.info.mail)]
     environment = {**os.environ, "ARTICURATED_DATA_DIR": system.info.data_dir}
     found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

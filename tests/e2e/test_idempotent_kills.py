@@ -32,7 +32,7 @@ API_KEY = "dev-api-key"
 COMMIT_SECONDS = 0.06
 
 # PostgreSQL ends a COMMIT that it was asked for, whether or not the one who asked still lives. Made slow, it is what a
-# kill hits most often: the request is carried out, and nobody was told.
+# kill hits most often: the request is carried out, and there was no answer.
 SLOW_COMMITS = f"""
 CREATE FUNCTION slow_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep({COMMIT_SECONDS}); RETURN NULL; END $$;
 CREATE CONSTRAINT TRIGGER slow_commit AFTER INSERT ON idempotency_keys DEFERRABLE INITIALLY DEFERRED

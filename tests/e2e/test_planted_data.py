@@ -86,7 +86,7 @@ def test_planted_data_stay_where_they_belong(journey: Journey) -> None:
         )
     metrics = journey.call("GET", "/metrics").decode()
     logs = sorted((Path(journey.stack.info.data_dir) / "logs").glob("*.log*"))
-    # The mail catcher and the servers stand for machines of others; PostgreSQL's own log is theirs too.
+    # The mail catcher and the servers play machines of others; PostgreSQL's own log is theirs too.
     texts = {log.name: log.read_text(encoding="utf-8", errors="replace") for log in logs}
     texts |= {"redis": "\n".join(heard), "metrics": metrics}
     settings = Settings(_env_file=None)

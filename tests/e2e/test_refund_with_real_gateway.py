@@ -156,7 +156,7 @@ async def test_a_look_up_that_fails_sends_nothing(shop: Shop, live: LiveGateway,
 async def test_a_call_that_is_carried_out_after_we_gave_up(
     shop: Shop, live: LiveGateway, gateway: HttpPaymentGateway, hasty: HttpPaymentGateway
 ) -> None:
-    """Declined, tried again, and that second call is slow: nobody may take it for the declined one and pay thrice."""
+    """Declined, tried again, and that second call is slow: it must not be taken for the declined one and paid a third time."""
     refund = await due_in_part(shop)
     live.fault("refund", "decline")
     assert await shop.work(refund.id, gateway=gateway) is Verdict.POSTPONED

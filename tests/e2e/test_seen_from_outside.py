@@ -60,7 +60,7 @@ def start(settings: Settings, clean_database: None, tmp_path: Path) -> Iterator[
 
 
 def shown(port: int) -> str | None:
-    """Return what a metrics port shows, or None while nobody listens."""
+    """Return what a metrics port shows, or None while no process listens."""
     try:
         return httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
     except httpx2.HTTPError:
@@ -80,7 +80,7 @@ def test_every_process_shows_its_metrics_and_that_it_is_alive(
     worker = ("worker", "--concurrency", "1", "--queues", "notifications")
     for part, words in {"worker": worker, "relay": ("relay",), "beat": ("beat",)}.items():
         start(*words, PROMETHEUS_PORT=str(ports[part]))
-    # A mail about an order that there is not: there is nothing to tell, and the job is done.
+    # A mail about an order that does not exist: there is nothing to send, and the job is done.
     owner_connection.execute(
         "INSERT INTO jobs (kind, queue, entity_id, dedupe_key)"
         " VALUES ('notify.order_delivered', 'notifications', gen_random_uuid(), 'seen')"

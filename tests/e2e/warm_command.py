@@ -1,6 +1,6 @@
 """`articurated` without the second that importing it takes: a process that has it loaded forks for each call.
 
-`python -m tests.e2e.warm_command SOCKET` serves; `CLIENT` is the program that stands in for the command: it hands over
+`python -m tests.e2e.warm_command SOCKET` serves; `CLIENT` is the program that replaces the command: it hands over
 its arguments, folder, environment and open files, and ends as the call ended.
 """
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 
 def unreachable() -> str:
-    """Return an address at which nobody listens."""
+    """Return an address at which no process listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{free.getsockname()[1]}"

@@ -20,7 +20,7 @@ PHONE = "+33612345678"
 
 @dataclass
 class FakeChannel:
-    """Keeps the messages; raises what it is told to, once each."""
+    """Keeps the messages; raises what it is given, once each."""
 
     faults: list[Exception] = field(default_factory=list)
     tried: list[Message] = field(default_factory=list)
@@ -35,7 +35,7 @@ class FakeChannel:
 
 
 class Post:
-    """The three channels over one database, and a worker that does what is due, whatever its time."""
+    """The three channels over one database, and a worker that does all jobs, due or not."""
 
     def __init__(self, settings: Settings, database: Database, clock: MovableClock, **channels: FakeChannel) -> None:
         self.database = database
@@ -77,7 +77,7 @@ class Post:
 
 
 async def shipped(orders: OrderService, by: Actor, phone: object = PHONE) -> dict[str, Any]:
-    """Return a shipped order whose metadata has a phone number; only its shipping is yet to be told."""
+    """Return a shipped order whose metadata has a phone number; only the message about its shipping is still to be sent."""
     return await order_in(orders, by, OrderStatus.SHIPPED, metadata={"phone": phone})
 
 

@@ -16,7 +16,7 @@ from app.services.jobs.service import JobKind
 
 
 async def bury_job(database: Database, kind: JobKind = JobKind.ISSUE_INVOICE, entity_id: UUID | None = None) -> UUID:
-    """Add a job, claim it, dead_letter it; return the id of its dead letter."""
+    """Add a job, claim it, make it a dead letter; return the id of its dead letter."""
     about = entity_id or uuid4()
     key = f"{kind}:{about}"
     async with database.transaction() as session:

@@ -47,7 +47,7 @@ async def pdf_of(invoices: InvoiceService, order_id: UUID, actor: Actor) -> byte
 
 
 class FakeMailSender:
-    """Keeps the mails; raises what it is told to, once each."""
+    """Keeps the mails; raises what it is given, once each."""
 
     def __init__(self, *faults: Exception) -> None:
         self.sent: list[Message] = []
@@ -63,7 +63,7 @@ class FakeMailSender:
 
 
 class FakeRenderer:
-    """Draws text instead of a PDF, the same for the same view; `drawn` tells how often."""
+    """Draws text instead of a PDF, the same for the same view; `drawn` counts them."""
 
     fonts = DocumentFonts(TEMPLATES / "fonts")
 

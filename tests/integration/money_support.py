@@ -47,7 +47,7 @@ def event(
 
 
 async def die() -> None:
-    """Die, as a process does."""
+    """End, as a process that is killed."""
     raise Killed
 
 
@@ -149,7 +149,7 @@ class Shop:
         return await self.bench(gateway, **changes).runner(owner, time_limit).run(job_id)
 
     async def killed_at(self, operation: Any, moment: Any, entity_id: UUID) -> None:
-        """Carry out the refund's job up to a moment at the gateway, and die there; the lease has run out since."""
+        """Carry out the refund's job up to a moment at the gateway, and be killed there; the lease has run out since."""
         self.gateway.hooks[operation, moment] = die
         await self.killed(lambda: self.work(entity_id, owner="the dead"))
 

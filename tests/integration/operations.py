@@ -23,7 +23,7 @@ class Operation:
     spec: dict[str, Any]
 
     def url(self, **ids: Any) -> str:
-        """Return the path with its parameters filled in; one that nobody fills is an error of the test."""
+        """Return the path with its parameters filled in; one that is not filled is an error of the test."""
         return self.path.format_map({name: str(value) for name, value in ids.items()})
 
     @property

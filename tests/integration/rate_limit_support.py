@@ -99,5 +99,5 @@ def unique_address() -> str:
 
 
 def guess() -> dict[str, str]:
-    """Return a key of the right shape that is nobody's."""
+    """Return a key of the right shape that was never issued."""
     return {"X-API-Key": f"ack_{uuid4().hex[:8]}_{uuid4().hex}{uuid4().hex[:11]}"}

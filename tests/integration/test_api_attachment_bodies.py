@@ -105,7 +105,7 @@ OTHER_KINDS: list[dict[str, str]] = [
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own for whatever would be written to a temporary file."""
+    """A folder of its own for what would be written to a temporary file."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))

@@ -1,4 +1,4 @@
-"""When something dies or fails between the bytes of an attachment and its row: nothing is lost, nothing stays behind."""
+"""When a process is killed or a part fails between the bytes of an attachment and its row: nothing is lost, nothing stays behind."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -174,7 +174,7 @@ async def test_a_commit_that_nobody_heard_of_keeps_its_bytes(
     admin: Actor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The row may be there although the caller was told of an error: never a row without bytes."""
+    """The row may be there although the caller got an error: never a row without bytes."""
     transaction = database.transaction
 
     @asynccontextmanager

@@ -206,7 +206,7 @@ async def test_who_may_add_and_who_may_list(
     for role in Role:
         listed = (await callers[role].get(url_of(returned))).json()["data"]
         assert [item["uploaded_by_role"] for item in listed] == [CUSTOMER, WAREHOUSE, MANAGER, ADMIN]
-        # A customer is not told which of the staff.
+        # For customers, the identity of staff is omitted.
         told = [item["uploaded_by"] is not None for item in listed]
         assert told == ([True, False, False, False] if role is CUSTOMER else [True] * 4)
     assert (await anonymous.get(url_of(returned))).status_code == 401

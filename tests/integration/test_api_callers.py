@@ -25,7 +25,7 @@ ORDERS = "/api/v1/orders"
 
 
 def token(settings: Settings, role: Role = Role.MANAGER, principal: UUID | None = None, **lifetime: float) -> str:
-    """Return a token that holds for a minute, unless told otherwise."""
+    """Return a token that holds for a minute by default."""
     whom = Principal(principal or uuid4(), role, uuid4() if role is Role.CUSTOMER else None)
     return issue_token(settings, whom, timedelta(**lifetime or {"minutes": 1}), datetime.now(UTC))
 

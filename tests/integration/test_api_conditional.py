@@ -106,7 +106,7 @@ class Witness:
         self.shown: dict[tuple[str, str], bytes] = {}
 
     async def look(self, *paths: str) -> None:
-        """Read these resources; what a tag stood for once, it must stand for still."""
+        """Read these resources; a tag always means the same content."""
         for path in paths:
             answer = await self._api.get(f"/api/v1/{path}")
             assert answer.status_code == 200
@@ -344,7 +344,7 @@ async def test_the_version_is_read_under_the_lock(
     update = OrderStateUpdate(new_state=OrderStatus.PROCESSING_IN_WAREHOUSE)
     async with database.transaction() as session:
         await transitions.apply(session, STATEMENT, [first])
-        # Legal once the first one is committed; yet its caller saw the order before that.
+        # Legal once the first one is committed; but its caller saw the order before that.
         waiting = asyncio.ensure_future(services.orders.transition(order_id, update, admin, Precondition((1,), '"1"')))
         await asyncio.wait({waiting}, timeout=0.3)
         assert not waiting.done()

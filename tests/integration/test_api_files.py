@@ -132,7 +132,7 @@ async def test_a_link_works_until_it_expires_and_then_says_so(
         error = error_of(response)
         assert error["code"] == "LINK_EXPIRED"
         assert error["details"] == {"expired_at": attached["link_expires_at"]}
-    # Whoever may see the record gets another.
+    # A caller who may see the record gets another.
     listed = (await api.get(f"/api/v1/returns/{attached['return_id']}/attachments")).json()["data"]
     [record] = [AttachmentResponse.model_validate(item) for item in listed]
     assert record.link != attached["link"]

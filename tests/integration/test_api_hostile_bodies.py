@@ -36,9 +36,9 @@ WEBHOOK = [operation for operation in WITH_BODY if operation.id in BY_SIGNATURE]
 REFUSING = [operation for operation in WITH_BODY if operation.id not in BY_SIGNATURE]
 
 MARK = "@@@"
-"""Stands where a hostile value goes; what goes there need not be JSON."""
+"""Marks where a hostile value goes; what goes there need not be JSON."""
 
-# What no field takes, whatever its type.
+# What no field of any type takes.
 ANYWHERE = {
     "NUL": r'"a\u0000b"',
     "lone surrogate": r'"\ud800"',
@@ -221,7 +221,7 @@ async def test_every_hostile_body_is_refused_and_nothing_is_written(
     tried = 0
     for name, body in attack.hostile(operation):
         response = await attack.send(operation, body)
-        # Too many digits or levels may make it too long instead; both are the caller's to mend.
+        # Too many digits or levels may make it too long instead; the caller can correct both.
         assert response.status_code in {413, 422}, f"{name}: {response.status_code} {response.text[:300]}"
         error = error_of(response)
         if response.status_code == 422:

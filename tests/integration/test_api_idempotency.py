@@ -80,7 +80,7 @@ async def test_a_replay_is_the_answer_itself(api: httpx2.AsyncClient) -> None:
         assert again.headers[name] == first.headers[name]
     assert again.headers[REPLAYED] == "true"
     assert again.headers["x-request-id"] != first.headers["x-request-id"]
-    # The replay tells what was then, not what is now.
+    # The replay shows what was then, not what is now.
     await api.patch(state_of(first.json()), json={"new_state": "PAID"})
     assert (await api.post(ORDERS, json=body, headers={KEY: "k"})).json()["status"] == "PENDING_PAYMENT"
 
@@ -101,7 +101,7 @@ async def test_a_caller_who_left_before_the_answer_finds_it(api: httpx2.AsyncCli
         return {"type": "http.request", "body": body}
 
     async def send(_: object) -> None:
-        """Lose the answer, as a server does when nobody listens any more."""
+        """Lose the answer, as a server does when the client is gone."""
 
     headers = {"x-api-key": API_KEY, "content-type": "application/json", "idempotency-key": "k"}
     scope = {

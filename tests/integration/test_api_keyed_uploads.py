@@ -271,7 +271,7 @@ async def test_bytes_whose_commit_failed_are_left_for_the_sweep(
     settings: Settings,
     clock: MovableClock,
 ) -> None:
-    """Whether it failed or was only not heard of, nobody can tell: the bytes may have their row."""
+    """Whether it failed or only its answer was lost is unknown: the bytes may have their row."""
     broken: list[int] = []
 
     def cut(connection: Any) -> None:

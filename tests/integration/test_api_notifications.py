@@ -1,4 +1,4 @@
-"""`GET /notifications` and `articurated notifications list`: what was told to whom, for managers alone."""
+"""`GET /notifications` and `articurated notifications list`: messages and their recipients, for managers alone."""
 
 import asyncio
 import json

@@ -112,7 +112,7 @@ async def test_a_revoked_key_is_dead_in_every_process_within_five_seconds(
 
 
 async def test_a_claimed_address_is_not_believed(processes: tuple[Api, Api]) -> None:
-    """Anyone on this machine could name another address with each guess; the server's own default believes them."""
+    """Anyone on this machine could name another address with each guess; the server's own default accepts them."""
     direct, _ = processes
     calls = [{"X-Forwarded-For": f"203.0.113.{number}", "X-API-Key": "guess"} for number in range(LIMIT + 2)]
     found = direct.statuses(*calls)
@@ -125,7 +125,7 @@ async def test_a_claimed_address_is_not_believed(processes: tuple[Api, Api]) -> 
 
 
 async def test_behind_a_named_proxy_the_last_address_before_it_counts(processes: tuple[Api, Api]) -> None:
-    """What a caller put into the header stands left of what the proxy added."""
+    """What a caller put into the header is left of what the proxy added."""
     _, behind = processes
     guesser = f"198.51.100.{uuid4().int % 250}"
     calls = [

@@ -1,4 +1,4 @@
-"""How often a caller may call: over processes, whatever address is claimed (contract section 7)."""
+"""How often a caller may call: over processes, with any claimed address."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ async def key(start: Start) -> NewCaller:
 @pytest.mark.req("REQ-005.9")
 async def test_the_101st_request_of_a_minute_is_refused(start: Start, key: NewCaller, clock: MovableClock) -> None:
     process, caller = start(), await key()
-    clock.now = clock.now.replace(microsecond=500)  # no rounding in what is told
+    clock.now = clock.now.replace(microsecond=500)  # no rounding in the answers
     first = await process.call(**caller)
     assert first.headers["ratelimit-policy"] == '"default";q=100;w=60'
     assert first.headers["ratelimit"] == '"default";r=99;t=60'
@@ -209,7 +209,7 @@ async def test_a_right_key_passes_where_many_wrong_ones_came_from(
 
 
 async def test_who_is_known_is_not_locked_out_by_a_neighbour(start: Start, key: NewCaller, settings: Settings) -> None:
-    """Behind one address, or behind a proxy that nobody configured, one guesser must not shut out the rest."""
+    """Behind one address, or behind a proxy that was not configured, one guesser must not shut out the rest."""
     process, address, known = start(rate_limit_per_minute=10), unique_address(), await key()
     assert (await process.call(address=address, **known)).status_code == 200
     assert await process.statuses(12, address=address, **guess()) == {401: 10, 429: 2}

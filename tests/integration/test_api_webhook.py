@@ -1,4 +1,4 @@
-"""The gateway's webhooks: proven to be its own, taken once, and nothing else believed (INT-001)."""
+"""The gateway's webhooks: proven to be its own, taken once, and nothing else accepted (INT-001)."""
 
 import base64
 import gzip
@@ -25,7 +25,7 @@ URL = "/api/v1/payments/webhook"
 
 
 def captured(order: dict[str, Any], **changes: Any) -> bytes:
-    """Return the event with which the gateway tells that an order was paid."""
+    """Return the event with which the gateway reports that an order was paid."""
     payment = {
         "id": f"pay_{order['order_number']}",
         "reference": order["id"],

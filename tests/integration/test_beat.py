@@ -127,7 +127,7 @@ def test_a_schedule_from_the_future_is_not_believed(beat: Beat) -> None:
 
 
 def test_of_each_tick_one_waits_for_a_worker_and_no_more(beat: Beat) -> None:
-    """It does whatever is due by then, so a second one beside it would do nothing."""
+    """It does what is due then, so a second one beside it would do nothing."""
     for _ in range(61):
         beat.look(minutes=1)
     assert beat.take() == Counter(MINUTELY | HOURLY)

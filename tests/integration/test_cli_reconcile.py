@@ -91,7 +91,7 @@ def test_what_a_repair_cannot_settle_ends_with_1(live: LiveGateway, settings: Se
 
 def test_refunds(live: LiveGateway, settings: Settings, admin: Actor, clock: MovableClock) -> None:
     async def refunded(database: Database) -> dict[str, Any]:
-        """Pay a refund, of whose answer nobody hears."""
+        """Pay a refund whose answer is lost."""
         async with adapter(live.url, 2.0) as gateway:
             shop = Shop(settings, database, clock, admin)
             order = await shop.ordered()

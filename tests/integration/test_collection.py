@@ -1,4 +1,4 @@
-"""Collecting what counts as paid: found at the gateway or taken there, once, whoever asks (INT-001)."""
+"""Collecting what counts as paid: found at the gateway or taken there, once (INT-001)."""
 
 import asyncio
 from decimal import Decimal
@@ -44,7 +44,7 @@ async def test_money_is_taken_once(shop: Shop) -> None:
 
 
 async def test_marking_paid_never_charges_a_card(shop: Shop) -> None:
-    """The order names a card that would be declined: nobody tries it, the money is reported as received elsewhere."""
+    """The order names a card that would be declined: it is not tried, the money is reported as received elsewhere."""
     _, payment = await collecting(shop, payment_token="tok_declined")
     assert await shop.work(payment.id, JobKind.CAPTURE_PAYMENT) is Verdict.SUCCEEDED
     assert shop.gateway.tokens == [None]

@@ -24,7 +24,7 @@ KIND = JobKind.NOTIFY_GOODS_RECEIVED
 
 
 def seen(metric: Counter | Histogram, **labels: str) -> tuple[float, float]:
-    """Return how often a metric has counted, and the sum of what it was told."""
+    """Return how often a metric has counted, and the sum of its values."""
     child = metric.labels(**labels) if labels else metric
     samples = {sample.name: sample.value for sample in child._child_samples()}
     return samples.get("_count", samples.get("_total", 0.0)), samples.get("_sum", 0.0)

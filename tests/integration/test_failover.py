@@ -170,7 +170,7 @@ def test_relay_and_commands_leave_it_too(settings: Settings) -> None:
 
 
 def several(url: str) -> str:
-    """Return `url` with a host before its own at which nobody listens."""
+    """Return `url` with a host before its own at which no process listens."""
     server = make_url(url)
     address = f"@{server.host}" + (f":{server.port}" if server.port else "")
     named = url.replace(address, f"@{unreachable()},{address[1:]}", 1)

@@ -1,4 +1,4 @@
-"""What the database itself refuses, whoever asks it past the application (contract sections 3 and 9)."""
+"""What the database itself refuses, to every login and past the application."""
 
 from itertools import product
 from uuid import UUID

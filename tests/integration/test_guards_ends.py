@@ -1,4 +1,4 @@
-"""What has ended stays as it ended, whoever asks the database past the application (contract sections 3 and 9).
+"""What has ended stays as it ended, also for a login that goes past the application.
 
 Each attack is tried as every login: first as the application's role, which may write all of these columns.
 """
@@ -94,7 +94,7 @@ ATTACKS = {
         "UPDATE notifications SET sent_at = NULL, attempts = 0 WHERE state = 'SENT'",
     ],
 }
-# What is not at its end yet moves on.
+# What is not at its end moves on.
 WELCOME = [
     "UPDATE refunds SET state = 'PROCESSING', version = version + 1 WHERE state = 'PENDING'",
     "UPDATE payments SET refund_reserved_amount = captured_amount, gateway_payment_id = gateway_payment_id",

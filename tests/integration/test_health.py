@@ -1,4 +1,4 @@
-"""`GET /health` tells which part is degraded and what to do, in two seconds whatever hangs (NFR-003)."""
+"""`GET /health` names the degraded part and what to do, in two seconds even where a part hangs (NFR-003)."""
 
 import asyncio
 import json
@@ -394,7 +394,7 @@ class Hours:
     now = 0.0
 
     def __call__(self) -> float:
-        """Tell the time."""
+        """Return the time."""
         return self.now
 
 

@@ -1,6 +1,6 @@
-"""A document job whose worker dies, freezes or is followed by another release: one document, of known bytes (REQ-004).
+"""A document job whose worker is killed, freezes or is followed by another release: one document, of known bytes (REQ-004).
 
-A storage whose call raises stands in for a process that dies there: nothing after the call is carried out.
+A storage whose call raises plays a process that is killed there: nothing after the call is carried out.
 """
 
 import hashlib
@@ -102,7 +102,7 @@ async def test_what_was_stored_before_a_crash_is_kept(
     issue: Issue,
     next_release: type[FakeRenderer],
 ) -> None:
-    """Dying between storing and committing: the next try, of whatever release, finds the bytes and issues them."""
+    """Killed between storing and committing: the next try, of any release, finds the bytes and issues them."""
     held = await due(database, orders, admin)
     first = FakeRenderer()
     with pytest.raises(StorageError):

@@ -136,7 +136,7 @@ async def test_numbering_that_fails_takes_no_number(
     admin: Actor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever breaks before the row is committed, the number goes back with it."""
+    """When anything fails before the row is committed, the number goes back with it."""
     order = await order_in(orders, admin, OrderStatus.SHIPPED)
     held = await claim_for(database, order["id"], JobKind.ISSUE_INVOICE)
     monkeypatch.setattr(

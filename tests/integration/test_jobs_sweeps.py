@@ -158,7 +158,7 @@ async def test_reconciling_never_steps_over_the_cap(
     admin: Actor,
     owner_connection: psycopg.Connection,
 ) -> None:
-    """Someone deleted the refund and left its reservation: there is no room for a second one, so nobody is paid."""
+    """Someone deleted the refund and left its reservation: there is no room for a second one, so nothing is paid."""
     await completed_return(orders, returns, admin)
     # What the application cannot do, a slip in a migration or a restore can.
     owner_connection.execute("DELETE FROM refunds")

@@ -57,7 +57,7 @@ def process(
 
 @pytest.fixture
 def work(process: WorkerProcess, settings: Settings) -> Iterator[Callable[[], int]]:
-    """Return what sends messages and carries them out until none is due; it tells how many there were."""
+    """Return what sends messages and carries them out until none is due; it returns how many there were."""
     celery_app.loader.import_default_modules()
     engine = sync_engine(settings, "test-relay", pool_size=2)
     broker = FakeBroker()

@@ -1,4 +1,4 @@
-"""Log lines are found by the ids of what they are about, one line a record, and quote nobody (NFR-006)."""
+"""Log lines are found by the ids of what they are about, one line a record, and quote no data (NFR-006)."""
 
 import io
 import json

@@ -87,7 +87,7 @@ class Move:
         )
 
     def wait_until_caught_up(self) -> None:
-        """Return once the new database has all that the old one has by now."""
+        """Return once the new database has all that the old one has."""
         copied = "SELECT count(*) = 0 FROM pg_subscription_rel WHERE srsubstate <> 'r'"
         assert wait_until(lambda: bool(self.ask(NEW, copied)), seconds=WAIT_SECONDS), self.server.log.read_text()[
             -3000:
@@ -101,7 +101,7 @@ class Move:
         assert wait_until(lambda: bool(self.ask(OLD, sent)), seconds=WAIT_SECONDS), self.server.log.read_text()[-3000:]
 
     def begin_again(self) -> None:
-        """Make the new database anew, without a subscription."""
+        """Make the new database again, without a subscription."""
         self.forget_subscription()
         databases.drop_database(self.servers, NEW)
         self.create(NEW)

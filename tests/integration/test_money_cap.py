@@ -1,4 +1,4 @@
-"""No more goes out than came in, whoever tries: the services, random journeys, and plain SQL (contract section 9)."""
+"""No more goes out than came in, through the services, random journeys, and plain SQL."""
 
 import asyncio
 from decimal import Decimal
@@ -185,7 +185,7 @@ class Journey:
             return
 
     async def pay(self) -> None:
-        """Let the storefront charge, and tell."""
+        """Let the storefront charge, and report it."""
         await self.shop.tell("payment.captured", self.shop.charged(self.order))
 
     async def move(self, state: OrderStatus) -> None:
@@ -200,7 +200,7 @@ class Journey:
             await self.move(path[path.index(status) + 1])
 
     async def approve(self, fee: Decimal | None, amount: Decimal | None) -> None:
-        """Approve the return, with whatever amounts."""
+        """Approve the return, with any amounts."""
         for row in await rows(
             self.shop.database, "SELECT id FROM return_requests WHERE order_id = :id", id=self.order_id
         ):

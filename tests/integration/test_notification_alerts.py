@@ -1,4 +1,4 @@
-"""What operations are told, by mail and in chat: of everything internal, and of a gateway that needs a person."""
+"""What operations are sent, by mail and in chat: of everything internal, and of a gateway that needs a person."""
 
 import asyncio
 from dataclasses import replace
@@ -132,7 +132,7 @@ async def test_a_payment_of_another_amount_is_told_to_operations_once(
 
 @pytest.mark.req("INT-001")
 async def test_every_outcome_that_needs_a_person_reaches_one(post: Post, shop: Shop, database: Database) -> None:
-    """Each brought about as the gateway would; those that need nobody make no alert."""
+    """Each brought about as the gateway would; those that need no person make no alert."""
     order = await shop.ordered()
     payment = shop.charged(order)
     assert await shop.tell("payment.captured", payment) == "PAID"

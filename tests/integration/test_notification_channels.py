@@ -239,7 +239,7 @@ async def test_channels_that_are_off_make_no_jobs_and_end_those_that_are_left(
     await off.deliver()
     assert await off.told(channel="SMS") == []
     assert await rows(database, "SELECT 1 FROM jobs WHERE kind LIKE 'sms.%' AND state <> 'SUCCEEDED'") == []
-    # Switched on later, nobody is told of what was told by mail long ago.
+    # A channel that is switched on later does not repeat old mails.
     on = Post(settings, database, clock, SMS=FakeChannel())
     set_back = "UPDATE jobs SET state = 'PENDING', finished_at = NULL WHERE kind LIKE 'notify.%'"
     past_guard(owner_connection, "jobs", "guard_ended_job", set_back)

@@ -172,7 +172,7 @@ async def test_money_for_a_cancelled_order_is_given_back(shop: Shop) -> None:
 
 @pytest.mark.parametrize("round_number", range(4))
 async def test_cancellation_and_payment_at_once_lose_no_money(shop: Shop, round_number: int) -> None:
-    """Whoever comes first, the order ends CANCELLED, and all that was captured is due back, once."""
+    """In either order of arrival, the order ends CANCELLED, and all that was captured is due back, once."""
     order = await shop.ordered()
     payment = shop.charged(order)
     steps = [

@@ -1,6 +1,6 @@
 """Hypothesis drives orders and returns with random commands by random people, against a plain model.
 
-Whatever happens: no state that the tables do not lead to, an audit trail that equals the model's, money never
+In every case: no state that the tables do not lead to, an audit trail that equals the model's, money never
 over the cap, and chains that verify.
 """
 
@@ -250,7 +250,7 @@ class Journeys(RuleBasedStateMachine):
 
     @invariant()
     def refunds_stay_within_what_was_captured(self) -> None:
-        """The plain sum over the rows, not what any code believes."""
+        """The plain sum over the rows, not what any code computes."""
         [(over,)] = self.connection.execute(
             "SELECT count(*) FROM payments p WHERE p.captured_amount < p.refund_reserved_amount OR"
             " p.refund_reserved_amount <> (SELECT coalesce(sum(amount), 0) FROM refunds r WHERE r.payment_id = p.id)"

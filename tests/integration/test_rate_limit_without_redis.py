@@ -52,7 +52,7 @@ async def test_without_redis_the_process_counts_alone(start: Start, key: NewCall
 
 
 class Proxy:
-    """Stands before Redis, and can hang or go away."""
+    """A proxy before Redis that can hang or go away."""
 
     def __init__(self, target: httpx2.URL) -> None:
         self._target = target

@@ -86,7 +86,7 @@ async def test_recorded_but_not_paid(shop: Shop) -> None:
 
 
 async def test_a_refund_that_is_paid_while_the_list_is_read_is_no_difference(shop: Shop) -> None:
-    """A person who believed that it was not paid would pay it again."""
+    """A person who reads that it was not paid would pay it again."""
     refund = await shop.part_refund()
 
     async def meanwhile() -> None:

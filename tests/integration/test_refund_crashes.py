@@ -1,4 +1,4 @@
-"""A refund job whose worker dies, freezes or is not alone: the gateway's books must show one movement (REQ-004).
+"""A refund job whose worker is killed, freezes or is not alone: the gateway's books must show one movement (REQ-004).
 
 Death is an error that nothing catches, raised at the moment in question; the transaction that is open then rolls back,
 as the database does for a connection that is gone.
@@ -31,12 +31,12 @@ def shop(settings: Settings, database: Database, clock: MovableClock, admin: Act
 
 
 def dying(*_: Any, **__: Any) -> Awaitable[None]:
-    """Stand in for a function in whose place the process dies."""
+    """Replace a function by a kill of the process."""
     return die()
 
 
 def dying_after(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Return `function` as it is when the process dies on its return."""
+    """Return `function` as it is when the process is killed on its return."""
 
     async def last(*arguments: Any, **named: Any) -> None:
         await function(*arguments, **named)
@@ -141,7 +141,7 @@ class Freezer:
 @pytest.mark.parametrize("moment", ["arrived", "moved"])
 @pytest.mark.parametrize("fault", [None, "decline", "timeout_after"])
 async def test_a_zombie_records_nothing(shop: Shop, moment: Any, fault: Any) -> None:
-    """A worker that froze at the gateway and lost its lease wakes up after its heir is done, with whatever answer."""
+    """A worker that froze at the gateway and lost its lease goes on after its successor is done, with any answer."""
     refund = await shop.part_refund()
     freeze = Freezer()
     shop.gateway.hooks["refund", moment] = freeze
@@ -177,7 +177,7 @@ async def test_who_lost_the_job_sends_nothing(shop: Shop) -> None:
 
 @pytest.mark.parametrize("fault", ["decline", "timeout_after"])
 async def test_who_lost_the_job_notes_nothing(shop: Shop, fault: Any) -> None:
-    """PENDING, written by a zombie while its heir is sending, would tell the next worker that nothing was sent."""
+    """PENDING, written by an old worker while its successor sends, would mean to the next worker that nothing was sent."""
     refund = await shop.part_refund()
     shop.gateway.faults["refund"] = [fault]
 

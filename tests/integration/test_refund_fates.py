@@ -1,4 +1,4 @@
-"""Random fates of one refund: whatever happens to us and at the gateway, it is paid once (REQ-004)."""
+"""Random fates of one refund: in every order of faults here and at the gateway, it is paid once (REQ-004)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -115,7 +115,7 @@ class Fate:
             await DeadLetterService(self.shop.database).retry(UUID(str(letter.id)), self.shop.admin)
 
     async def check(self) -> None:
-        """Money moved at most once, and our books never tell more than the gateway's."""
+        """Money moved at most once, and our records never show more than the gateway's."""
         moved = self.shop.gateway.moved("refund", self.refund.id)
         assert len(moved) <= 1
         row = await self.shop.refund(self.refund.id)

@@ -1,4 +1,4 @@
-"""Every refund stands on a reservation, whoever writes it: held by the database at commit (contract section 9)."""
+"""Every refund has a reservation, whichever login writes it: held by the database at commit."""
 
 import asyncio
 from collections.abc import Iterator

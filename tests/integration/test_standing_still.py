@@ -1,4 +1,4 @@
-"""A process that stands still, or whose network is gone, in the middle of a transaction: nobody waits for it for long."""
+"""A process that stops, or whose network is gone, in the middle of a transaction: others wait for it only briefly."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
@@ -92,7 +92,7 @@ async def test_both_ends_notice_soon_that_the_other_is_out_of_reach(database: Da
 async def test_an_export_may_be_read_slowly(
     hasty: Database, orders: OrderService, admin: Actor, database: Database
 ) -> None:
-    """It locks nobody out, and whoever pages through it takes breaks."""
+    """It locks no other session out, and its reader may pause."""
     await order_in(orders, admin, OrderStatus.DELIVERED)
     seen: list[dict[str, Any]] = []
     async for record in AuditService(hasty).export():

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.req("NFR-006.3")
 
 
 async def figures(api: httpx2.AsyncClient, services: Services) -> dict[str, Any]:
-    """Collect anew."""
+    """Collect again."""
     services.stats = StatsService(services.database)
     answer = await api.get("/api/v1/stats")
     assert answer.status_code == 200, answer.text

@@ -149,7 +149,7 @@ async def test_the_load_generator_judges_whole_answers(pieces: list[bytes], good
 
     assert len(recorder.samples) == 2 * good
     assert recorder.errors.total() == bad
-    assert len(server.sent) == 1 + good + bad  # the next request follows an answer, whatever it was
+    assert len(server.sent) == 1 + good + bad  # the next request follows every answer
 
 
 async def test_a_connection_that_the_server_ends_is_an_error() -> None:

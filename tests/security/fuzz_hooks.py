@@ -1,6 +1,6 @@
-"""What Schemathesis is told about this API, and the findings of its that are none (loaded by its command line).
+"""What Schemathesis gets to know of this API, and the findings of its that are none (loaded by its command line).
 
-An exclusion stands here with its reason, and is as narrow as can be: one rule about one thing. Whatever else the tool
+An exclusion is listed here with its reason, and is as narrow as can be: one rule about one thing. Whatever else the tool
 finds is a fault of the document or of the code.
 """
 
@@ -48,7 +48,7 @@ BEYOND_JSON_SCHEMA = (
     (r"customer_phone", r"must be a telephone number, such as .*"),
     # A sparse answer is asked for in JSON; the invoice is a PDF by default.
     (r"fields", r"is for JSON; ask for it with Accept: application/json"),
-    # A state like any other, and told where it is to be asked for.
+    # A state like any other, named where it can be asked for.
     (r"new_state", r"a review needs its notes: use PATCH /returns/\{id\}/(approve|reject)"),
     # Whether we gave it out, only we can tell.
     (r"cursor", r"is not a cursor that this API gave out"),
@@ -60,7 +60,7 @@ BEYOND_JSON_SCHEMA = (
         r"shipping_amount|refund_amount|restocking_fee|deduction_amount|line_items\.\d+\.(unit_price|tax_rate)",
         r"Decimal input should have no more than \d+ (decimal places|digits in total)",
     ),
-    # Facts of the caller's own: any JSON, yet what PostgreSQL cannot hold exactly is refused wherever it stands.
+    # Facts of the caller's own: any JSON, but what PostgreSQL cannot hold exactly is refused at any depth.
     (r".*", r"must not (contain NUL characters|have a NUL character in its name)"),
     (r".*", r"must be a number within 64 bits"),
     (r"body", r"is nested deeper than \d+ levels"),
@@ -91,7 +91,7 @@ def is_beyond_json_schema(body: bytes | None) -> bool:
 
 @schemathesis.hook
 def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool:
-    """Return whether a finding stands."""
+    """Return whether a finding counts."""
     if isinstance(failure, RejectedPositiveData):
         # An order in another state than a return needs is 400 by contract; 409 the tool expects by itself.
         not_now = response.status_code == NOT_RETURNABLE and b'"RETURN_NOT_ALLOWED"' in response.content
@@ -99,7 +99,7 @@ def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool
         no_picture = response.status_code == UNSUPPORTED and b"its bytes decide" in response.content
         return not (not_now or no_picture or is_beyond_json_schema(response.content))
     if isinstance(failure, AcceptedNegativeData) and case.path.endswith("/payments/webhook"):
-        # A proven webhook is kept and answered 200, whatever is in it: a person looks at what cannot be read.
+        # A proven webhook is kept and answered 200, with any content: a person looks at what cannot be read.
         return bool(response.status_code != KEPT)
     if isinstance(failure, AllowHeaderMismatch) and case.path.endswith("/state"):
         # POST answers a change of state as PATCH does, and is left out of the document on purpose.

@@ -185,7 +185,7 @@ def seen(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
     root = logging.getLogger()
     before = root.handlers[:], root.level
     monkeypatch.setattr(error_tracking, "_report", None)
-    # The mail server of this test logs what it is told: that is another process's log in life.
+    # The mail server of this test logs what it receives: that is another process's log in life.
     monkeypatch.setattr(logging.getLogger("mail.log"), "disabled", True)
     configure_logging(settings, seen.log)
     error_tracking.configure(settings, "api", transport=seen.reports)
@@ -341,7 +341,7 @@ async def told(
     mailbox: tuple[Mailbox, Settings],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Seen:
-    """Tell the whole story once; give what was seen of it."""
+    """Play the whole story once; return what was seen of it."""
     box, reachable = mailbox
     worker = settings.model_copy(update={"smtp_host": reachable.smtp_host, "smtp_port": reachable.smtp_port})
     bench = WorkerServices(worker, database=services.database, clock=clock)

@@ -1,7 +1,7 @@
 """What proves a caller, a link or a message is compared by `hmac.compare_digest`, and by nothing else (NFR-004).
 
 It is made to find everything different, and then everything equal: what is right must be refused, and what is wrong let
-in. A comparison instead of it or beside it, in whatever form, does not follow.
+in. A comparison instead of it or beside it, in any form, does not follow.
 """
 
 import base64
@@ -60,7 +60,7 @@ def takes_merchant(proof: str) -> bool:
 
 
 async def _nothing(*_: object) -> None:
-    """Stand for the application behind the edge."""
+    """Play the application behind the edge."""
 
 
 @pytest.mark.parametrize("takes", [takes_key, takes_link, takes_webhook, takes_merchant])

@@ -90,7 +90,7 @@ def test_production_starts_with_secrets_of_its_own() -> None:
             },
             "CHANNEL_WEBHOOK_SECRET",
         ),
-        # Stand-ins.
+        # Substitutes for development.
         ({"payment_gateway_url": "http://127.0.0.1:8002"}, "PAYMENT_GATEWAY_URL"),
         ({"payment_gateway_url": "http://gateway:8002"}, "PAYMENT_GATEWAY_URL"),
         ({"smtp_host": "mailpit"}, "SMTP_HOST"),
@@ -271,7 +271,7 @@ async def test_a_fault_in_production_shows_no_traceback_even_in_debug_logging(
 async def test_only_a_proxy_of_ours_can_say_that_a_caller_came_encrypted(
     production: Settings, services: Services
 ) -> None:
-    """As `articurated api` sets uvicorn up: TRUSTED_PROXIES and nobody else."""
+    """As `articurated api` sets uvicorn up: TRUSTED_PROXIES and no other address."""
     guarded = ProxyHeadersMiddleware(create_app(production, services), trusted_hosts=["10.0.0.1"])  # type: ignore[arg-type]
     for peer, headers, status in (
         ("10.0.0.1", {"X-Forwarded-Proto": "https"}, 401),

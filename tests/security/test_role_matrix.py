@@ -1,7 +1,7 @@
 """Who may call what: every operation of the document, and every route beside it, for every kind of caller.
 
 Each cell is a valid request on entities made for it, so that nothing but the caller decides. An operation without a
-row fails the suite, and so does a row without an operation: whoever adds a route says here who may use it.
+row fails the suite, and so does a row without an operation: each new route is listed here with who may use it.
 """
 
 from collections.abc import Awaitable, Callable

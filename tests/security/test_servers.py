@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis of docker-compose.yml let nobody in without a password (NFR-004)."""
+"""PostgreSQL and Redis of docker-compose.yml let no client in without a password (NFR-004)."""
 
 import shlex
 import signal

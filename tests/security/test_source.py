@@ -25,7 +25,7 @@ NOT_SECRET = {
     # Found by its hash, by an index of the database's or of our own: nothing in a hash can be guessed bit by bit.
     ("app/services/access/keys.py", "ApiKey.sha256 == digest"),
     ("app/services/access/keys.py", "ApiKey.id == "),
-    # Whom two kinds of credentials stand for, after each was proven.
+    # The principals of two kinds of credentials, after each was proven.
     ("app/dependencies.py", "by_key != by_token"),
     # Names of headers.
     ("app/dependencies.py", "name in CREDENTIALS"),

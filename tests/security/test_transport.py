@@ -1,4 +1,4 @@
-"""What browsers and networks are told: encrypted only, framed by nobody, read by no foreign page (NFR-004)."""
+"""What browsers and networks get: encrypted only, framed by no page, read by no foreign page (NFR-004)."""
 
 import re
 from collections.abc import AsyncIterator

@@ -138,7 +138,7 @@ class Supervised:
 def supervised(
     folder: Path, *children: Specification, stop_order: tuple[str, ...] = (), **constants: float
 ) -> Iterator[Supervised]:
-    """Run children under a supervisor; whatever happens, it is ended afterwards."""
+    """Run children under a supervisor; it is ended afterwards in every case."""
     specification = {"children": children, "stop_order": stop_order, "constants": constants}
     (folder / "children.json").write_text(json.dumps(specification))
     program = subprocess.Popen(

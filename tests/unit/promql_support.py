@@ -42,7 +42,7 @@ from app.utils.storage import _OUTCOMES
 
 JOBS = {"api", "worker", "relay", "beat"}
 OF_TARGETS = frozenset({"job", "instance"})
-"""Labels that Prometheus gives whatever it scrapes."""
+"""Labels that Prometheus gives to all that it scrapes."""
 
 _OF_PROMETHEUS = {"up": OF_TARGETS, "ALERTS": frozenset({"alertname", "alertstate", "severity", *OF_TARGETS})}
 _STATES = {*OrderStatus, *ReturnStatus}

@@ -1,4 +1,4 @@
-"""Names of attachments: for people to read, and harmless wherever they are read (REQ-002, NFR-004)."""
+"""Names of attachments: for people to read, and harmless in every program that reads them (REQ-002, NFR-004)."""
 
 import re
 import unicodedata

@@ -1,4 +1,4 @@
-"""Credit notes add up to the refund, whatever was returned, kept and rounded."""
+"""Credit notes add up to the refund, for all that can be returned, kept and rounded."""
 
 from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_UP, Decimal

@@ -1,4 +1,4 @@
-"""The default renderer: what stands in the PDF, that it is always the same, and that data stays data."""
+"""The default renderer: what is in the PDF, that it is always the same, and that data stays data."""
 
 import io
 import re

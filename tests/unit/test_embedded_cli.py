@@ -1,4 +1,4 @@
-"""The frame of the `articurated` command: quick to load, and faults of the user's told in one message."""
+"""The frame of the `articurated` command: quick to load, and faults of the user answered in one message."""
 
 import os
 import socket

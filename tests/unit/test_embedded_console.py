@@ -1,4 +1,4 @@
-"""What is told about the supervision, to whom, and what happens when nobody can be told."""
+"""What the supervision writes, where, and what happens when it cannot be written."""
 
 import io
 from pathlib import Path

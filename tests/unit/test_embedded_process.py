@@ -187,7 +187,7 @@ def test_who_asks_for_a_free_data_folder_gets_one_nobody_else_gets(tmp_path: Pat
 
 
 def test_a_start_waits_for_the_rest_of_a_killed_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lock is still held by a helper, yet the process named in it is dead: wait, and give up some time."""
+    """The lock is still held by a helper, but the process named in it has ended: wait, and give up some time."""
     monkeypatch.setattr(data_folder, "LEAVING_SECONDS", 0.3)
     with locked(tmp_path / "data"):
         (tmp_path / "data" / "lock").write_text(str(2**22 - 1))

@@ -1,4 +1,4 @@
-"""What is started for which configuration, and what each part is told."""
+"""What is started for which configuration, and what each part gets."""
 
 from pathlib import Path
 

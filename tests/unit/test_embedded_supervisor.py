@@ -157,7 +157,7 @@ def test_what_a_killed_child_had_started_is_ended_and_reaped(tmp_path: Path) -> 
 
 
 def test_descendants_in_sessions_of_their_own_are_reaped(tmp_path: Path) -> None:
-    """As PostgreSQL's: they end by themselves, and nobody else would ever collect them."""
+    """As PostgreSQL's: they end by themselves, and no other process would collect them."""
     code = """
 import sys
 pid = os.fork()

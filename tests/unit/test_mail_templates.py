@@ -1,4 +1,4 @@
-"""Every mail in both parts: complete, escaped, and written by nobody but us."""
+"""Every mail in both parts: complete, escaped, and without text of others."""
 
 import json
 import re
@@ -107,7 +107,7 @@ def test_a_sample_gives_a_subject_and_both_parts_with_every_fact(name: str) -> N
         assert "ArtiCurated" in part
         for jinja in ("{{", "{%", "None", "Undefined"):
             assert jinja not in part
-    # Constants are told in words, which other tests look at.
+    # Constants are named in words, which other tests look at.
     for fact in set(_facts(KINDS[name].sample)) - {
         "EUR",
         "USD",

@@ -1,4 +1,4 @@
-"""What a file is, told from its bytes: real files of every kind, and everything that pretends (REQ-002, NFR-004)."""
+"""What a file is, by its bytes: real files of every kind, and everything that pretends (REQ-002, NFR-004)."""
 
 import io
 import zipfile

@@ -309,7 +309,7 @@ async def test_only_hosts_that_the_operator_names_may_be_inside() -> None:
         else:
             await refused(outbound, "https://chat.internal/")
         await refused(outbound, "https://chat.internal.example/")
-        # Plain HTTP stays shut: what is posted is signed, not secret, yet whoever carries it could read it.
+        # Plain HTTP stays shut: what is posted is signed, not secret, but the network could read it.
         await refused(outbound, "http://chat.internal/")
 
 
