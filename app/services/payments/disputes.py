@@ -25,7 +25,7 @@ from app.services.jobs.service import JobKind
 from app.services.payments import money_in
 from app.services.payments.gateway.port import GatewayDispute
 
-_ENDED = frozenset({"dispute.closed", "dispute.won", "dispute.lost", "dispute.resolved"})
+_ENDINGS = ("dispute.closed", "dispute.won", "dispute.lost", "dispute.resolved")
 
 
 async def order_of(session: AsyncSession, dispute: GatewayDispute) -> UUID | None:
@@ -55,7 +55,7 @@ async def receive(
     """
     opening_key = money_in.case_key(CaseKind.DISPUTE, dispute.id)
     key, outcome = opening_key, "DISPUTE"
-    if event_type in _ENDED:
+    if event_type.endswith(_ENDINGS):
         key, outcome = money_in.case_key(CaseKind.DISPUTE, f"closed:{dispute.id}"), "DISPUTE_CLOSED"
         if payment is not None and payment.refunds_held_by is None and await _is_known(session, opening_key):
             # A manager has let the refunds go on; how the bank decides changes nothing for them.
@@ -91,6 +91,40 @@ async def receive(
         payment.refunds_held_by = case_id
         await session.flush()
     return outcome
+
+
+async def match(session: AsyncSession, payment: Payment, actor: Actor, at: datetime) -> bool:
+    """Hold the refunds of a locked payment that was disputed before its id at the provider was booked.
+
+    The dispute then named a payment that was not known, so its case has no order. A case of the order takes its place.
+
+    Returns:
+        Whether there was such a dispute.
+    """
+    if payment.gateway_payment_id is None:
+        return False
+    named = Case.evidence["gateway_payment_id"].astext == payment.gateway_payment_id
+    found = select(Case).where(
+        Case.kind == CaseKind.DISPUTE, Case.state == CaseState.OPEN, Case.order_id.is_(None), named
+    )
+    unmatched = (await session.execute(found.order_by(Case.id).with_for_update())).scalars().all()
+    for case in unmatched:
+        successor = await case_service.opened_case(
+            session,
+            CaseKind.DISPUTE,
+            entity_type=CaseEntity.PAYMENT,
+            entity_id=payment.id,
+            order_id=payment.order_id,
+            evidence={**case.evidence, "follows": str(case.id)},
+            dedupe_key=money_in.case_key(CaseKind.DISPUTE, f"matched:{case.id}"),
+            at=at,
+        )
+        note = "The disputed payment is known now; a case of its order takes over."
+        await case_service.supersede(session, case.dedupe_key, note, actor, at)
+        if await _may_move_hold(session, payment):
+            payment.refunds_held_by = successor
+            await session.flush()
+    return bool(unmatched)
 
 
 async def keep(session: AsyncSession, case: Case, _: Actor, __: datetime) -> None:

@@ -23,7 +23,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import error_tracking
-from app.core.actor import Actor
+from app.core.actor import SYSTEM_JOB, Actor
 from app.core.enums import RefundState
 from app.database import Database
 from app.models.order import Order
@@ -36,7 +36,7 @@ from app.services.access import permissions
 from app.services.access.permissions import Action
 from app.services.jobs import service as job_service
 from app.services.jobs.service import Claim
-from app.services.payments import collection, refund_decisions
+from app.services.payments import collection, disputes, refund_decisions
 from app.services.payments import ledger as money_ledger
 from app.services.payments.gateway.port import (
     GatewayDeclined,
@@ -119,6 +119,7 @@ class RefundService:
         payment_id = await self._payment_of(refund_id)
         # Before PROCESSING: this takes money in, if it must, and moves none out.
         gateway_payment_id = await collection.collected(self._database, gateway, payment_id, self._clock)
+        await self._match_disputes(payment_id)
         request, perhaps_sent = await self._begin(claim, gateway_payment_id)
         if request is None:
             return
@@ -140,6 +141,13 @@ class RefundService:
         async with self._database.autocommit() as connection:
             statement = select(Refund.payment_id).where(Refund.id == refund_id)
             return (await connection.execute(statement)).scalar_one()
+
+    async def _match_disputes(self, payment_id: UUID) -> None:
+        """Commit the hold of a dispute that was reported before the payment's id was booked, by whichever way."""
+        async with self._database.transaction() as session:
+            payment = await session.get(Payment, payment_id, with_for_update=True)
+            if payment is not None:
+                await disputes.match(session, payment, SYSTEM_JOB, self._clock())
 
     async def _begin(self, claim: Claim, gateway_payment_id: str) -> tuple[RefundRequest | None, bool]:
         """Commit PROCESSING; return the request to send, and whether one may have been sent before.

@@ -137,6 +137,8 @@ class PaymentService:
         if isinstance(event.object, GatewayPayment):
             payment = subject if isinstance(subject, Payment) else None
             outcome = await money_in.book(session, self._order_statement, payment, event.object, GATEWAY, self._clock())
+            if payment is not None:
+                await disputes.match(session, payment, GATEWAY, self._clock())
         else:
             refund = subject if isinstance(subject, Refund) else None
             outcome = await self._refund_outcome(session, event, event.object, refund)
@@ -149,7 +151,7 @@ class PaymentService:
 
     async def _not_acted_on(self, session: AsyncSession, event: WebhookEvent) -> str:
         """Return the outcome of an event that is only kept, with a case where money may have moved with it."""
-        if event.problem is None and not event.type.startswith(DISPUTE) and not concerns_money(event):
+        if event.problem is None and DISPUTE not in event.type and not concerns_money(event):
             return "IGNORED"
         unknown_reference = event.problem is not None and event.problem.startswith("reference ")
         kind = CaseKind.UNKNOWN_REFERENCE if unknown_reference else CaseKind.UNREADABLE_EVENT

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -44,6 +45,7 @@ UNREADABLE = "unreadable"
 """The type under which an event is kept that has none."""
 
 DISPUTE = "dispute."
+"""What the types of all events about disputes contain, such as `dispute.created` and `charge.dispute.created`."""
 _READERS: Mapping[str, Callable[[Any], GatewayPayment | GatewayRefund]] = {
     "payment.captured": read_payment,
     "payment.authorized": read_payment,
@@ -137,7 +139,7 @@ def read_event(event_id: str, body: bytes) -> WebhookEvent:
         return _unreadable(event_id, kind, payload, "the event's id is not the one in the webhook-id header")
     subject: GatewayPayment | GatewayRefund | GatewayDispute | None = None
     told = _told(payload)
-    reader = read_dispute if kind.startswith(DISPUTE) else _READERS.get(kind)
+    reader = partial(read_dispute, event_id=event_id) if DISPUTE in kind else _READERS.get(kind)
     if reader is not None:
         try:
             subject = reader(told)

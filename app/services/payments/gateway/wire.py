@@ -75,16 +75,20 @@ def read_refund(record: Any) -> GatewayRefund:
     )
 
 
-def read_dispute(record: Any) -> GatewayDispute:
+def read_dispute(record: Any, event_id: str) -> GatewayDispute:
     """Return the dispute that a JSON object describes; what it leaves out is None, so that none goes unnoticed.
 
+    Args:
+        event_id: names a dispute that has no id.
+
     Raises:
-        WireFormatError: it is no object, or has no id.
+        WireFormatError: it is no object.
     """
     fields = read_object(record, "dispute")
+    named = (_text_or_none(fields, name) for name in ("payment", "payment_intent", "charge"))
     return GatewayDispute(
-        id=read_text(fields, "id"),
-        payment_id=_text_or_none(fields, "payment"),
+        id=_text_or_none(fields, "id") or event_id,
+        payment_id=next((name for name in named if name is not None), None),
         reference=reference_or_none(fields),
         amount=_text_or_none(fields, "amount"),
         currency=_text_or_none(fields, "currency"),
