@@ -233,11 +233,11 @@ class OrderQuery(CreatedQuery):
         Annotated[
             str,
             Field(
-                min_length=2,
+                min_length=1,
                 max_length=100,
                 description=(
                     "Words of a name, a part of an e-mail address before the @, or the beginning or the end of a number:"
-                    " of an order, a document or a parcel. Case and accents make no difference."
+                    " of an order, a document or a parcel. Case and accents make no difference. One letter finds whole words alone."
                 ),
                 json_schema_extra={"pattern": TEXT_LINE_PATTERN},
             ),

@@ -28,8 +28,10 @@ _LETTERS = str.maketrans(
 _SUFFIX_LENGTH = 2
 _SHORTEST_PHONE = 4
 """Digits."""
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
-"""Scripts that put no space between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
+_UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\U00020000-\U0003ffff]"
+)
+"""Scripts whose names have no space between their words: Thai, Lao, Burmese, Khmer, Japanese, Chinese, Korean."""
 
 
 def folded(text: str) -> str:
@@ -94,7 +96,9 @@ def _part(part: str) -> str:
         # Its words would be looked for as well: `ord` is the beginning of a term of every order.
         return _any(map(_prefix, both_ways(part)))
     words = _WORD.findall(part)
-    choices = [_prefix(part), _prefix(f"~{part[::-1]}")]
+    choices = [_prefix(part)]
+    if len(part) > 1:
+        choices.append(_prefix(f"~{part[::-1]}"))
     if _PHONE.fullmatch(part):
         choices += _phone(part)
     if words and words != [part]:
@@ -129,8 +133,8 @@ def _any(choices: Iterable[str]) -> str:
 
 def _prefix(term: str) -> str:
     quoted = term[:MAXIMUM_TERM_LENGTH].replace("\\", "\\\\").replace("'", "''")
-    # One letter would be the beginning of too much.
-    return f"'{quoted}':*" if len(term) > 1 else f"'{quoted}'"
+    # One letter would be the beginning of too much; one character of these scripts is a surname.
+    return f"'{quoted}':*" if len(term) > 1 or _UNSPACED.match(term) else f"'{quoted}'"
 
 
 def _digits(phone: str) -> str:

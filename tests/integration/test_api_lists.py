@@ -88,7 +88,7 @@ async def test_offset_total_and_their_limits(api: httpx2.AsyncClient) -> None:
         ("created_to=1700000000.5", "created_to"),
         ("created_to=-1", "created_to"),
         ("created_to=9999-12-31T24:00:00Z", "created_to"),
-        ("q=x", "q"),
+        ("q=", "q"),
         ("q=a%00b", "q"),
         ("page=2", "page"),
         ("fields=colour", "fields"),

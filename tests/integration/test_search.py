@@ -44,6 +44,9 @@ def address(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "typed"),
     [
+        ("\u738b\u5c0f\u660e", "\u738b"),
+        ("\uae40\ucca0\uc218", "\uae40"),
+        ("\uae40\ucca0\uc218", "\ucca0\uc218"),
         ("Ünal Ateş", "Ünal"),
         ("Ünal Ateş", "ünal"),
         ("Ünal Ateş", "unal"),

@@ -75,6 +75,8 @@ def test_the_terms_of_an_order_are_written_out() -> None:
             "('x.y@xn--mnchen-3ya.example':* | '~elpmaxe.ay3-nehcnm--nx@y.x':* | ('x' & 'y' & 'xn':* & 'mnchen':* & '3ya':* & 'example':*))",
         ),
         ("00 0 12", "('00012':* | '~21000':*)"),
+        ("\u738b", "('\u738b':*)"),
+        ("x", "('x')"),
         ("&!", ""),
         ("--", ""),
         ("ORD-2026-000123", "('ord-2026-000123':* | '~321000-6202-dro':*)"),
