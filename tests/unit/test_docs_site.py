@@ -153,7 +153,7 @@ def test_a_page_with_diagrams_has_what_draws_them(site: Path, pages: dict[Path, 
 
 @pytest.mark.parametrize("diagram", DIAGRAMS, ids=range(len(DIAGRAMS)))
 def test_a_diagram_is_of_a_kind_that_mermaid_draws(diagram: str) -> None:
-    assert diagram.split(maxsplit=1)[0] in {"sequenceDiagram", "erDiagram", "stateDiagram-v2"}
+    assert diagram.split(maxsplit=1)[0] in {"sequenceDiagram", "erDiagram", "stateDiagram-v2", "graph"}
 
 
 def test_the_script_is_of_the_release_that_the_theme_expects(site: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from app.config import ROOT
-from tools.documentation import attacks, events, metrics, operations, traceability
+from tools.documentation import attacks, events, metrics, operations, packages, traceability
 
 DOCS = ROOT / "docs"
 
@@ -14,5 +14,6 @@ GENERATED: Mapping[Path, Callable[[], str]] = {
     DOCS / "reference" / "events.md": events.page,
     DOCS / "reference" / "metrics.md": metrics.page,
     DOCS / "reference" / "attacks.md": attacks.page,
+    DOCS / "development" / "packages.md": packages.page,
 }
 """File → what gives its text."""
