@@ -7,6 +7,7 @@ import psycopg
 
 from app.database import Database
 from app.services.workflow.audit import AuditService
+from app.services.workflow.views import VerificationView
 from benchmarks.servers import Target
 from benchmarks.works import BenchmarkError, Pool, id_prefix
 
@@ -67,7 +68,7 @@ def verify(target: Target, transitions: Mapping[Pool, int]) -> list[str]:
     return found
 
 
-async def _verify_audit(target: Target) -> dict[str, object]:
+async def _verify_audit(target: Target) -> VerificationView:
     database = Database(target.settings(), "articurated-benchmark", pool_size=1)
     try:
         return await AuditService(database).verify()

@@ -6,7 +6,7 @@ They talk to the database of the configuration; without one, to the system that 
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -138,7 +138,7 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
-def print_table(rows: list[dict[str, Any]], columns: list[str]) -> None:
+def print_table(rows: Sequence[Mapping[str, Any]], columns: list[str]) -> None:
     """Print aligned columns, nothing cut short: ids are there to be copied, errors to be read."""
     lines = [columns] + [["" if row[column] is None else str(row[column]) for column in columns] for row in rows]
     widths = [max(len(line[position]) for line in lines) for position in range(len(columns))]
@@ -183,8 +183,7 @@ def audit_verify(
         print_json(report)
     elif report["ok"]:
         typer.echo(f"The audit trail holds: {report['rows']} rows of {report['entities']} entities.")
-    else:
-        fault = report["fault"]
+    elif (fault := report["fault"]) is not None:
         where = f"{fault['entity_type']} {fault['entity_id']}" + (f" row {fault['seq']}" if fault["seq"] else "")
         typer.echo(f"The audit trail does NOT hold.\n{where}: {fault['fault']}")
     if not report["ok"]:
@@ -305,10 +304,11 @@ def refunds_list(
     except ValidationError:
         raise typer.BadParameter(f"{state} is no state of a refund") from None
     page = with_database(lambda database: RefundService(database).list(query))
+    rows = [{**refund, "amount": float(refund["amount"])} for refund in page["data"]]
     if json:
-        print_json(page["data"])
+        print_json(rows)
     else:
-        print_table(page["data"], ["id", "order_id", "state", "amount", "currency", "gateway_refund_id", "last_error"])
+        print_table(rows, ["id", "order_id", "state", "amount", "currency", "gateway_refund_id", "last_error"])
 
 
 @refunds.command("reconcile")

@@ -142,8 +142,8 @@ async def _finish(settings: "Settings", publisher_url: str | None) -> dict[str, 
     finally:
         for database in (owner, application, *([publisher] if publisher else [])):
             await database.close()
-    if not trail["ok"]:
-        fault = trail["fault"]
+    fault = trail["fault"]
+    if fault is not None:
         differing.append(f"audit trail of {fault['entity_type']} {fault['entity_id']}: {fault['fault']}")
     return {
         "guards": done.guards,

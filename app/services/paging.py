@@ -4,7 +4,7 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, Select, func, select, tuple_
@@ -14,6 +14,25 @@ from app.schemas.common import PageQuery
 from app.utils.exceptions import InvalidInputError
 
 INTEGER_LIMIT = 2**31 - 1
+Item = TypeVar("Item")
+
+
+class PaginationView(TypedDict):
+    """What a page says of itself; `offset` and `total` only where they were asked for."""
+
+    limit: int
+    next_cursor: str | None
+    offset: NotRequired[int]
+    total: NotRequired[int]
+
+
+class Page(TypedDict, Generic[Item]):
+    """A page of a list, and how to get the next one."""
+
+    data: list[Item]
+    pagination: PaginationView
+
+
 _PARSERS: Mapping[type, Callable[[str], Any]] = {datetime: datetime.fromisoformat, UUID: UUID, int: int}
 
 
@@ -67,11 +86,11 @@ async def fetch_page(
     statement: Select[Any],
     key: Sequence[ColumnElement[Any]],
     page: PageQuery,
-    view: Callable[[Row[Any]], dict[str, Any]],
+    view: Callable[[Row[Any]], Item],
     *,
     newest_first: bool,
-) -> dict[str, Any]:
-    """Return `{"data", "pagination"}` of the rows that `statement` selects, in the order of `key`.
+) -> Page[Item]:
+    """Return a page of the rows that `statement` selects, in the order of `key`.
 
     Args:
         statement: with its filters, without order and limit; it selects the key columns.
@@ -85,7 +104,7 @@ async def fetch_page(
     ordered = narrowed.order_by(*(column.desc() if newest_first else column.asc() for column in key))
     # One row more than asked for shows whether there is a next page, without counting.
     rows = (await connection.execute(ordered.limit(page.limit + 1).offset(page.offset or None))).all()
-    pagination: dict[str, Any] = {"limit": page.limit, "next_cursor": None}
+    pagination: PaginationView = {"limit": page.limit, "next_cursor": None}
     if len(rows) > page.limit:
         rows = rows[: page.limit]
         pagination["next_cursor"] = encode_cursor([rows[-1]._mapping[column] for column in key])

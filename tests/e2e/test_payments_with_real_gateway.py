@@ -3,13 +3,13 @@
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from app.config import Settings
 from app.core.actor import Actor
 from app.database import Database
+from app.services.orders.views import OrderView
 from app.services.payments.gateway.breaker import CircuitBreaker
 from app.services.payments.gateway.http import HttpPaymentGateway
 from app.services.payments.reconciliation import PaymentReconciler
@@ -41,7 +41,7 @@ def shop(settings: Settings, database: Database, clock: MovableClock, admin: Act
     return Shop(settings, database, clock, admin)
 
 
-async def overdue(shop: Shop, number: int) -> list[dict[str, Any]]:
+async def overdue(shop: Shop, number: int) -> list[OrderView]:
     """Return orders that have been unpaid for 25 hours."""
     shop.clock.advance(days=-2)
     orders = [await shop.ordered() for _ in range(number)]
@@ -49,11 +49,11 @@ async def overdue(shop: Shop, number: int) -> list[dict[str, Any]]:
     return orders
 
 
-async def status_of(shop: Shop, order: dict[str, Any]) -> str:
+async def status_of(shop: Shop, order: OrderView) -> str:
     return str((await shop.orders.get(order["id"], shop.admin))["status"])
 
 
-def reserve(live: LiveGateway, order: dict[str, Any]) -> str:
+def reserve(live: LiveGateway, order: OrderView) -> str:
     """Reserve what an order costs, as a storefront does; return the gateway's id."""
     body = {
         "reference": str(order["id"]),

@@ -10,6 +10,7 @@ from app.core.enums import OrderStatus
 from app.database import Database
 from app.services.jobs.service import JobKind
 from app.services.orders.service import OrderService
+from app.services.orders.views import OrderView
 from app.tasks.worker_services import WorkerServices
 from app.utils.messages import Message
 from tests.conftest import MovableClock
@@ -76,7 +77,7 @@ class Post:
         return await rows(self.database, f"SELECT * FROM notifications WHERE {condition} ORDER BY channel, id", **where)
 
 
-async def shipped(orders: OrderService, by: Actor, phone: object = PHONE) -> dict[str, Any]:
+async def shipped(orders: OrderService, by: Actor, phone: object = PHONE) -> OrderView:
     """Return a shipped order whose metadata has a phone number; only the message about its shipping is still to be sent."""
     return await order_in(orders, by, OrderStatus.SHIPPED, metadata={"phone": phone})
 

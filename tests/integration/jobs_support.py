@@ -20,10 +20,12 @@ from app.services.jobs import service as job_service
 from app.services.jobs.service import Claim, JobKind, queue_of
 from app.services.notifications.kind import Addressed, FactsRequest, Kind, NothingToSend
 from app.services.orders.service import OrderService
+from app.services.orders.views import OrderView
 from app.services.payments import ledger as money_ledger
 from app.services.payments.gateway.port import PaymentGateway
 from app.services.payments.unpaid import UnpaidOrders
 from app.services.returns.service import ReturnService
+from app.services.returns.views import ReturnView
 from app.utils.clock import Clock, utc_now
 from app.utils.document_fonts import DocumentFonts, Unprintable
 from app.utils.documents import DocumentView
@@ -147,7 +149,7 @@ async def facts_of(
         return await kind.load(FactsRequest(session, settings, utc_now, held, kind.audience))
 
 
-async def order_in(orders: OrderService, actor: Actor, state: OrderStatus, **fields: Any) -> dict[str, Any]:
+async def order_in(orders: OrderService, actor: Actor, state: OrderStatus, **fields: Any) -> OrderView:
     """Return a new order, brought into `state` step by step."""
     order = await orders.create(order_create(**fields), actor)
     path = [OrderStatus.PAID, OrderStatus.PROCESSING_IN_WAREHOUSE, OrderStatus.SHIPPED, OrderStatus.DELIVERED]
@@ -168,7 +170,7 @@ async def completed_return(
     fee: Decimal = Decimal(0),
     amount: Decimal | None = None,
     quantity: int | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[OrderView, ReturnView]:
     """Return a delivered order and its completed return, of `quantity` of the first line or of everything."""
     order = await order_in(orders, actor, OrderStatus.DELIVERED)
     items = [{"line_item_id": order["line_items"][0]["id"], "quantity": quantity}] if quantity else None

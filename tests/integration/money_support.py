@@ -17,11 +17,13 @@ from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateUpdate
 from app.services.jobs.service import JobKind
 from app.services.orders.service import STATEMENT, OrderService
+from app.services.orders.views import OrderView
 from app.services.payments.gateway.port import GatewayDispute, GatewayPayment, GatewayRefund, PaymentGateway
 from app.services.payments.refunds import RefundService
 from app.services.payments.service import PaymentService
 from app.services.payments.webhooks import WebhookEvent
 from app.services.returns.service import ReturnService
+from app.services.returns.views import ReturnView
 from app.tasks.runner import JOB_TIME_LIMIT, Verdict
 from app.tasks.worker_services import WorkerServices
 from app.utils.shop_time import ReturnWindow
@@ -34,7 +36,7 @@ FULFILMENT = (OrderStatus.PROCESSING_IN_WAREHOUSE, OrderStatus.SHIPPED, OrderSta
 RefundRow = Row[tuple[Any, ...]]
 
 
-def cents(amount: float) -> Decimal:
+def cents(amount: Decimal | float) -> Decimal:
     """Return an amount of the API as it is in the books."""
     return Decimal(str(amount)).quantize(Decimal("0.01"))
 
@@ -74,21 +76,21 @@ class Shop:
         """Deliver a webhook and return its outcome."""
         return await self.payments.receive_webhook(event(kind, subject, event_id), {})
 
-    async def ordered(self, **fields: Any) -> dict[str, Any]:
+    async def ordered(self, **fields: Any) -> OrderView:
         """Return a new order."""
         return await self.orders.create(order_create(**fields), self.admin)
 
-    def charged(self, order: dict[str, Any], **changes: Any) -> GatewayPayment:
+    def charged(self, order: OrderView, **changes: Any) -> GatewayPayment:
         """Let the storefront charge what an order costs."""
         return self.gateway.charge(order["id"], cents(order["total_amount"]), order["currency"], **changes)
 
-    async def paid(self, **fields: Any) -> dict[str, Any]:
+    async def paid(self, **fields: Any) -> OrderView:
         """Return an order that was paid through the storefront, and that the gateway reported."""
         order = await self.ordered(**fields)
         assert await self.tell("payment.captured", self.charged(order)) == "PAID"
         return await self.orders.get(order["id"], self.admin)
 
-    async def delivered(self, **fields: Any) -> dict[str, Any]:
+    async def delivered(self, **fields: Any) -> OrderView:
         """Return an order that was paid and delivered."""
         order = await self.paid(**fields)
         for step in FULFILMENT:
@@ -102,8 +104,8 @@ class Shop:
         return await refund_of(self.database, order["id"])
 
     async def returned(
-        self, amount: Decimal | None = None, fee: Decimal | None = None, order: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+        self, amount: Decimal | None = None, fee: Decimal | None = None, order: OrderView | None = None
+    ) -> ReturnView:
         """Return a completed return of a delivered order, a new one unless it is given."""
         order = order or await self.delivered()
         request = await self.returns.create(ReturnCreate(order_id=order["id"], reason="Cracked"), self.admin)

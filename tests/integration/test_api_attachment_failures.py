@@ -18,6 +18,7 @@ from app.database import Database
 from app.schemas.attachment import Upload
 from app.services.documents.links import FileLinks
 from app.services.returns.attachments import ORPHAN_AGE, PARTS, SEARCHED_AGE, AttachmentService
+from app.services.returns.views import AttachmentView
 from app.utils.exceptions import AttachmentNotAllowedError, ReturnNotFoundError
 from app.utils.held_file import HeldFile
 from app.utils.storage import Storage, StorageError, storage_for
@@ -71,7 +72,7 @@ def attachments(database: Database, storage: Interrupted, settings: Settings, cl
     return AttachmentService(database, storage, FileLinks.from_settings(settings, clock), settings, clock)
 
 
-async def put(attachments: AttachmentService, returned: dict[str, Any], actor: Actor) -> tuple[dict[str, Any], bool]:
+async def put(attachments: AttachmentService, returned: dict[str, Any], actor: Actor) -> tuple[AttachmentView, bool]:
     """Add a file without HTTP."""
     return_id = UUID(returned["id"])
     file = HeldFile.of(JPEG)

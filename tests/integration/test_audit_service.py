@@ -1,7 +1,7 @@
 """The audit trail on a real database: search, immutability, and the proof that it was not altered."""
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import psycopg
@@ -14,6 +14,7 @@ from app.schemas.order import OrderStateUpdate
 from app.schemas.state_history import AuditQuery
 from app.services.orders.service import OrderService
 from app.services.workflow.audit import AuditService
+from app.services.workflow.views import RecordView, RejectionView
 from app.utils.exceptions import InvalidInputError, InvalidStateTransitionError
 from tests import databases
 from tests.conftest import MovableClock, actor
@@ -43,18 +44,18 @@ async def test_full_lifecycle_writes_four_rows(
     orders: OrderService, audit: AuditService, admin: Actor, clock: MovableClock
 ) -> None:
     order_id = await delivered(orders, admin, clock)
-    page = await audit.search(AuditQuery(entity="ORDER", entity_id=order_id))
-    assert [(row["previous_state"], row["new_state"]) for row in page["data"]] == [
+    found = cast("list[RecordView]", (await audit.search(AuditQuery(entity="ORDER", entity_id=order_id)))["data"])
+    assert [(row["previous_state"], row["new_state"]) for row in found] == [
         ("PENDING_PAYMENT", "PAID"),
         ("PAID", "PROCESSING_IN_WAREHOUSE"),
         ("PROCESSING_IN_WAREHOUSE", "SHIPPED"),
         ("SHIPPED", "DELIVERED"),
     ]
-    first = page["data"][0]
+    first = found[0]
     assert (first["actor_id"], first["actor_type"], first["trigger"]) == (admin.id, "USER", "API_CALL")
     assert first["metadata"] == {"reason": "as planned"}
     assert first["ip_address"] == "192.0.2.7"
-    assert [row["prev_hash"] for row in page["data"][1:]] == [row["hash"] for row in page["data"][:-1]]
+    assert [row["prev_hash"] for row in found[1:]] == [row["hash"] for row in found[:-1]]
 
 
 @pytest.mark.req("REQ-003.5")
@@ -109,7 +110,7 @@ async def test_refused_attempt_is_on_record(orders: OrderService, audit: AuditSe
     with pytest.raises(InvalidStateTransitionError):
         await orders.transition(order["id"], OrderStateUpdate(new_state=OrderStatus.SHIPPED, reason="try"), admin)
     page = await audit.search(AuditQuery(rejected=True, entity_id=order["id"]))
-    [refusal] = page["data"]
+    [refusal] = cast("list[RejectionView]", page["data"])
     assert (refusal["current_state"], refusal["requested_state"]) == ("PENDING_PAYMENT", "SHIPPED")
     assert refusal["actor_id"] == admin.id
     assert refusal["metadata"] == {"reason": "try"}
@@ -202,4 +203,5 @@ async def test_superusers_tampering_is_found(
                 connection.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}".encode())
     report = await audit.verify()
     assert not report["ok"]
+    assert report["fault"] is not None
     assert report["fault"]["entity_id"] == victim != bystander

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 from uuid import UUID
 
 import httpx2
@@ -12,7 +13,7 @@ import pytest
 from app.config import Settings
 from app.core.actor import Actor
 from app.database import Database
-from app.services.workflow.verification import VerificationService, record
+from app.services.workflow.verification import ProgressView, VerificationService, record
 from tests.integration.conftest import error_of, new_order
 
 pytestmark = pytest.mark.req("REQ-003")
@@ -95,7 +96,8 @@ async def test_a_long_one_is_answered_with_its_progress(
             is_done, found = await asked.verify(admin)
             assert not is_done
             assert found.keys() == {"state", "rows_checked", "rows_expected", "started_at"}
-            assert (found["state"], found["rows_checked"]) == ("RUNNING", 0)
+            progress = cast("ProgressView", found)
+            assert (progress["state"], progress["rows_checked"]) == ("RUNNING", 0)
     assert len(runs.started) == 1
 
 

@@ -16,6 +16,7 @@ from app.core.actor import Actor
 from app.database import Database
 from app.schemas.order import OrderCancel
 from app.services.orders.service import OrderService
+from app.services.orders.views import OrderView
 from app.tasks.runner import Verdict
 from tests.conftest import MovableClock
 from tests.factories import order_create
@@ -59,12 +60,12 @@ def on_database(settings: Settings, work: Callable[[Database], Awaitable[Any]]) 
     return asyncio.run(run())
 
 
-def new_order(settings: Settings, admin: Actor) -> dict[str, Any]:
-    order: dict[str, Any] = on_database(settings, lambda database: OrderService(database).create(order_create(), admin))
+def new_order(settings: Settings, admin: Actor) -> OrderView:
+    order: OrderView = on_database(settings, lambda database: OrderService(database).create(order_create(), admin))
     return order
 
 
-def charged(live: LiveGateway, order: dict[str, Any]) -> str:
+def charged(live: LiveGateway, order: OrderView) -> str:
     """Let the storefront charge what an order costs; return the gateway's id. No webhook reports it."""
     return str(live.charge(order["id"], f"{order['total_amount']:.2f}", order["currency"], "tok_visa")["id"])
 

@@ -11,6 +11,7 @@ from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.services.jobs.service import JobKind
+from app.services.orders.views import OrderView
 from app.services.payments.gateway.port import GatewayPayment
 from app.tasks.runner import Verdict
 from tests.conftest import MovableClock
@@ -25,7 +26,7 @@ def shop(settings: Settings, database: Database, clock: MovableClock, admin: Act
     return Shop(settings, database, clock, admin)
 
 
-async def collecting(shop: Shop, **fields: object) -> tuple[dict[str, object], RefundRow]:
+async def collecting(shop: Shop, **fields: object) -> tuple[OrderView, RefundRow]:
     """Return an order that was marked PAID by hand, and its payment, which a job has to collect."""
     order = await shop.ordered(**fields)
     await shop.orders.transition(order["id"], OrderStateUpdate(new_state=OrderStatus.PAID), shop.admin)
@@ -87,7 +88,7 @@ async def test_a_charge_of_another_amount_or_currency_is_not_adopted(
     assert await shop.work(refund.id) is Verdict.DEAD_LETTERED
     assert (await shop.refund(refund.id)).state == "FAILED"
     assert shop.gateway.movements == moved
-    assert order["total_amount"] == 341.1
+    assert order["total_amount"] == Decimal("341.10")
 
 
 async def test_a_charge_that_was_captured_in_part_is_not_adopted(shop: Shop) -> None:

@@ -15,7 +15,9 @@ from app.schemas.common import PageQuery
 from app.schemas.return_request import ReturnStateUpdate
 from app.services.jobs.service import JobKind
 from app.services.notifications.service import NotificationService
+from app.services.orders.views import OrderView
 from app.services.returns import service as return_service
+from app.services.returns.views import ReturnView
 from app.services.workflow import transitions
 from app.services.workflow.transitions import TransitionRequest
 from app.tasks.runner import Verdict
@@ -41,7 +43,7 @@ def desk(shop: Shop) -> Desk:
     return Desk(shop.orders, shop.returns, shop.admin)
 
 
-async def received(shop: Shop, desk: Desk) -> tuple[dict[str, Any], dict[str, Any]]:
+async def received(shop: Shop, desk: Desk) -> tuple[OrderView, ReturnView]:
     """Return a delivered order and its return, of both lines, RECEIVED."""
     order = await shop.delivered()
     request = await desk.ask(order["id"])
@@ -50,13 +52,13 @@ async def received(shop: Shop, desk: Desk) -> tuple[dict[str, Any], dict[str, An
     return order, request
 
 
-def found(request: dict[str, Any], **first: Any) -> list[dict[str, Any]]:
+def found(request: ReturnView, **first: Any) -> list[dict[str, Any]]:
     """Return an inspection of the two lines, the second as it should be."""
     one, two = (item["line_item_id"] for item in request["items"])
     return [{"line_item_id": one, **first}, {"line_item_id": two, "accepted": 1}]
 
 
-async def complete(desk: Desk, request: dict[str, Any], **fields: Any) -> dict[str, Any]:
+async def complete(desk: Desk, request: ReturnView, **fields: Any) -> ReturnView:
     update = ReturnStateUpdate.model_validate({"new_state": "COMPLETED", **fields})
     return await desk.returns.transition(request["id"], update, desk.admin)
 
@@ -65,7 +67,11 @@ async def test_an_inspection_is_kept_and_its_deduction_is_not_refunded(shop: Sho
     order, request = await received(shop, desk)
     seen = found(request, accepted=1, damaged=1, note="Chipped at the foot")
     done = await complete(desk, request, inspection=seen, deduction_amount="40.10", deduction_reason=REASON)
-    assert (done["refund_amount"], done["deduction_amount"], done["deduction_reason"]) == (291.1, 40.1, REASON)
+    assert (done["refund_amount"], done["deduction_amount"], done["deduction_reason"]) == (
+        Decimal("291.10"),
+        Decimal("40.10"),
+        REASON,
+    )
     assert done["inspection"] == [
         {**seen[0], "missing": 0},
         {**seen[1], "damaged": 0, "missing": 0, "note": None},
@@ -121,7 +127,7 @@ async def test_a_deduction_of_all_completes_the_return_without_a_refund(
 ) -> None:
     order, request = await received(shop, desk)
     done = await complete(desk, request, deduction_amount=331.2, deduction_reason="All of it came back broken")
-    assert (done["status"], done["refund_amount"], done["inspection"]) == ("COMPLETED", 0.0, None)
+    assert (done["status"], done["refund_amount"], done["inspection"]) == ("COMPLETED", Decimal(0), None)
     assert await count(shop.database, "refunds") == 0
     assert (await shop.payment(order["id"])).refund_reserved_amount == 0
     assert shop.gateway.refunds == {}

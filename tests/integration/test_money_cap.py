@@ -17,6 +17,7 @@ from app.database import Database
 from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateUpdate
 from app.services.jobs.service import JobKind
+from app.services.orders.views import OrderView
 from app.tasks.runner import Verdict
 from app.utils.exceptions import AppError, InvalidStateTransitionError
 from tests.conftest import MovableClock
@@ -64,7 +65,7 @@ async def test_an_unpaid_order_is_cancelled_without_refund(shop: Shop) -> None:
 
 async def test_an_order_that_cost_nothing_is_cancelled_without_refund(shop: Shop) -> None:
     order = await shop.ordered(shipping_amount=0, line_items=[LineFactory(unit_price=0)])
-    assert (order["total_amount"], order["status"]) == (0, OrderStatus.PAID)
+    assert (order["total_amount"], order["status"]) == (Decimal(0), "PAID")
     await shop.orders.cancel(order["id"], OrderCancel(), shop.admin)
     assert await rows(shop.database, "SELECT 1 FROM refunds") == []
     assert await rows(shop.database, "SELECT 1 FROM jobs WHERE queue = 'refunds'") == []
@@ -159,7 +160,7 @@ RETURN_STEPS = (ReturnStatus.IN_TRANSIT, ReturnStatus.RECEIVED, ReturnStatus.COM
 class Journey:
     """One order and its return, on which anything is tried."""
 
-    def __init__(self, shop: Shop, order: dict[str, Any]) -> None:
+    def __init__(self, shop: Shop, order: OrderView) -> None:
         self.shop = shop
         self.order_id = order["id"]
         self.order = order
@@ -197,7 +198,7 @@ class Journey:
         status = (await self.shop.orders.get(self.order_id, self.shop.admin))["status"]
         path = [OrderStatus.PAID, OrderStatus.PROCESSING_IN_WAREHOUSE, OrderStatus.SHIPPED, OrderStatus.DELIVERED]
         if status in path[:-1]:
-            await self.move(path[path.index(status) + 1])
+            await self.move(path[path.index(OrderStatus(status)) + 1])
 
     async def approve(self, fee: Decimal | None, amount: Decimal | None) -> None:
         """Approve the return, with any amounts."""

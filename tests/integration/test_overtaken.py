@@ -6,7 +6,6 @@ the row has changed since: a value that is carried over from there can break a C
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Any
 
 import pytest
 
@@ -15,6 +14,7 @@ from app.core.enums import OrderStatus
 from app.database import Database
 from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.services.orders.service import STATEMENT, OrderService
+from app.services.orders.views import OrderView
 from app.services.workflow import transitions
 from app.services.workflow.transitions import TransitionRequest
 from tests.conftest import MovableClock
@@ -23,7 +23,7 @@ from tests.integration.jobs_support import order_in, refund_of
 pytestmark = pytest.mark.req("REQ-001")
 
 
-async def overtaken(database: Database, first: TransitionRequest, second: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+async def overtaken(database: Database, first: TransitionRequest, second: Awaitable[OrderView]) -> OrderView:
     """Let `second` begin while `first` is not yet committed; return what it answers."""
     async with database.transaction() as session:
         await transitions.apply(session, STATEMENT, [first])
@@ -59,4 +59,4 @@ async def test_cancelled_right_after_paid(
     paid = TransitionRequest(entity_id=order["id"], new_state=OrderStatus.PAID, actor=admin, at=clock())
     answer = await overtaken(database, paid, orders.cancel(order["id"], OrderCancel(), admin))
     assert (answer["status"], answer["version"], answer["paid_at"]) == ("CANCELLED", 3, clock.now)
-    assert float((await refund_of(database, order["id"])).amount) == order["total_amount"]
+    assert (await refund_of(database, order["id"])).amount == order["total_amount"]

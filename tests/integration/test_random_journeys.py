@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -47,6 +47,8 @@ from tests.profile import examples
 WORTH = TOTAL - Decimal("9.90")
 STAFF = {role: actor(role) for role in Role if role is not Role.CUSTOMER}
 roles = st.sampled_from(list(Role))
+
+T = TypeVar("T")
 
 
 def who_may(entity_type: EntityType, state: OrderStatus | ReturnStatus) -> frozenset[Role]:
@@ -96,7 +98,7 @@ class Journeys(RuleBasedStateMachine):
         self.return_service = ReturnService(self.database, self.window, self.clock)
         self.model: list[ModelOrder] = []
 
-    def attempt(self, coroutine: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any] | AppError:
+    def attempt(self, coroutine: Coroutine[Any, Any, T]) -> T | AppError:
         """Return the answer, or the refusal."""
         self.clock.advance(minutes=1)
         try:

@@ -295,7 +295,7 @@ async def test_refunds_are_listed_newest_first(shop: Shop) -> None:
     [pending] = (await shop.refunds.list(RefundQuery.model_validate({"state": ["PENDING"]})))["data"]
     [of_order] = (await shop.refunds.list(RefundQuery(order_id=newer.order_id)))["data"]
     assert (pending["id"], of_order) == (older.id, await shop.refunds.get(newer.id))
-    assert of_order["amount"] == 50.0
+    assert of_order["amount"] == Decimal("50.00")
     with pytest.raises(NotFoundError):
         await shop.refunds.get(uuid4())
 

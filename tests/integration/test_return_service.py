@@ -59,6 +59,7 @@ async def test_only_what_was_delivered_is_returned(
 @pytest.mark.req("REQ-002.2")
 async def test_the_window_closes_at_the_end_of_its_last_day_to_the_microsecond(desk: Desk, clock: MovableClock) -> None:
     kept, late = await desk.delivered(), await desk.delivered()
+    assert kept["delivered_at"] is not None
     last_day = kept["delivered_at"].replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=30)
     clock.now = last_day + timedelta(days=1, microseconds=-1)
     assert (await desk.ask(kept["id"]))["status"] == "REQUESTED"
@@ -83,17 +84,24 @@ async def test_of_twenty_requests_at_once_one_is_made(desk: Desk, database: Data
 async def test_all_lines_come_back_when_none_is_named(desk: Desk) -> None:
     order = await desk.delivered()
     request = await desk.ask(order["id"])
-    assert [(item["quantity"], item["amount"]) for item in request["items"]] == [(2, 289.2), (1, 42.0)]
-    assert (request["items_amount"], request["refund_amount"], request["restocking_fee"]) == (331.2, 331.2, 0.0)
+    assert [(item["quantity"], item["amount"]) for item in request["items"]] == [
+        (2, Decimal("289.20")),
+        (1, Decimal("42.00")),
+    ]
+    assert (request["items_amount"], request["refund_amount"], request["restocking_fee"]) == (
+        Decimal("331.20"),
+        Decimal("331.20"),
+        Decimal(0),
+    )
     assert request == await desk.returns.get(request["id"], desk.admin)
 
 
-@pytest.mark.parametrize(("quantity", "worth"), [(1, 3.67), (2, 7.33), (3, 11.0)])
-async def test_part_of_a_line_is_worth_its_share_to_the_cent(desk: Desk, quantity: int, worth: float) -> None:
+@pytest.mark.parametrize(("quantity", "worth"), [(1, Decimal("3.67")), (2, Decimal("7.33")), (3, Decimal("11.00"))])
+async def test_part_of_a_line_is_worth_its_share_to_the_cent(desk: Desk, quantity: int, worth: Decimal) -> None:
     lines = [LineFactory(quantity=3, unit_price=3.33, tax_rate=0.101), LineFactory(unit_price=99)]
     order = await desk.delivered(line_items=lines)
     first = order["line_items"][0]
-    assert (first["subtotal"], first["tax_amount"]) == (9.99, 1.01)
+    assert (first["subtotal"], first["tax_amount"]) == (Decimal("9.99"), Decimal("1.01"))
     request = await desk.ask(order["id"], items=[{"line_item_id": first["id"], "quantity": quantity}])
     assert [(item["quantity"], item["amount"]) for item in request["items"]] == [(quantity, worth)]
     assert request["items_amount"] == request["refund_amount"] == worth
@@ -104,10 +112,10 @@ async def test_parts_add_up(desk: Desk) -> None:
     order = await desk.delivered(line_items=lines)
     items = [{"line_item_id": line["id"], "quantity": line["quantity"] - 1} for line in order["line_items"]]
     request = await desk.ask(order["id"], items=items)
-    worths = [Decimal(str(item["amount"])) for item in request["items"]]
-    assert sum(worths) == Decimal(str(request["items_amount"]))
+    worths = [item["amount"] for item in request["items"]]
+    assert sum(worths) == request["items_amount"]
     for worth, line in zip(worths, order["line_items"], strict=True):
-        paid = Decimal(str(line["subtotal"])) + Decimal(str(line["tax_amount"]))
+        paid = line["subtotal"] + line["tax_amount"]
         share = paid * (line["quantity"] - 1) / line["quantity"]
         assert abs(worth - share) <= Decimal("0.005")
 
@@ -139,7 +147,11 @@ async def test_approval_with_a_fee(desk: Desk) -> None:
     request = await desk.ask((await desk.delivered())["id"])
     approval = ReturnApprove(notes="Box was open", restocking_fee=Decimal("31.20"))
     approved = await desk.returns.approve(request["id"], approval, desk.admin)
-    assert (approved["status"], approved["restocking_fee"], approved["refund_amount"]) == ("APPROVED", 31.2, 300.0)
+    assert (approved["status"], approved["restocking_fee"], approved["refund_amount"]) == (
+        "APPROVED",
+        Decimal("31.20"),
+        Decimal("300.00"),
+    )
     assert (approved["manager_notes"], approved["reviewed_by"]) == ("Box was open", desk.admin.id)
     [entry] = (await desk.returns.history(request["id"], PageQuery(), desk.admin))["data"]
     assert entry["metadata"] == {"notes": "Box was open", "restocking_fee": "31.20", "refund_amount": "300.00"}
@@ -150,7 +162,11 @@ async def test_approval_of_a_partial_refund(desk: Desk) -> None:
     request = await desk.ask((await desk.delivered())["id"])
     approval = ReturnApprove(notes="Scratched", restocking_fee=Decimal("10.00"), refund_amount=Decimal("0.01"))
     approved = await desk.returns.approve(request["id"], approval, desk.admin)
-    assert (approved["items_amount"], approved["restocking_fee"], approved["refund_amount"]) == (331.2, 10.0, 0.01)
+    assert (approved["items_amount"], approved["restocking_fee"], approved["refund_amount"]) == (
+        Decimal("331.20"),
+        Decimal("10.00"),
+        Decimal("0.01"),
+    )
 
 
 @pytest.mark.req("REQ-002.7")

@@ -111,7 +111,7 @@ async def test_the_way_of_a_return_is_stamped(desk: Desk, clock: MovableClock) -
         clock.advance(hours=1)
         moments[step] = clock.now
         request = await desk.step(request["id"], step)
-    stamps = {state: request[f"{state.lower()}_at"] for state in moments}
+    stamps = {state: dict(request)[f"{state.lower()}_at"] for state in moments}
     assert stamps == moments
     options = await desk.returns.transitions(request["id"], desk.admin)
     assert [choice["allowed"] for choice in options["transitions"]] == [False] * 6

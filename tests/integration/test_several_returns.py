@@ -20,7 +20,9 @@ from app.schemas.common import PageQuery
 from app.schemas.return_request import ReturnQuery
 from app.services.jobs.service import JobKind
 from app.services.orders.service import OrderService
+from app.services.orders.views import OrderView
 from app.services.returns.service import ReturnService
+from app.services.returns.views import ReturnView
 from app.services.workflow.state_machine import RETURN_TRANSITIONS
 from app.tasks.runner import Verdict
 from app.utils.exceptions import InvalidInputError, ReturnAlreadyExistsError, ReturnNotAllowedError
@@ -48,13 +50,13 @@ def desk(orders: OrderService, returns: ReturnService, admin: Actor) -> Desk:
     return Desk(orders, returns, admin)
 
 
-async def complete(desk: Desk, request: dict[str, Any]) -> dict[str, Any]:
+async def complete(desk: Desk, request: ReturnView) -> ReturnView:
     for step in PATHS[R.COMPLETED]:
         request = await desk.step(request["id"], step)
     return request
 
 
-def some(order: dict[str, Any], quantity: int, line: int = 0) -> list[dict[str, Any]]:
+def some(order: OrderView, quantity: int, line: int = 0) -> list[dict[str, Any]]:
     return [{"line_item_id": str(order["line_items"][line]["id"]), "quantity": quantity}]
 
 

@@ -18,6 +18,7 @@ from app.services.jobs.service import JobKind
 from app.services.orders.service import OrderService
 from app.services.returns.service import ReturnService
 from app.services.workflow.audit import AuditService
+from app.services.workflow.views import RecordView
 from app.tasks.runner import Verdict
 from app.tasks.worker_services import WorkerServices
 from app.utils.storage import storage_for
@@ -94,7 +95,7 @@ async def test_an_export_may_be_read_slowly(
 ) -> None:
     """It locks no other session out, and its reader may pause."""
     await order_in(orders, admin, OrderStatus.DELIVERED)
-    seen: list[dict[str, Any]] = []
+    seen: list[RecordView] = []
     async for record in AuditService(hasty).export():
         if not seen:
             async with database.autocommit() as connection:

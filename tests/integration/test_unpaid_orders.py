@@ -17,6 +17,7 @@ from app.core.actor import Actor
 from app.core.enums import Role
 from app.database import Database
 from app.services.jobs.service import JobKind
+from app.services.orders.views import OrderView
 from app.services.payments import money_in
 from app.services.payments.gateway.port import GatewayPayment
 from app.services.payments.unpaid import UnpaidOrders
@@ -43,7 +44,7 @@ def unpaid(shop: Shop) -> UnpaidOrders:
     return UnpaidOrders(shop.database, shop.orders, shop.gateway, shop.clock)
 
 
-async def overdue(shop: Shop) -> dict[str, Any]:
+async def overdue(shop: Shop) -> OrderView:
     """Return an order that has been unpaid for 25 hours."""
     shop.clock.advance(days=-2)
     order = await shop.ordered()
@@ -51,7 +52,7 @@ async def overdue(shop: Shop) -> dict[str, Any]:
     return order
 
 
-async def status_of(shop: Shop, order: dict[str, Any]) -> str:
+async def status_of(shop: Shop, order: OrderView) -> str:
     return str((await shop.orders.get(order["id"], shop.admin))["status"])
 
 
@@ -235,7 +236,7 @@ async def test_sweeps_and_payments_at_once_lose_no_money(shop: Shop, unpaid: Unp
     orders += [await shop.ordered() for _ in range(7)]
     shop.clock.advance(hours=25)
 
-    async def pay(order: dict[str, Any]) -> str:
+    async def pay(order: OrderView) -> str:
         return await shop.tell("payment.captured", shop.charged(order))
 
     await asyncio.gather(*(unpaid.cancel_overdue(DAY) for _ in range(3)), *(pay(order) for order in orders))

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import orjson
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Select, select
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -25,8 +25,10 @@ from app.services import paging as pages
 from app.services.access import permissions
 from app.services.access.permissions import Action
 from app.services.cases.kinds import MEANINGS
+from app.services.cases.views import CaseView, case_view
 from app.services.jobs import service as job_service
 from app.services.jobs.service import JobKind
+from app.services.paging import Page
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.exceptions import InvalidInputError, InvalidStateTransitionError, NotFoundError
 
@@ -175,7 +177,7 @@ class CaseService:
         self._decisions = decisions or {}
         self._reopenings = reopenings or {}
 
-    async def list(self, query: CaseQuery, actor: Actor) -> dict[str, Any]:
+    async def list(self, query: CaseQuery, actor: Actor) -> Page[CaseView]:
         """Return a page of cases, newest first.
 
         Raises:
@@ -195,7 +197,7 @@ class CaseService:
                 connection, _cases().where(*filters), (_CASE.created_at, _CASE.id), query, case_view, newest_first=True
             )
 
-    async def get(self, case_id: UUID, actor: Actor) -> dict[str, Any]:
+    async def get(self, case_id: UUID, actor: Actor) -> CaseView:
         """Return a case.
 
         Raises:
@@ -209,7 +211,7 @@ class CaseService:
             raise _not_found(case_id)
         return case_view(row)
 
-    async def close(self, case_id: UUID, actor: Actor, note: str, action: str | None = None) -> dict[str, Any]:
+    async def close(self, case_id: UUID, actor: Actor, note: str, action: str | None = None) -> CaseView:
         """Record how a person has decided a case, and carry the decision out where the system can; return the case.
 
         A closed dispute that still holds refunds may be released later: that decision is a case of its own, which is
@@ -265,27 +267,3 @@ def _cases() -> Select[Any]:
 
 def _not_found(case_id: UUID) -> NotFoundError:
     return NotFoundError(f"Case {case_id} was not found.", {"case_id": str(case_id)})
-
-
-def case_view(row: Row[Any]) -> dict[str, Any]:
-    """Return a case as the API shows it: what happened, to what, and what may be done about it."""
-    columns = row._asdict()
-    meaning = MEANINGS[CaseKind(columns["kind"])]
-    return {
-        "id": columns["id"],
-        "kind": columns["kind"],
-        "says": meaning.says,
-        "entity_type": columns["entity_type"],
-        "entity_id": columns["entity_id"],
-        "order_id": columns["order_id"],
-        "order_number": columns["order_number"],
-        "evidence": columns["evidence"],
-        "state": columns["state"],
-        "ways_out": [{"action": way.action, "how": way.how} for way in meaning.ways_out],
-        "version": columns["version"],
-        "created_at": columns["created_at"],
-        "closed_at": columns["closed_at"],
-        "closed_by": columns["closed_by"],
-        "close_note": columns["close_note"],
-        "action": columns["action"],
-    }

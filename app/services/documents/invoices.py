@@ -24,7 +24,6 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import date, datetime
-from typing import Any
 from uuid import UUID
 
 import structlog
@@ -58,7 +57,7 @@ from app.services.cases.service import open_case
 from app.services.documents import series as document_series
 from app.services.documents import store as document_store
 from app.services.documents import views as document_views
-from app.services.documents.links import FileKind, FileLinks
+from app.services.documents.links import FileKind, FileLinks, LinkView
 from app.services.jobs import service as job_service
 from app.services.jobs.service import Claim, JobKind
 from app.utils.clock import Clock, utc_now, uuid7
@@ -76,6 +75,16 @@ _MAILS = {
     DocumentKind.CREDIT_NOTE: JobKind.NOTIFY_CREDIT_NOTE,
 }
 _SHIPPED = {OrderStatus.SHIPPED, OrderStatus.DELIVERED}
+
+
+class InvoiceRecordView(LinkView):
+    """The record of an issued invoice, with a link to its PDF."""
+
+    number: str
+    order_id: UUID
+    issued_at: datetime | None
+    sha256: str
+    size: int | None
 
 
 class InvoiceNotIssuedError(Exception):
@@ -405,7 +414,7 @@ class InvoiceService:
         async with self._database.transaction() as session:
             return await _find(session, Invoice.id == document_id, noted) is not None
 
-    async def record(self, order_id: UUID, actor: Actor) -> dict[str, Any]:
+    async def record(self, order_id: UUID, actor: Actor) -> InvoiceRecordView:
         """Return the record of an order's invoice, with a link to its PDF that works for a while.
 
         Raises:

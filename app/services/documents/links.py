@@ -13,6 +13,7 @@ import hmac
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import TypedDict
 from uuid import UUID
 
 from app.config import Settings
@@ -28,6 +29,13 @@ class FileKind(StrEnum):
 
     INVOICES = "invoices"
     ATTACHMENTS = "attachments"
+
+
+class LinkView(TypedDict):
+    """A link to a file, absolute when there is a public address, and when it ends."""
+
+    link: str
+    link_expires_at: datetime
 
 
 class FileLinks:
@@ -60,7 +68,7 @@ class FileLinks:
         lifetime = lifetime or timedelta(seconds=settings.file_link_ttl_seconds)
         return cls([secret for secret in secrets if secret], lifetime, settings.public_url, clock)
 
-    def to(self, kind: FileKind, file_id: UUID) -> dict[str, str | datetime]:
+    def to(self, kind: FileKind, file_id: UUID) -> LinkView:
         """Return `link`, absolute when there is a public address, and `link_expires_at`."""
         link, expires_at = self.signed(kind, file_id)
         return {"link": link, "link_expires_at": expires_at}

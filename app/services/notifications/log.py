@@ -11,6 +11,7 @@ from app.schemas.notification import NotificationQuery, NotificationResponse
 from app.services import paging as pages
 from app.services.access import permissions
 from app.services.access.permissions import Action
+from app.services.paging import Page
 
 _SHOWN = tuple(Notification.__table__.c[name] for name in NotificationResponse.model_fields)
 
@@ -21,7 +22,7 @@ class NotificationLog:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def list(self, query: NotificationQuery, actor: Actor) -> dict[str, Any]:
+    async def list(self, query: NotificationQuery, actor: Actor) -> Page[dict[str, Any]]:
         """Return a page of messages, newest first, with their recipients in full: staff sees the order's address too.
 
         Raises:

@@ -1,6 +1,7 @@
 """Jobs that gave up: seen, tried again, or dismissed by a person (REQ-004)."""
 
-from typing import Any
+from datetime import datetime
+from typing import Any, TypedDict
 from uuid import UUID
 
 from sqlalchemy import Row, or_, select
@@ -18,6 +19,7 @@ from app.services.jobs import resolution as job_resolution
 from app.services.jobs.resolution import Resolution
 from app.services.jobs.service import JobKind
 from app.services.order_lookup import order_id_of, order_number_of
+from app.services.paging import Page
 from app.services.payments import ledger as money_ledger
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import InvalidStateTransitionError, NotFoundError
@@ -28,6 +30,27 @@ _SURE = {RefundState.SUCCEEDED, RefundState.FAILED}
 """What is known of a refund whose job may be given up: it was paid, or it was not."""
 
 
+class DeadLetterView(TypedDict):
+    """A job that gave up, and what a person decided about it."""
+
+    id: UUID
+    job_id: UUID
+    kind: str
+    queue: str
+    entity_id: UUID
+    order_id: UUID | None
+    order_number: str | None
+    error: str
+    failures: int
+    claims: int
+    created_at: datetime
+    resolution: str | None
+    resolved_at: datetime | None
+    resolved_by: UUID | None
+    resolved_operator: str | None
+    resolution_note: str | None
+
+
 class DeadLetterService:
     """What a person can do about a job whose retries are spent."""
 
@@ -35,7 +58,7 @@ class DeadLetterService:
         self._database = database
         self._clock = clock
 
-    async def list(self, query: DeadLetterQuery, actor: Actor) -> dict[str, Any]:
+    async def list(self, query: DeadLetterQuery, actor: Actor) -> Page[DeadLetterView]:
         """Return a page of dead letters, newest first.
 
         Raises:
@@ -68,7 +91,7 @@ class DeadLetterService:
             raise NotFoundError(f"No dead letter of {letter_or_job_id} is open.", {"id": str(letter_or_job_id)})
         return letter_id
 
-    async def retry(self, dead_letter_id: UUID, actor: Actor, note: str | None = None) -> dict[str, Any]:
+    async def retry(self, dead_letter_id: UUID, actor: Actor, note: str | None = None) -> DeadLetterView:
         """Make the job due again, with all of its retries; return the resolved dead letter.
 
         Raises:
@@ -78,7 +101,7 @@ class DeadLetterService:
         """
         return await self._resolve(dead_letter_id, actor, "RETRIED", note)
 
-    async def dismiss(self, dead_letter_id: UUID, actor: Actor, note: str | None = None) -> dict[str, Any]:
+    async def dismiss(self, dead_letter_id: UUID, actor: Actor, note: str | None = None) -> DeadLetterView:
         """Give the job up for good; return the resolved dead letter.
 
         The money that a failed refund had reserved is free again.
@@ -91,7 +114,7 @@ class DeadLetterService:
 
     async def _resolve(
         self, dead_letter_id: UUID, actor: Actor, resolution: Resolution, note: str | None
-    ) -> dict[str, Any]:
+    ) -> DeadLetterView:
         permissions.require(actor, Action.RESOLVE_JOBS)
         async with self._database.transaction() as session:
             kind, entity_id = await _subject(session, dead_letter_id)
@@ -116,7 +139,7 @@ async def _subject(session: AsyncSession, dead_letter_id: UUID) -> tuple[str, UU
     return found.kind, found.entity_id
 
 
-def _view(row: Row[Any]) -> dict[str, Any]:
+def _view(row: Row[Any]) -> DeadLetterView:
     columns = row._asdict()
     return {
         "id": columns["id"],

@@ -3,8 +3,8 @@
 Over a period that ends now. Every statement reads an index that is ordered by time, from the beginning of the period.
 """
 
-from datetime import datetime, timedelta
-from typing import Any, Final
+from datetime import date, datetime, timedelta
+from typing import Any, Final, TypedDict
 from uuid import UUID
 
 from sqlalchemy import Row, text
@@ -69,9 +69,54 @@ _ORDERS_PER_DAY = text("""
 """)
 
 
+class LevelView(TypedDict):
+    """A promise, the cases past it now, those of the period, and how many missed it; `kept` is None without cases."""
+
+    promised_seconds: int
+    overdue_now: int
+    cases: int
+    missed: int
+    kept: float | None
+
+
+class ServiceLevelsView(TypedDict):
+    """The promises, over the last `days`."""
+
+    days: int
+    review: LevelView
+    invoice: LevelView
+    refund: LevelView
+    pickup: LevelView
+
+
+class StepTimeView(TypedDict):
+    """How long a step of returns took; None where no return took it."""
+
+    cases: int
+    median_seconds: float | None
+    p90_seconds: float | None
+
+
+class ReturnTimesView(TypedDict):
+    """The steps of the returns that were requested in the last `days`."""
+
+    days: int
+    request_to_review: StepTimeView
+    review_to_received: StepTimeView
+    received_to_completed: StepTimeView
+    completed_to_refunded: StepTimeView
+
+
+class DayView(TypedDict):
+    """How many orders a day of the shop brought."""
+
+    day: date
+    orders: int
+
+
 async def service_levels(
     connection: AsyncConnection, figures: JobFigures, review_hours: int, now: datetime
-) -> dict[str, Any]:
+) -> ServiceLevelsView:
     """Return per promise: its seconds, the cases past it now, those of the period, and how many of them missed it.
 
     `kept` is the share of cases that were in time, None where there was none.
@@ -83,7 +128,7 @@ async def service_levels(
         "pickup": PICKUP_SECONDS,
     }
     since = now - timedelta(days=SLA_DAYS)
-    levels: dict[str, Any] = {}
+    levels: dict[str, LevelView] = {}
     for name, statement in _CASES.items():
         period = {"since_id": first_id_of(since)} if name == "pickup" else {"since": since}
         cases, missed = (await connection.execute(statement, {"promised": promised[name], **period})).one()
@@ -94,16 +139,28 @@ async def service_levels(
             "missed": missed,
             "kept": round(1 - missed / cases, 4) if cases else None,
         }
-    return {"days": SLA_DAYS, **levels}
+    return {
+        "days": SLA_DAYS,
+        "review": levels["review"],
+        "invoice": levels["invoice"],
+        "refund": levels["refund"],
+        "pickup": levels["pickup"],
+    }
 
 
-async def return_times(connection: AsyncConnection, now: datetime) -> dict[str, Any]:
+async def return_times(connection: AsyncConnection, now: datetime) -> ReturnTimesView:
     """Return median and 90th percentile, in seconds, of each step of a return; None where no return took it."""
     row = (await connection.execute(_RETURN_TIMES, {"since": now - timedelta(days=RETURN_TIMES_DAYS)})).one()
-    return {"days": RETURN_TIMES_DAYS, **{name: _step(row, name) for name in _STEPS}}
+    return {
+        "days": RETURN_TIMES_DAYS,
+        "request_to_review": _step(row, "request_to_review"),
+        "review_to_received": _step(row, "review_to_received"),
+        "received_to_completed": _step(row, "received_to_completed"),
+        "completed_to_refunded": _step(row, "completed_to_refunded"),
+    }
 
 
-def _step(row: Row[*tuple[Any, ...]], name: str) -> dict[str, Any]:
+def _step(row: Row[*tuple[Any, ...]], name: str) -> StepTimeView:
     median, p90 = getattr(row, name) or (None, None)
     return {
         "cases": getattr(row, f"{name}_cases"),
@@ -112,7 +169,7 @@ def _step(row: Row[*tuple[Any, ...]], name: str) -> dict[str, Any]:
     }
 
 
-async def orders_per_day(connection: AsyncConnection, shop_time: ShopTime, now: datetime) -> list[dict[str, Any]]:
+async def orders_per_day(connection: AsyncConnection, shop_time: ShopTime, now: datetime) -> list[DayView]:
     """Return the orders of each of the shop's last 30 days, today included, oldest first; a day without is 0.
 
     The statement is given the moments at which the days begin, so the database needs no time zone of its own.

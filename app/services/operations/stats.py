@@ -8,8 +8,9 @@ more than a twentieth of one connection's time once it is large.
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypedDict
 
 from sqlalchemy import ColumnElement, func, literal_column, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,12 +26,33 @@ from app.services.access import permissions
 from app.services.access.permissions import Action
 from app.services.jobs.figures import job_figures
 from app.services.operations import service_levels
+from app.services.operations.service_levels import DayView, ReturnTimesView, ServiceLevelsView
 from app.utils.clock import Clock, utc_now
 from app.utils.shop_time import UTC_CALENDAR, ShopTime
 
 _NOTHING: ColumnElement[Decimal] = literal_column("0")
 _KEPT_FOR = 20
 _KEPT_AT_MOST_SECONDS = 60.0
+
+
+class CurrencyView(TypedDict):
+    """What came in and what went out, in one currency."""
+
+    captured: Decimal
+    refunded: Decimal
+
+
+class StatsView(TypedDict):
+    """Figures of the whole business, as of `collected_at`."""
+
+    orders: dict[str, int]
+    returns: dict[str, int]
+    revenue: dict[str, CurrencyView]
+    jobs: dict[str, int]
+    orders_per_day: list[DayView]
+    service_levels: ServiceLevelsView
+    return_times: ReturnTimesView
+    collected_at: datetime
 
 
 class StatsService:
@@ -50,10 +72,10 @@ class StatsService:
         self._shop_time = shop_time
         self._monotonic = monotonic
         self._collecting = asyncio.Lock()
-        self._kept: dict[str, Any] = {}
+        self._kept: StatsView | None = None
         self._kept_until = 0.0
 
-    async def collect(self, actor: Actor) -> dict[str, Any]:
+    async def collect(self, actor: Actor) -> StatsView:
         """Return the figures of `GET /stats`, collected just now or a moment ago (`collected_at`).
 
         Raises:
@@ -62,13 +84,15 @@ class StatsService:
         permissions.require(actor, Action.READ_STATS)
         async with self._collecting:
             started = self._monotonic()
-            if not self._kept or started >= self._kept_until:
-                self._kept = await self._database.reading(self._count)
+            kept = self._kept
+            if kept is None or started >= self._kept_until:
+                counted: StatsView = await self._database.reading(self._count)
+                kept = self._kept = counted
                 finished = self._monotonic()
                 self._kept_until = finished + min(_KEPT_FOR * (finished - started), _KEPT_AT_MOST_SECONDS)
-        return self._kept
+        return kept
 
-    async def _count(self, connection: AsyncConnection) -> dict[str, Any]:
+    async def _count(self, connection: AsyncConnection) -> StatsView:
         now = self._clock()
         figures = await job_figures(connection, self._review_hours)
         return {
@@ -88,7 +112,7 @@ async def _by_state(connection: AsyncConnection, column: Any, states: Any) -> di
     return {str(state): 0 for state in states} | {str(state): count for state, count in rows}
 
 
-async def _revenue(connection: AsyncConnection) -> dict[str, dict[str, float]]:
+async def _revenue(connection: AsyncConnection) -> dict[str, CurrencyView]:
     captured = (
         select(Payment.currency, func.sum(Payment.captured_amount).label("captured"), _NOTHING.label("refunded"))
         .where(Payment.state == PaymentState.CAPTURED)
@@ -106,4 +130,4 @@ async def _revenue(connection: AsyncConnection) -> dict[str, dict[str, float]]:
         .order_by(both.c.currency)
     )
     rows = await connection.execute(statement)
-    return {currency: {"captured": float(got), "refunded": float(gone)} for currency, got, gone in rows}
+    return {currency: {"captured": got, "refunded": gone} for currency, got, gone in rows}

@@ -8,7 +8,7 @@ columns without that row.
 from collections.abc import Mapping
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypedDict
 from uuid import UUID
 
 from sqlalchemy import Select, select
@@ -30,7 +30,8 @@ from app.services.jobs import service as job_service
 from app.services.jobs.service import JobKind
 from app.services.orders import search as order_search
 from app.services.orders.draft import address_of
-from app.services.orders.views import order_view
+from app.services.orders.views import OrderView, written_view
+from app.services.paging import Page
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.exceptions import (
     CorrectionNotAllowedError,
@@ -58,6 +59,27 @@ _OF_THE_PARCEL = frozenset({"carrier", "tracking_number"})
 _TO_THE_WAREHOUSE = (OrderStatus.PAID, OrderStatus.PROCESSING_IN_WAREHOUSE)
 
 
+class Change(TypedDict):
+    """A field's value before and after a correction."""
+
+    old: Any
+    new: Any
+
+
+class CorrectionView(TypedDict):
+    """A correction; for customers, `actor_id` and `ip_address` are None."""
+
+    id: UUID
+    order_id: UUID
+    version: int
+    changes: Mapping[str, Change]
+    reason: str
+    actor_id: UUID | None
+    actor_role: str
+    ip_address: str | None
+    created_at: datetime
+
+
 class CorrectionService:
     """Corrections of orders, and the list of them."""
 
@@ -67,7 +89,7 @@ class CorrectionService:
 
     async def correct(
         self, order_id: UUID, data: OrderCorrect, actor: Actor, expected: Precondition | None = None
-    ) -> dict[str, Any]:
+    ) -> OrderView:
         """Correct the fields that are given; return the order with its lines.
 
         Raises:
@@ -87,16 +109,13 @@ class CorrectionService:
             now = max(self._clock(), order.updated_at)
             await self._write(session, order, changes, data.reason, actor, now)
             lines = select(OrderLineItem).where(OrderLineItem.order_id == order.id).order_by(OrderLineItem.position)
-            shown = [_columns(line) for line in (await session.execute(lines)).scalars()]
-        columns = _columns(order)
-        columns["metadata"] = columns["details"]
-        return order_view(columns, shown)
+            return written_view(order, (await session.execute(lines)).scalars())
 
     async def _write(
         self,
         session: AsyncSession,
         order: Order,
-        changes: Mapping[str, Mapping[str, Any]],
+        changes: Mapping[str, Change],
         reason: str,
         actor: Actor,
         now: datetime,
@@ -128,7 +147,7 @@ class CorrectionService:
             key = f"{kind}:{order.id}:{order.version}"
             await job_service.add(session, kind, order.id, key, {"address_corrected": True})
 
-    async def list(self, order_id: UUID, page: PageQuery, actor: Actor) -> dict[str, Any]:
+    async def list(self, order_id: UUID, page: PageQuery, actor: Actor) -> Page[CorrectionView]:
         """Return a page of an order's corrections, oldest first; for customers, staff identity is omitted.
 
         Raises:
@@ -152,7 +171,7 @@ class CorrectionService:
             )
 
 
-def _given(data: OrderCorrect) -> dict[str, Any]:
+def _given(data: OrderCorrect) -> dict[str, str | dict[str, str]]:
     values = {
         "customer_email": data.customer_email,
         "customer_phone": data.customer_phone,
@@ -180,10 +199,10 @@ async def _locked(session: AsyncSession, order_id: UUID) -> Order:
     return order
 
 
-def _changes(order: Order, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _changes(order: Order, given: Mapping[str, Any]) -> dict[str, Change]:
     if not given:
         raise InvalidInputError(("body", f"must have one of {', '.join(sorted(STATES))}"))
-    changes = {
+    changes: dict[str, Change] = {
         field: {"old": getattr(order, field), "new": value}
         for field, value in given.items()
         if getattr(order, field) != value
@@ -196,11 +215,7 @@ def _changes(order: Order, given: Mapping[str, Any]) -> dict[str, dict[str, Any]
     return changes
 
 
-def _columns(row: Order | OrderLineItem) -> dict[str, Any]:
-    return {attribute.key: getattr(row, attribute.key) for attribute in type(row).__mapper__.column_attrs}
-
-
-def correction_view(row: Mapping[Any, Any], actor: Actor) -> dict[str, Any]:
+def correction_view(row: Mapping[Any, Any], actor: Actor) -> CorrectionView:
     """Return a correction as the API shows it to `actor`."""
     hidden = actor.sees_only is not None
     return {

@@ -1,7 +1,6 @@
 """A new order from a request: its lines, and what it all comes to."""
 
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any
 from uuid import UUID
 
 from app.config import MONEY_LIMIT
@@ -14,7 +13,7 @@ from app.utils.exceptions import InvalidInputError
 CENT = Decimal("0.01")
 
 
-def address_of(address: Address) -> dict[str, Any]:
+def address_of(address: Address) -> dict[str, str]:
     """Return an address as it is stored."""
     return address.model_dump(exclude_none=True)
 

@@ -1,6 +1,8 @@
 """Notes of the staff on orders and returns: added, never changed, and not for customers (REQ-005)."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal, TypedDict
 from uuid import UUID
 
 from sqlalchemy import insert, select
@@ -17,12 +19,25 @@ from app.schemas.note import NoteCreate
 from app.services import paging as pages
 from app.services.access import permissions
 from app.services.access.permissions import Action
+from app.services.paging import Page
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.exceptions import OrderNotFoundError, ReturnNotFoundError
 
 Subject = Literal[EntityType.ORDER, EntityType.RETURN]
 
 _NOTE = Note.__table__.c
+
+
+class NoteView(TypedDict):
+    """A note on an order or a return; the id of the other one is None."""
+
+    id: UUID
+    order_id: UUID | None
+    return_id: UUID | None
+    text: str
+    author_id: UUID
+    author_role: str
+    created_at: datetime
 
 
 class NoteService:
@@ -32,7 +47,7 @@ class NoteService:
         self._database = database
         self._clock = clock
 
-    async def add(self, subject: Subject, entity_id: UUID, data: NoteCreate, actor: Actor) -> dict[str, Any]:
+    async def add(self, subject: Subject, entity_id: UUID, data: NoteCreate, actor: Actor) -> NoteView:
         """Add a note; return it.
 
         Raises:
@@ -52,9 +67,9 @@ class NoteService:
         async with self._database.transaction() as session:
             await _require_subject(await session.connection(), subject, entity_id)
             row = (await session.execute(insert(Note).values(values).returning(*_NOTE))).one()
-        return dict(row._mapping)
+        return note_view(row._mapping)
 
-    async def list(self, subject: Subject, entity_id: UUID, page: PageQuery, actor: Actor) -> dict[str, Any]:
+    async def list(self, subject: Subject, entity_id: UUID, page: PageQuery, actor: Actor) -> Page[NoteView]:
         """Return a page of the notes on an order or a return, oldest first.
 
         Raises:
@@ -69,9 +84,22 @@ class NoteService:
                 select(*_NOTE).where(_NOTE[_column(subject)] == entity_id),
                 (_NOTE.created_at, _NOTE.id),
                 page,
-                lambda row: dict(row._mapping),
+                lambda row: note_view(row._mapping),
                 newest_first=False,
             )
+
+
+def note_view(row: Mapping[Any, Any]) -> NoteView:
+    """Return a note row as the staff see it."""
+    return {
+        "id": row["id"],
+        "order_id": row["order_id"],
+        "return_id": row["return_id"],
+        "text": row["text"],
+        "author_id": row["author_id"],
+        "author_role": row["author_role"],
+        "created_at": row["created_at"],
+    }
 
 
 def _column(subject: Subject) -> str:

@@ -12,7 +12,7 @@ from app.core.actor import Actor
 from app.core.enums import ActorType, EntityType, OrderStatus, RefundReason, Role, Trigger
 from app.core.precondition import Precondition
 from app.database import Database
-from app.models.order import Order, OrderLineItem, order_number_seq
+from app.models.order import Order, order_number_seq
 from app.models.payment import Payment
 from app.schemas.common import PageQuery
 from app.schemas.order import OrderCancel, OrderCreate, OrderQuery, OrderStateUpdate
@@ -24,9 +24,11 @@ from app.services.jobs.due_time import due_time, hold_overdue
 from app.services.jobs.service import JobKind, queue_of
 from app.services.orders import draft as order_draft
 from app.services.orders import search as order_search
-from app.services.orders.views import order_summary, order_view, with_lines
+from app.services.orders.views import OrderSummaryView, OrderView, order_summary, with_lines, written_view
+from app.services.paging import Page
 from app.services.workflow import audit, tampering, transitions
 from app.services.workflow.transitions import Effect, Machine, Outcome, TransitionRequest
+from app.services.workflow.views import RecordView, TransitionOptionsView
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.exceptions import ForbiddenError, OrderNotFoundError
 from app.utils.shop_time import UTC_CALENDAR, ShopTime
@@ -117,7 +119,7 @@ _LINES: ColumnElement[Any] = literal_column(LINES.format(order="orders")).label(
 
 
 class OrderService:
-    """What can be done with orders; each method is one unit of work and answers a plain dict."""
+    """What can be done with orders; each method is one unit of work."""
 
     def __init__(
         self,
@@ -137,7 +139,7 @@ class OrderService:
         self._shop_time = shop_time
         self._priced_by = priced_by
 
-    async def create(self, data: OrderCreate, actor: Actor) -> dict[str, Any]:
+    async def create(self, data: OrderCreate, actor: Actor) -> OrderView:
         """Create an order in PENDING_PAYMENT with its lines and its payment; return it.
 
         One that costs nothing is PAID in the same transaction.
@@ -179,9 +181,7 @@ class OrderService:
             await session.flush()
             if order.total_amount == 0:
                 return await self._pay_nothing(session, order.id, now)
-        columns = {attribute.key: getattr(order, attribute.key) for attribute in Order.__mapper__.column_attrs}
-        columns["metadata"] = columns["details"]
-        return order_view(columns, map(_columns, lines))
+        return written_view(order, lines)
 
     def _require_may_price(self, actor: Actor) -> None:
         # A request to create an order always carries its prices.
@@ -192,7 +192,7 @@ class OrderService:
                 {"role": actor.role, "needed": sorted(permissions.PRICING_ROLES)},
             )
 
-    async def _pay_nothing(self, session: AsyncSession, order_id: UUID, at: datetime) -> dict[str, Any]:
+    async def _pay_nothing(self, session: AsyncSession, order_id: UUID, at: datetime) -> OrderView:
         """Bring a new order that costs nothing to PAID, as SYSTEM: no payment will be reported for it."""
         request = TransitionRequest(
             entity_id=order_id,
@@ -206,7 +206,7 @@ class OrderService:
             transitions.moved_row(EntityType.ORDER, OrderStatus.PAID, result, OrderNotFoundError(order_id))
         )
 
-    async def get(self, order_id: UUID, actor: Actor) -> dict[str, Any]:
+    async def get(self, order_id: UUID, actor: Actor) -> OrderView:
         """Return an order with its lines.
 
         Raises:
@@ -220,7 +220,7 @@ class OrderService:
             raise OrderNotFoundError(order_id)
         return with_lines(row)
 
-    async def list(self, query: OrderQuery, actor: Actor) -> dict[str, Any]:
+    async def list(self, query: OrderQuery, actor: Actor) -> Page[OrderSummaryView]:
         """Return a page of orders, newest first, without their lines.
 
         Raises:
@@ -230,7 +230,7 @@ class OrderService:
         statement = _visible(select(*LISTED).where(*_filters(query)), actor)
         key = (Order.__table__.c.created_at, Order.__table__.c.id)
 
-        async def page(connection: AsyncConnection) -> dict[str, Any]:
+        async def page(connection: AsyncConnection) -> Page[OrderSummaryView]:
             wanted = statement
             if query.q is not None:
                 is_of_one = (actor.sees_only or query.customer_id) is not None
@@ -250,7 +250,7 @@ class OrderService:
 
     async def transition(
         self, order_id: UUID, update: OrderStateUpdate, actor: Actor, expected: Precondition | None = None
-    ) -> dict[str, Any]:
+    ) -> OrderView:
         """Bring an order into `update.new_state`; return it.
 
         Raises:
@@ -269,7 +269,7 @@ class OrderService:
 
     async def cancel(
         self, order_id: UUID, data: OrderCancel, actor: Actor, expected: Precondition | None = None
-    ) -> dict[str, Any]:
+    ) -> OrderView:
         """Cancel an order before it is in the warehouse; when it was paid, its refund is due at once.
 
         Raises:
@@ -312,7 +312,7 @@ class OrderService:
             results = await tampering.apply_to_sound(session, STATEMENT, requests)
         return sum(result.outcome is Outcome.MOVED for result in results)
 
-    async def transitions(self, order_id: UUID, actor: Actor) -> dict[str, Any]:
+    async def transitions(self, order_id: UUID, actor: Actor) -> TransitionOptionsView:
         """Return which states this actor could bring the order into now, and why not the others.
 
         Raises:
@@ -321,7 +321,7 @@ class OrderService:
         order = await self.get(order_id, actor)
         return transitions.options(EntityType.ORDER, order["status"], actor)
 
-    async def history(self, order_id: UUID, page: PageQuery, actor: Actor) -> dict[str, Any]:
+    async def history(self, order_id: UUID, page: PageQuery, actor: Actor) -> Page[RecordView]:
         """Return a page of the order's transitions, oldest first.
 
         Raises:
@@ -339,7 +339,7 @@ class OrderService:
         reason: str | None,
         changes: Mapping[str, Any],
         expected: Precondition | None,
-    ) -> dict[str, Any]:
+    ) -> OrderView:
         given = {column: value for column, value in changes.items() if value is not None}
         metadata = {"reason": reason, "carrier": given.get("carrier"), "tracking_number": given.get("tracking_number")}
         request = TransitionRequest(
@@ -356,10 +356,6 @@ class OrderService:
         return with_lines(
             transitions.moved_row(EntityType.ORDER, new_state, result, OrderNotFoundError(order_id), expected)
         )
-
-
-def _columns(line: OrderLineItem) -> dict[str, Any]:
-    return {attribute.key: getattr(line, attribute.key) for attribute in OrderLineItem.__mapper__.column_attrs}
 
 
 async def _next_number(session: AsyncSession, year: int) -> str:

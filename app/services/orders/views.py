@@ -1,12 +1,72 @@
-"""Orders as the API shows them."""
+"""Orders as the services return them, with exact amounts: the API writes them as JSON numbers."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, TypedDict
+from uuid import UUID
 
 from sqlalchemy import Row
 
+from app.models.order import Order, OrderLineItem
 
-def order_summary(row: Mapping[Any, Any]) -> dict[str, Any]:
+
+class OrderLineView(TypedDict):
+    """A line as it was sold."""
+
+    id: str
+    product_id: str
+    product_name: str
+    sku: str | None
+    quantity: int
+    unit_price: Decimal
+    tax_rate: Decimal
+    tax_amount: Decimal
+    subtotal: Decimal
+
+
+class OrderSummaryView(TypedDict):
+    """An order without its lines and metadata."""
+
+    id: UUID
+    order_number: str
+    status: str
+    version: int
+    customer_id: UUID
+    customer_email: str
+    customer_name: str | None
+    customer_phone: str | None
+    customer_company: str | None
+    customer_vat_id: str | None
+    locale: str | None
+    currency: str
+    subtotal_amount: Decimal
+    tax_amount: Decimal
+    shipping_amount: Decimal
+    total_amount: Decimal
+    payment_method: str
+    payment_transaction_id: str | None
+    shipping_address: Mapping[str, str]
+    billing_address: Mapping[str, str]
+    carrier: str | None
+    tracking_number: str | None
+    cancellation_reason: str | None
+    created_at: datetime
+    updated_at: datetime
+    paid_at: datetime | None
+    shipped_at: datetime | None
+    delivered_at: datetime | None
+    cancelled_at: datetime | None
+
+
+class OrderView(OrderSummaryView):
+    """An order with its metadata and lines."""
+
+    metadata: Mapping[str, Any]
+    line_items: list[OrderLineView]
+
+
+def order_summary(row: Mapping[Any, Any]) -> OrderSummaryView:
     """Return an order row as lists show it: without lines and without the caller's own metadata."""
     return {
         "id": row["id"],
@@ -21,10 +81,10 @@ def order_summary(row: Mapping[Any, Any]) -> dict[str, Any]:
         "customer_vat_id": row["customer_vat_id"],
         "locale": row["locale"],
         "currency": row["currency"],
-        "subtotal_amount": float(row["subtotal_amount"]),
-        "tax_amount": float(row["tax_amount"]),
-        "shipping_amount": float(row["shipping_amount"]),
-        "total_amount": float(row["total_amount"]),
+        "subtotal_amount": row["subtotal_amount"],
+        "tax_amount": row["tax_amount"],
+        "shipping_amount": row["shipping_amount"],
+        "total_amount": row["total_amount"],
         "payment_method": row["payment_method"],
         "payment_transaction_id": row["payment_transaction_id"],
         "shipping_address": row["shipping_address"],
@@ -41,27 +101,42 @@ def order_summary(row: Mapping[Any, Any]) -> dict[str, Any]:
     }
 
 
-def order_view(row: Mapping[Any, Any], lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return an order row and its lines as the API shows an order."""
+def order_view(row: Mapping[Any, Any], lines: Iterable[Mapping[str, Any]]) -> OrderView:
+    """Return an order row and its lines as one order."""
     return {**order_summary(row), "metadata": row["metadata"], "line_items": [line_view(line) for line in lines]}
 
 
-def line_view(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a line as the API shows it."""
+def line_view(row: Mapping[str, Any]) -> OrderLineView:
+    """Return a line, whose amounts are exact or numbers from JSON."""
     return {
         "id": str(row["id"]),
         "product_id": row["product_id"],
         "product_name": row["product_name"],
         "sku": row["sku"],
         "quantity": row["quantity"],
-        "unit_price": float(row["unit_price"]),
-        "tax_rate": float(row["tax_rate"]),
-        "tax_amount": float(row["tax_amount"]),
-        "subtotal": float(row["subtotal"]),
+        "unit_price": _exact(row["unit_price"]),
+        "tax_rate": _exact(row["tax_rate"]),
+        "tax_amount": _exact(row["tax_amount"]),
+        "subtotal": _exact(row["subtotal"]),
     }
 
 
-def with_lines(row: Row[Any]) -> dict[str, Any]:
-    """Return an order row that has its lines as JSON, as the API shows it."""
+def with_lines(row: Row[Any]) -> OrderView:
+    """Return an order from a row that has its lines as JSON."""
     mapping = row._mapping
     return order_view(mapping, mapping["line_items"])
+
+
+def written_view(order: Order, lines: Iterable[OrderLineItem]) -> OrderView:
+    """Return an order that was just written, and its lines."""
+    columns = _columns(order)
+    return order_view({**columns, "metadata": columns["details"]}, map(_columns, lines))
+
+
+def _columns(row: Order | OrderLineItem) -> dict[str, Any]:
+    return {attribute.key: getattr(row, attribute.key) for attribute in type(row).__mapper__.column_attrs}
+
+
+def _exact(amount: Decimal | float) -> Decimal:
+    # The shortest text of a float is the text that JSON had: its digits are fewer than the 15 that a float keeps.
+    return Decimal(str(amount))

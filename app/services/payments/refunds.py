@@ -36,6 +36,7 @@ from app.services.access import permissions
 from app.services.access.permissions import Action
 from app.services.jobs import service as job_service
 from app.services.jobs.service import Claim
+from app.services.paging import Page
 from app.services.payments import collection, disputes, refund_decisions
 from app.services.payments import ledger as money_ledger
 from app.services.payments.gateway.port import (
@@ -54,6 +55,7 @@ from app.services.payments.refund_reconciliation import (
     is_sample,
     refunds_at,
 )
+from app.services.payments.refund_views import OrderRefundView, RefundView, order_refund_view, refund_view
 from app.services.workflow import tampering
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import NotFoundError, OrderNotFoundError, RecordTamperedError
@@ -219,7 +221,7 @@ class RefundService:
             # The job gives up all the same; what the refund's record says is for a person to find out.
             await tampering.open_case(session, fault)
 
-    async def list(self, query: RefundQuery) -> dict[str, Any]:
+    async def list(self, query: RefundQuery) -> Page[RefundView]:
         """Return a page of refunds, newest first.
 
         Raises:
@@ -241,7 +243,7 @@ class RefundService:
                 newest_first=True,
             )
 
-    async def of_order(self, order_id: UUID, query: PageQuery, actor: Actor) -> dict[str, Any]:
+    async def of_order(self, order_id: UUID, query: PageQuery, actor: Actor) -> Page[OrderRefundView]:
         """Return a page of an order's refunds, newest first, without what only operations need.
 
         Raises:
@@ -262,11 +264,11 @@ class RefundService:
                 select(*shown, _RETURN_NUMBER).where(table.order_id == order_id),
                 (table.created_at, table.id),
                 query,
-                lambda row: {**row._asdict(), "amount": float(row.amount)},
+                lambda row: order_refund_view(row._mapping),
                 newest_first=True,
             )
 
-    async def get(self, refund_id: UUID) -> dict[str, Any]:
+    async def get(self, refund_id: UUID) -> RefundView:
         """Return a refund.
 
         Raises:
@@ -392,24 +394,3 @@ async def _paid(gateway: PaymentGateway, request: RefundRequest, *, perhaps_sent
     if known is not None and paid.id == known.id:
         raise GatewayDeclined(known.failure_code or "failed", f"Gateway refund {known.id} failed.")
     return paid
-
-
-def refund_view(row: Any) -> dict[str, Any]:
-    """Return a refund row as the API shows it."""
-    return {
-        "id": row["id"],
-        "order_id": row["order_id"],
-        "return_id": row["return_id"],
-        "return_number": row["return_number"],
-        "payment_id": row["payment_id"],
-        "reason": row["reason"],
-        "state": row["state"],
-        "version": row["version"],
-        "amount": float(row["amount"]),
-        "currency": row["currency"],
-        "gateway_refund_id": row["gateway_refund_id"],
-        "last_error": row["last_error"],
-        "created_at": row["created_at"],
-        "updated_at": row["updated_at"],
-        "succeeded_at": row["succeeded_at"],
-    }

@@ -30,6 +30,8 @@ from app.services.access import permissions
 from app.services.access.permissions import Action
 from app.services.documents.links import FileKind, FileLinks
 from app.services.jobs.due_time import due_time
+from app.services.paging import Page
+from app.services.returns.views import AttachmentView
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.exceptions import (
     AppError,
@@ -164,7 +166,7 @@ class AttachmentService:
             if not prepared.may_be_named:
                 await self._discard(prepared.storage_key)
 
-    async def add(self, return_id: UUID, prepared: PreparedUpload, actor: Actor) -> tuple[dict[str, Any], bool]:
+    async def add(self, return_id: UUID, prepared: PreparedUpload, actor: Actor) -> tuple[AttachmentView, bool]:
         """Add a file to a return; return its record, and whether it is new: the same bytes again change nothing.
 
         Args:
@@ -187,7 +189,7 @@ class AttachmentService:
                 row = await self._insert(session, return_id, prepared, actor)
         return self._view(row, actor), is_new
 
-    async def list(self, return_id: UUID, query: AttachmentQuery, actor: Actor) -> dict[str, Any]:
+    async def list(self, return_id: UUID, query: AttachmentQuery, actor: Actor) -> Page[AttachmentView]:
         """Return a page of a return's attachments, oldest first, each with a link.
 
         Raises:
@@ -310,7 +312,7 @@ class AttachmentService:
         except StorageError as fault:
             logger.warning("attachment left behind", key=key, reason=fault.reason)
 
-    def _view(self, row: Mapping[Any, Any], actor: Actor) -> dict[str, Any]:
+    def _view(self, row: Mapping[Any, Any], actor: Actor) -> AttachmentView:
         # For customers, the identity of staff is omitted.
         is_told = actor.sees_only is None or row["uploaded_by_role"] == Role.CUSTOMER
         return {

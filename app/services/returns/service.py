@@ -32,12 +32,14 @@ from app.services.access.permissions import Action
 from app.services.jobs import service as job_service
 from app.services.jobs.due_time import due_time, hold_overdue
 from app.services.jobs.service import JobKind
+from app.services.paging import Page
 from app.services.payments import ledger as money_ledger
 from app.services.returns.draft import Taken, new_return, taken_by
 from app.services.returns.inspection import inspected, require_inspection_fits
-from app.services.returns.views import return_view
+from app.services.returns.views import ReturnView, return_view
 from app.services.workflow import audit, tampering, transitions
 from app.services.workflow.transitions import Effect, Machine, Outcome, TransitionRequest
+from app.services.workflow.views import RecordView, TransitionOptionsView
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import (
     InvalidInputError,
@@ -105,14 +107,14 @@ STATEMENT = MACHINE.statement()
 
 
 class ReturnService:
-    """What can be done with returns; each method is one unit of work and answers a plain dict."""
+    """What can be done with returns; each method is one unit of work."""
 
     def __init__(self, database: Database, return_window: ReturnWindow, clock: Clock = utc_now) -> None:
         self._database = database
         self._window = return_window
         self._clock = clock
 
-    async def create(self, data: ReturnCreate, actor: Actor) -> dict[str, Any]:
+    async def create(self, data: ReturnCreate, actor: Actor) -> ReturnView:
         """Request a return of a delivered order; return it, in REQUESTED.
 
         Raises:
@@ -175,7 +177,7 @@ class ReturnService:
                 window_closed_at=closes_at,
             )
 
-    async def get(self, return_id: UUID, actor: Actor) -> dict[str, Any]:
+    async def get(self, return_id: UUID, actor: Actor) -> ReturnView:
         """Return a return.
 
         Raises:
@@ -183,7 +185,7 @@ class ReturnService:
         """
         return return_view((await self._row(return_id, actor))._mapping, actor)
 
-    async def list(self, query: ReturnQuery, actor: Actor) -> dict[str, Any]:
+    async def list(self, query: ReturnQuery, actor: Actor) -> Page[ReturnView]:
         """Return a page of returns, newest first.
 
         Raises:
@@ -215,7 +217,7 @@ class ReturnService:
 
     async def approve(
         self, return_id: UUID, data: ReturnApprove, actor: Actor, expected: Precondition | None = None
-    ) -> dict[str, Any]:
+    ) -> ReturnView:
         """Approve a return, with a restocking fee or a partial refund if given; return it.
 
         Raises:
@@ -253,7 +255,7 @@ class ReturnService:
 
     async def reject(
         self, return_id: UUID, data: ReturnReject, actor: Actor, expected: Precondition | None = None
-    ) -> dict[str, Any]:
+    ) -> ReturnView:
         """Reject a return with a category and notes; return it.
 
         Raises:
@@ -266,7 +268,7 @@ class ReturnService:
 
     async def transition(
         self, return_id: UUID, update: ReturnStateUpdate, actor: Actor, expected: Precondition | None = None
-    ) -> dict[str, Any]:
+    ) -> ReturnView:
         """Bring a return into `update.new_state`; return it. The review has its own methods.
 
         Raises:
@@ -318,7 +320,7 @@ class ReturnService:
             results = await tampering.apply_to_sound(session, STATEMENT, requests)
         return sum(result.outcome is Outcome.MOVED for result in results)
 
-    async def transitions(self, return_id: UUID, actor: Actor) -> dict[str, Any]:
+    async def transitions(self, return_id: UUID, actor: Actor) -> TransitionOptionsView:
         """Return which states this actor could bring the return into now, and why not the others.
 
         Raises:
@@ -327,7 +329,7 @@ class ReturnService:
         row = await self._row(return_id, actor)
         return transitions.options(EntityType.RETURN, row.status, actor)
 
-    async def history(self, return_id: UUID, page: PageQuery, actor: Actor) -> dict[str, Any]:
+    async def history(self, return_id: UUID, page: PageQuery, actor: Actor) -> Page[RecordView]:
         """Return a page of the return's transitions, oldest first.
 
         Raises:
@@ -357,7 +359,7 @@ class ReturnService:
         metadata: Mapping[str, Any],
         changes: Mapping[str, Any],
         expected: Precondition | None,
-    ) -> dict[str, Any]:
+    ) -> ReturnView:
         request = TransitionRequest(
             entity_id=return_id,
             new_state=new_state,

@@ -28,7 +28,17 @@ from app.models.state_history import StateHistory, TransitionRejection
 from app.schemas.common import PageQuery
 from app.schemas.state_history import AuditQuery
 from app.services import paging as pages
+from app.services.paging import Page
 from app.services.workflow.state_machine import INITIAL_STATES, StateMachine
+from app.services.workflow.views import (
+    FaultView,
+    RecordView,
+    RejectionView,
+    ReportView,
+    VerificationView,
+    record_view,
+    rejection_view,
+)
 from app.utils.clock import Clock, utc_now
 
 CHAIN_START = bytes(32)
@@ -105,7 +115,7 @@ class AuditService:
         self._database = database
         self._clock = clock
 
-    async def search(self, query: AuditQuery) -> dict[str, Any]:
+    async def search(self, query: AuditQuery) -> Page[RecordView | RejectionView]:
         """Return a page of transitions, or of refused attempts, oldest first.
 
         Raises:
@@ -124,7 +134,9 @@ class AuditService:
                 (query.state, state.__eq__),
             )
         )
-        view = rejection_view if query.rejected else record_view
+        view: Callable[[Mapping[Any, Any]], RecordView | RejectionView] = (
+            rejection_view if query.rejected else record_view
+        )
         return await self._database.reading(
             lambda connection: pages.fetch_page(
                 connection,
@@ -136,7 +148,7 @@ class AuditService:
             )
         )
 
-    async def verify(self, on_progress: Callable[[int], None] | None = None) -> dict[str, Any]:
+    async def verify(self, on_progress: Callable[[int], None] | None = None) -> VerificationView:
         """Walk every chain and replay every transition; return an `AuditVerification`.
 
         Args:
@@ -148,7 +160,7 @@ class AuditService:
             report = await connection.run_sync(verify_chains, on_progress)
         return {**report.as_dict(), "verified_at": at}
 
-    async def export(self) -> AsyncIterator[dict[str, Any]]:
+    async def export(self) -> AsyncIterator[RecordView]:
         """Yield the whole trail, oldest first, as of one moment."""
         table = StateHistory.__table__.c
         async with self._snapshot() as connection:
@@ -171,7 +183,7 @@ class AuditService:
 
 async def history_of(
     connection: AsyncConnection, entity_type: EntityType, entity_id: UUID, page: PageQuery, actor: Actor
-) -> dict[str, Any]:
+) -> Page[RecordView]:
     """Return a page of one entity's transitions, oldest first.
 
     For customers, the identity and IP address of others are omitted, and with them every hash from that row on: each
@@ -203,54 +215,15 @@ def _number_of(table: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[str |
     return case((table.entity_type == EntityType.ORDER, order), else_=returned).label("entity_number")
 
 
-def _as_seen_by(actor: Actor, row: Mapping[Any, Any]) -> dict[str, Any]:
+def _as_seen_by(actor: Actor, row: Mapping[Any, Any]) -> RecordView:
     record = record_view(row)
     if actor.sees_only is None:
         return record
     if record["actor_id"] != actor.id:
-        record |= {"actor_id": None, "ip_address": None}
+        record["actor_id"] = record["ip_address"] = None
     if row[_FIRST_HIDDEN] is not None and record["seq"] >= row[_FIRST_HIDDEN]:
-        record |= {"hash": None, "prev_hash": None}
+        record["hash"] = record["prev_hash"] = None
     return record
-
-
-def record_view(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return a history row as the API shows it."""
-    return {
-        "id": row["id"],
-        "entity_type": row["entity_type"],
-        "entity_id": row["entity_id"],
-        "entity_number": row["entity_number"],
-        "seq": row["seq"],
-        "previous_state": row["previous_state"],
-        "new_state": row["new_state"],
-        "actor_id": row["actor_id"],
-        "actor_type": row["actor_type"],
-        "trigger": row["trigger"],
-        "metadata": row["metadata"],
-        "ip_address": row["ip_address"],
-        "created_at": row["created_at"],
-        "prev_hash": bytes(row["prev_hash"]).hex(),
-        "hash": bytes(row["hash"]).hex(),
-    }
-
-
-def rejection_view(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return a refused attempt as the API shows it."""
-    return {
-        "id": row["id"],
-        "entity_type": row["entity_type"],
-        "entity_id": row["entity_id"],
-        "entity_number": row["entity_number"],
-        "current_state": row["current_state"],
-        "requested_state": row["requested_state"],
-        "actor_id": row["actor_id"],
-        "actor_type": row["actor_type"],
-        "trigger": row["trigger"],
-        "metadata": row["metadata"],
-        "ip_address": row["ip_address"],
-        "created_at": row["created_at"],
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,9 +244,9 @@ class Report:
     rows: int
     fault: Fault | None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> ReportView:
         """Return it as the API shows it."""
-        fault = None
+        fault: FaultView | None = None
         if self.fault is not None:
             fault = {
                 "entity_type": self.fault.entity_type,

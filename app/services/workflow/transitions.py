@@ -45,6 +45,7 @@ from app.services.events import tampered
 from app.services.jobs.service import JobKind, queue_of
 from app.services.workflow.audit import CHAIN_START_SQL, canonical_sql
 from app.services.workflow.state_machine import TRANSITIONS, StateMachine
+from app.services.workflow.views import TransitionOptionsView, TransitionOptionView
 from app.utils.exceptions import InvalidStateTransitionError, NotFoundError, VersionConflictError
 
 __all__ = [
@@ -384,10 +385,10 @@ def moved_row(
     raise InvalidStateTransitionError(result.previous_state, new_state, allowed)
 
 
-def options(entity_type: EntityType, current: str, actor: Actor) -> dict[str, Any]:
+def options(entity_type: EntityType, current: str, actor: Actor) -> TransitionOptionsView:
     """Return every state as a thinkable next one: whether this actor may go there now, and if not, why."""
     allowed = StateMachine.allowed(entity_type, current)
-    choices = []
+    choices: list[TransitionOptionView] = []
     for state in TRANSITIONS[entity_type]:
         blocked = None
         if state not in allowed:

@@ -9,10 +9,10 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, TypedDict, cast
 from uuid import UUID
 
 import structlog
@@ -27,6 +27,7 @@ from app.models.audit_verification import AuditVerification
 from app.services.access import permissions
 from app.services.access.permissions import Action
 from app.services.workflow.audit import AuditService
+from app.services.workflow.views import FaultView, VerificationView
 from app.utils.clock import utc_now, uuid7
 from app.utils.exceptions import ServiceUnavailableError
 
@@ -45,6 +46,34 @@ _RUNS = AuditVerification.__table__.c
 _EXPECTED = text("SELECT nullif(reltuples, -1)::bigint FROM pg_class WHERE oid = 'public.state_history'::regclass")
 
 
+class StoredFault(TypedDict):
+    """The first row that does not hold, as JSON."""
+
+    entity_type: str
+    entity_id: str
+    seq: int | None
+    fault: str
+
+
+class StoredVerification(TypedDict):
+    """A `VerificationView` as JSON: what `audit_verifications.result` holds."""
+
+    ok: bool
+    entities: int
+    rows: int
+    fault: StoredFault | None
+    verified_at: str
+
+
+class ProgressView(TypedDict):
+    """A run that is still at work; `rows_expected` is an estimate, None where there is none."""
+
+    state: str
+    rows_checked: int
+    rows_expected: int | None
+    started_at: datetime
+
+
 class VerificationService:
     """Starts runs and waits for them.
 
@@ -61,7 +90,7 @@ class VerificationService:
         self._wait_seconds = wait_seconds
         self._watched: set[asyncio.Task[None]] = set()
 
-    async def verify(self, actor: Actor) -> tuple[bool, dict[str, Any]]:
+    async def verify(self, actor: Actor) -> tuple[bool, StoredVerification | ProgressView]:
         """Return whether the run is done, and its result or how far it is.
 
         Raises:
@@ -74,7 +103,7 @@ class VerificationService:
         while True:
             run = await self._read(run_id)
             if run.state == VerificationState.DONE:
-                return True, dict(run.result)
+                return True, cast("StoredVerification", dict(run.result))
             if run.state == VerificationState.FAILED:
                 raise ServiceUnavailableError("The verification could not be finished; try again.")
             if time.monotonic() >= until:
@@ -147,7 +176,7 @@ class VerificationService:
             logger.error("audit_verification.failed", run_id=str(run_id), exit_code=code)
 
 
-async def record(database: Database, run_id: UUID) -> dict[str, Any]:
+async def record(database: Database, run_id: UUID) -> VerificationView:
     """Verify the trail as the run `run_id`: keep its heartbeat and progress, then its result; return the result."""
     checked = 0
 
@@ -182,14 +211,16 @@ async def record(database: Database, run_id: UUID) -> dict[str, Any]:
     return report
 
 
-async def finish(database: Database, run_id: UUID, report: Mapping[str, Any] | None) -> bool:
+async def finish(database: Database, run_id: UUID, report: VerificationView | None) -> bool:
     """Keep the result of a run, or that it failed (`None`); return whether it was still running."""
     values: dict[str, Any] = {"state": VerificationState.FAILED}
     if report is not None:
         fault = report["fault"]
-        result = {
-            **report,
-            "fault": fault and {**fault, "entity_id": str(fault["entity_id"])},
+        result: StoredVerification = {
+            "ok": report["ok"],
+            "entities": report["entities"],
+            "rows": report["rows"],
+            "fault": None if fault is None else _stored(fault),
             "verified_at": report["verified_at"].isoformat().replace("+00:00", "Z"),
         }
         values = {"state": VerificationState.DONE, "result": result, "rows_checked": report["rows"]}
@@ -203,7 +234,16 @@ async def finish(database: Database, run_id: UUID, report: Mapping[str, Any] | N
         return ended.first() is not None
 
 
-def _progress(run: Row[Any]) -> dict[str, Any]:
+def _stored(fault: FaultView) -> StoredFault:
+    return {
+        "entity_type": fault["entity_type"],
+        "entity_id": str(fault["entity_id"]),
+        "seq": fault["seq"],
+        "fault": fault["fault"],
+    }
+
+
+def _progress(run: Row[Any]) -> ProgressView:
     return {
         "state": run.state,
         "rows_checked": run.rows_checked,
