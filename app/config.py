@@ -77,7 +77,9 @@ class Settings(BaseSettings):
     database_pool_size: int = Field(10, ge=1, le=200)
     database_statement_timeout_seconds: int = Field(15, ge=1)
     database_idle_transaction_timeout_seconds: int = Field(
-        10, ge=1, description="Lower than the statement timeout, so that those who wait for its locks outlast it."
+        10,
+        ge=1,
+        description="Must be lower than the statement timeout, so that an idle transaction is ended before the statements waiting for its locks time out.",
     )
 
     redis_url: str = Field("redis://localhost:6379/0", repr=False)
@@ -94,7 +96,7 @@ class Settings(BaseSettings):
     token_max_age_minutes: int = Field(1440, ge=1, le=MAXIMUM_TOKEN_AGE_MINUTES, description="Counted from `iat`.")
     jwks_refresh_seconds: int = Field(300, ge=1, le=3600)
     rate_limit_per_minute: int = Field(100, ge=0, le=100_000, description="Requests of one caller; 0 is no limit.")
-    trusted_proxies: str = Field("", description="Addresses and networks whose X-Forwarded-For is believed.")
+    trusted_proxies: str = Field("", description="Addresses and networks whose X-Forwarded-For is used.")
     max_body_bytes: int = Field(1_048_576, ge=1024)
     http_connections_maximum: int = Field(500, ge=10, description="Open connections of one API process.")
     force_https: bool = Field(True, description="Production refuses what came over plain HTTP, health checks apart.")
@@ -200,7 +202,9 @@ class Settings(BaseSettings):
     notification_retry_cap_seconds: float = Field(1800, gt=0)
     job_max_claims: int = Field(20, ge=1, description="Claims a job may use up before it counts as crashing.")
     job_lease_seconds: float = Field(60, gt=0)
-    job_redispatch_seconds: float = Field(60, gt=0, description="A published job nobody claimed is sent again.")
+    job_redispatch_seconds: float = Field(
+        60, gt=0, description="A published job that no worker claimed for so long is sent again."
+    )
     relay_poll_seconds: float = Field(0.04, gt=0)
     # DAILY_SUMMARY_HOUR_UTC is the name that this had before the shop had a time zone.
     daily_summary_hour: int = Field(
@@ -265,7 +269,9 @@ class Settings(BaseSettings):
         if not value:
             return None
         if _PUBLIC_URL.fullmatch(value) is None or ".." in value:
-            raise ValueError("must be an http:// or https:// address, perhaps with a path: no login, query or fragment")
+            raise ValueError(
+                "must be an http:// or https:// address, optionally with a path: no login, query or fragment"
+            )
         return value.rstrip("/")
 
     @field_validator(
@@ -294,7 +300,7 @@ class Settings(BaseSettings):
             except ValueError:
                 raise ValueError(f"{given[:100]!r} is no address and no network such as 10.0.0.0/8") from None
             if everyone:
-                raise ValueError(f"{given} would believe everyone")
+                raise ValueError(f"{given} would trust the header of every caller")
         return value
 
     @field_validator("redis_url")

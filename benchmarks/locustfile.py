@@ -38,7 +38,7 @@ def _arguments(parser: LocustArgumentParser) -> None:
 def _judge(environment: Environment, **_: Any) -> None:
     """Compare each kind of request with its bar; requests that failed make Locust's own exit code 1."""
     if not environment.stats.total.num_requests:
-        print("nobody asked for anything")
+        print("no request was made")
         environment.process_exit_code = 1
     if not cast(Namespace, environment.parsed_options).check_p95:
         return

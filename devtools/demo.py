@@ -240,8 +240,8 @@ class Demo:
         ).json()
         paid = [entry["amount"] for entry in ledger["data"]]
         wanted = [f"{returned['refund_amount']:.2f}"]
-        self._expect(paid == wanted, f"the gateway's books say {paid}, not {wanted}")
-        self._done("a worker pays it back, once by the gateway's own books", refund["gateway_refund_id"])
+        self._expect(paid == wanted, f"the gateway's ledger says {paid}, not {wanted}")
+        self._done("a worker pays it back, once according to the gateway's ledger", refund["gateway_refund_id"])
         return refund
 
     def _mails(self, order_number: str) -> None:
@@ -262,7 +262,7 @@ class Demo:
             self._console.print(f"  [green]✓[/] [dim]to the customer:[/] {escape(subject)}")
         told = self._subjects(self._settings.warehouse_email) + self._subjects(self._settings.managers_email)
         inside = [subject for subject in told if order_number in subject]
-        self._expect(len(inside) >= 2, "the warehouse and the managers were not told")
+        self._expect(len(inside) >= 2, "the warehouse and the managers got no mail")
         self._done(f"and {len(inside)} to warehouse and managers", "")
 
     def _subjects(self, recipient: str) -> list[str]:

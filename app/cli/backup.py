@@ -28,7 +28,7 @@ From = Annotated[
 def make_backup(
     context: typer.Context,
     repository: From = None,
-    full: Annotated[bool, typer.Option("--full", help="Copy everything, not what changed alone.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Copy everything, not only what changed.")] = False,
     json: Json = False,
 ) -> None:
     """Make a base backup, and bring log and documents up to it."""
@@ -87,7 +87,7 @@ def verify_backups(
 
 @backup.command("point")
 def make_point(
-    name: Annotated[str, typer.Argument(help="What to call it: letters, digits, '.', '_' and '-'.")],
+    name: Annotated[str, typer.Argument(help="Its name: letters, digits, '.', '_' and '-'.")],
     repository: From = None,
     json: Json = False,
 ) -> None:
@@ -135,7 +135,7 @@ def prune_backups(repository: From = None, json: Json = False) -> None:
 @backup.command("run")
 def run_schedule(
     repository: From = None,
-    first_after: Annotated[int, typer.Option(min=0, help="Seconds until the very first base backup.")] = 0,
+    first_after: Annotated[int, typer.Option(min=0, help="Seconds until the first base backup.")] = 0,
 ) -> None:
     """Back up until stopped: log and documents twice a minute, a base backup every BACKUP_EVERY_HOURS."""
     from app.backup.schedule import Schedule

@@ -14,8 +14,8 @@ cases = typer.Typer(help="Cases: what a person must decide.", no_args_is_help=Tr
 @cases.command("list")
 def cases_list(
     state: Annotated[str, typer.Option(help="OPEN, CLOSED or ALL.")] = "OPEN",
-    kind: Annotated[str | None, typer.Option(help="Those of one kind, e.g. AMOUNT_MISMATCH.")] = None,
-    order: Annotated[UUID | None, typer.Option(help="Those about this order.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only cases of this kind, e.g. AMOUNT_MISMATCH.")] = None,
+    order: Annotated[UUID | None, typer.Option(help="Only cases about this order.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 50,
     json: Json = False,
 ) -> None:
@@ -53,7 +53,7 @@ def cases_show(case_id: UUID) -> None:
 def cases_close(
     case_id: UUID,
     note: Annotated[str, typer.Option(help="What was decided, for the record.")],
-    action: Annotated[str | None, typer.Option(help="The way out that is taken, as `show` lists them.")] = None,
+    action: Annotated[str | None, typer.Option(help="The resolution, one of those that `show` lists.")] = None,
     by: By = None,
 ) -> None:
     """Close a case with a note, and carry out the way out that is named.

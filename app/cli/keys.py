@@ -13,12 +13,15 @@ from app.core.enums import Role
 
 T = TypeVar("T")
 
-keys = typer.Typer(help="API keys of callers; made and ended as the owner: DATABASE_ADMIN_URL.", no_args_is_help=True)
+keys = typer.Typer(
+    help="API keys of callers. Creating and revoking needs the owner's connection, DATABASE_ADMIN_URL.",
+    no_args_is_help=True,
+)
 token = typer.Typer(help="Print a signed bearer token, or revoke one.")
 
 _INSUFFICIENT_PRIVILEGE = "42501"
 
-ExpiresIn = Annotated[int | None, typer.Option(min=1, max=3650, help="Days after which the key ends.")]
+ExpiresIn = Annotated[int | None, typer.Option(min=1, max=3650, help="Days after which the key expires.")]
 
 
 @keys.command("create")
@@ -39,7 +42,7 @@ def keys_create(
 @keys.command("rotate")
 def keys_rotate(
     key_id: UUID,
-    overlap: Annotated[int, typer.Option(min=0, max=24 * 90, help="Hours for which the old key still holds.")] = 24,
+    overlap: Annotated[int, typer.Option(min=0, max=24 * 90, help="Hours for which the old key remains valid.")] = 24,
     expires_in: ExpiresIn = None,
     json: Json = False,
 ) -> None:
@@ -81,7 +84,7 @@ def keys_revoke(key_id: UUID) -> None:
 def token_issue(
     context: typer.Context,
     role: Annotated[Role | None, typer.Option(help="What the bearer may do.")] = None,
-    subject: Annotated[UUID | None, typer.Option(help="Principal id; a new one without.")] = None,
+    subject: Annotated[UUID | None, typer.Option(help="Principal id; by default a new one.")] = None,
     customer_id: Annotated[UUID | None, typer.Option(help="The customer, for the role customer.")] = None,
     minutes: Annotated[int, typer.Option(min=1, help="How long it is valid; at most TOKEN_MAX_AGE_MINUTES.")] = 60,
     json: Json = False,
@@ -114,7 +117,7 @@ def token_issue(
 
 @token.command("revoke")
 def token_revoke(
-    jti: Annotated[str, typer.Argument(help="The token's jti, of ours or of a provider; or the token itself.")],
+    jti: Annotated[str, typer.Argument(help="The token's jti, issued here or by a provider; or the token itself.")],
 ) -> None:
     """End a token; within 5 seconds nothing accepts it any more."""
     from app.core.security import CredentialsError, token_id_of

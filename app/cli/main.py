@@ -74,7 +74,7 @@ def api(
 @cli.command()
 def migrate(
     down: Annotated[
-        str | None, typer.Option(metavar="REV", help="Go back to this revision; `base` undoes all.")
+        str | None, typer.Option(metavar="REV", help="Downgrade to this revision; `base` undoes all migrations.")
     ] = None,
 ) -> None:
     """Bring the database schema up to date."""
@@ -95,7 +95,7 @@ def migrate(
 def worker(
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Jobs done at a time.")] = 2,
     queues: Annotated[
-        str, typer.Option(help="Queues of jobs to take from, separated by commas; beat's ticks it always takes.")
+        str, typer.Option(help="Queues of jobs to take from, separated by commas; the ticks of beat are always taken.")
     ] = "invoices,refunds,notifications",
 ) -> None:
     """Do background jobs: a Celery worker."""

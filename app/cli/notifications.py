@@ -13,7 +13,7 @@ notifications = typer.Typer(help="Messages and their delivery.", no_args_is_help
 
 @notifications.command("list")
 def notifications_list(
-    order: Annotated[UUID | None, typer.Option(help="Those about this order.")] = None,
+    order: Annotated[UUID | None, typer.Option(help="Only messages about this order.")] = None,
     state: Annotated[str | None, typer.Option(help="PENDING, SENT, REJECTED, FAILED or SUPPRESSED.")] = None,
     channel: Annotated[str | None, typer.Option(help="EMAIL, SMS or CHAT.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 50,
@@ -57,7 +57,7 @@ def notifications_resend(
         UUID, typer.Argument(metavar="ID", help="The message, as `notifications list` shows it.")
     ],
     to: Annotated[
-        str | None, typer.Option(help="A corrected address or number, for this message only; the first one without it.")
+        str | None, typer.Option(help="A corrected address or number, for this message only; default: the first one.")
     ] = None,
     by: By = None,
 ) -> None:

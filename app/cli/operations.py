@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 audit = typer.Typer(help="The audit trail: proof and export.", no_args_is_help=True)
 jobs = typer.Typer(help="Background jobs and their dead letters.", no_args_is_help=True)
-refunds = typer.Typer(help="Money out, and the gateway's books.", no_args_is_help=True)
+refunds = typer.Typer(help="Refunds, and their comparison with the gateway's ledger.", no_args_is_help=True)
 
 _LONGEST_NAME = 100
 
@@ -90,7 +90,7 @@ def with_database(work: Callable[[Any], Awaitable[T]], *, as_owner: bool = False
 
 By = Annotated[
     str | None,
-    typer.Option("--by", help="Who decides, for the record; the name of the system account without it."),
+    typer.Option("--by", help="Who decides, for the record; default: the name of the system account."),
 ]
 
 
@@ -167,7 +167,9 @@ def _progress() -> Callable[[int], None] | None:
 @audit.command("verify")
 def audit_verify(
     json: Json = False,
-    record: Annotated[UUID | None, typer.Option(hidden=True, help="Verify as this run of the API's.")] = None,
+    record: Annotated[
+        UUID | None, typer.Option(hidden=True, help="Verify as part of this run, which the API started.")
+    ] = None,
 ) -> None:
     """Walk every chain and replay every transition; exit 1 at the first row that does not hold."""
     from app.services.workflow import verification as verification_service
@@ -193,7 +195,7 @@ def audit_verify(
 @audit.command("export")
 def audit_export(
     output: Annotated[
-        Path | None, typer.Option(help="File to write, for its owner alone to read; standard output without.")
+        Path | None, typer.Option(help="File to write, readable only by its owner; default: standard output.")
     ] = None,
 ) -> None:
     """Write the whole trail as JSON Lines, oldest first, with the hashes that prove it."""
@@ -313,10 +315,12 @@ def refunds_list(
 
 @refunds.command("reconcile")
 def refunds_reconcile(
-    repair: Annotated[bool, typer.Option(help="Record what the gateway paid and we do not know of.")] = False,
+    repair: Annotated[
+        bool, typer.Option(help="Record refunds that the gateway paid and this system has not recorded.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Compare our refunds with the gateway's books; exit 1 when they differ."""
+    """Compare our refunds with the gateway's ledger; exit 1 when they differ."""
     from dataclasses import asdict
 
     from app.config import get_settings
@@ -354,7 +358,7 @@ def refunds_reconcile(
 
 
 def openapi(
-    output: Annotated[Path | None, typer.Option(help="File to write; standard output without.")] = None,
+    output: Annotated[Path | None, typer.Option(help="File to write; default: standard output.")] = None,
 ) -> None:
     """Print the OpenAPI document as YAML: what `API-SPECIFICATION.yml` holds."""
     from app.main import openapi_yaml
@@ -369,7 +373,7 @@ def openapi(
 def diagram(
     machine: Annotated[MachineName, typer.Argument()] = MachineName.ORDER,
     picture: Annotated[PictureFormat, typer.Option("--format")] = PictureFormat.MERMAID,
-    output: Annotated[Path | None, typer.Option(help="File to write; standard output without.")] = None,
+    output: Annotated[Path | None, typer.Option(help="File to write; default: standard output.")] = None,
 ) -> None:
     """Draw a state machine from the table that the system runs on."""
     from app.core.enums import EntityType

@@ -7,7 +7,8 @@ import typer
 AllowDevelopmentSecrets = Annotated[
     bool,
     typer.Option(
-        "--allow-development-secrets", help="Listen where other machines reach it, under secrets that anyone can read."
+        "--allow-development-secrets",
+        help="Allow an address that other machines can reach, although the development secrets are public.",
     ),
 ]
 

@@ -7,7 +7,7 @@ import typer
 from app.cli import operations as cli_operations
 from app.cli.operations import Json
 
-payments = typer.Typer(help="Money in, and the gateway's books.", no_args_is_help=True)
+payments = typer.Typer(help="Payments, and their comparison with the gateway's ledger.", no_args_is_help=True)
 
 
 @payments.command("reconcile")
@@ -18,7 +18,7 @@ def payments_reconcile(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Compare our payments with the gateway's books; exit 1 when they differ."""
+    """Compare our payments with the gateway's ledger; exit 1 when they differ."""
     from dataclasses import asdict
 
     from app.config import get_settings

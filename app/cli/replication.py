@@ -33,7 +33,7 @@ Publisher = Annotated[
 
 @replication.command("prepare")
 def prepare(
-    on: Annotated[Side, typer.Option("--on", help="Which side DATABASE_ADMIN_URL leads to.")],
+    on: Annotated[Side, typer.Option("--on", help="The server that DATABASE_ADMIN_URL connects to.")],
     json: Json = False,
 ) -> None:
     """Make the publication, or let the guards of an empty database pass what a subscription applies."""

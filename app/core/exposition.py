@@ -57,7 +57,7 @@ def job_gauges(
         open_cases: how many cases a person must decide.
         overdue: promise → how many cases are past it at this moment.
     """
-    jobs = GaugeMetricFamily("articurated_jobs_waiting", "Jobs not yet done.", labels=["queue", "state"])
+    jobs = GaugeMetricFamily("articurated_jobs_waiting", "Unfinished jobs.", labels=["queue", "state"])
     for (queue, state), count in waiting.items():
         jobs.add_metric([queue, state], count)
     oldest = GaugeMetricFamily(
@@ -71,7 +71,7 @@ def job_gauges(
     )
     for queue, count in (retrying or {}).items():
         again.add_metric([queue], count)
-    late = GaugeMetricFamily("articurated_sla_overdue", "Cases past what is promised, by now.", labels=["sla"])
+    late = GaugeMetricFamily("articurated_sla_overdue", "Cases that are past their promised time now.", labels=["sla"])
     for promise, count in (overdue or {}).items():
         late.add_metric([promise], count)
     cases = GaugeMetricFamily("articurated_cases_open", "Cases that a person must decide.", value=open_cases)

@@ -114,7 +114,9 @@ STORAGE_SECONDS = Histogram(
     registry=REGISTRY,
 )
 ERRORS_REPORTED = Counter(
-    "articurated_faults_total", "Faults of ours: 500s, jobs that died or met an unexpected error.", registry=REGISTRY
+    "articurated_faults_total",
+    "Internal errors: answers 500, jobs that became dead letters or raised an unexpected error.",
+    registry=REGISTRY,
 )
 LOG_LINES_DROPPED = Counter(
     "articurated_log_lines_dropped_total", "Log lines that could not be written.", registry=REGISTRY

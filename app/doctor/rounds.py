@@ -12,12 +12,12 @@ TIMEOUT_SECONDS = 10.0
 Look = Callable[[Settings], Awaitable[list[Finding]]]
 
 LOOKS: tuple[tuple[str, Look, str], ...] = (
-    ("settings", services.configuration, "mend the variable that is named"),
+    ("settings", services.configuration, "correct the variable that is named"),
     ("database", databases.schema, "look at the server and at DATABASE_URL; then `articurated migrate`"),
     ("session", databases.session, "the database cannot be asked"),
     ("clock", databases.clock, "the database cannot be asked"),
     ("server", databases.server, "the database cannot be asked"),
-    ("replica", databases.replica, "look at the server and at DATABASE_REPLICA_URL; the primary answers meanwhile"),
+    ("replica", databases.replica, "look at the server and at DATABASE_REPLICA_URL; until then the primary answers"),
     ("work", databases.work, "the database cannot be asked"),
     ("redis", services.redis, "look at the server and at REDIS_URL"),
     ("processes", services.processes, "signs of life are kept in Redis, which cannot be asked"),

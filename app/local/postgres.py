@@ -138,7 +138,7 @@ class EmbeddedPostgres:
             shutil.rmtree(self.cluster)
         if not self._secrets:
             if self.cluster.exists():
-                raise EmbeddedError(f"{state_file} is missing, so nobody knows the passwords of {self.cluster}")
+                raise EmbeddedError(f"{state_file} is missing; it has the passwords of {self.cluster}")
             self._secrets = {role: secrets.token_urlsafe(24) for role in (SUPERUSER, OWNER_ROLE, APP_ROLE)}
             write_state(state_file, self._secrets)
         if not self.cluster.exists():

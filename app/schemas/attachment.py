@@ -93,7 +93,7 @@ def display_name(given: str, extension: str) -> str:
 
 UPLOAD_BODY: dict[str, Any] = {
     "type": "object",
-    "description": "One file, perhaps with a description; no other parts.",
+    "description": "One file, optionally with a description; no other parts.",
     "required": ["file"],
     "additionalProperties": False,
     "properties": {

@@ -229,4 +229,4 @@ def _require_decimal(name: str, value: Decimal, smallest_exponent: int) -> None:
 
 def _require_equal(name: str, stated: Decimal, summed: Decimal) -> None:
     if stated != summed:
-        raise ValueError(f"{name} is stated as {stated}, yet its parts sum to {summed}")
+        raise ValueError(f"{name} is stated as {stated}, but its parts sum to {summed}")

@@ -151,7 +151,7 @@ class Supervisor:
             elif child.phase is Phase.STARTING and not child.once and child.ready():
                 self._note_ready(child)
             elif child.phase is Phase.STARTING and now - child.since > child.start_seconds:
-                self._reporter.say(f"{child.name} is not ready after {child.start_seconds:.0f} s: starting it anew")
+                self._reporter.say(f"{child.name} is not ready after {child.start_seconds:.0f} s: restarting it")
                 child.process.kill()
             elif child.phase is Phase.WAITING and now >= child.since:
                 self._launch_again(child)

@@ -135,7 +135,7 @@ class Store:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
-            raise StoreInUseError(f"another gateway already keeps its books in {folder}") from None
+            raise StoreInUseError(f"another gateway already has its ledger in {folder}") from None
         # SQLite gives its log and index the mode of the database.
         _make_private(folder / "ledger.sqlite3")
         self._connection = sqlite3.connect(folder / "ledger.sqlite3", isolation_level=None, check_same_thread=False)

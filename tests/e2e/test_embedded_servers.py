@@ -185,7 +185,7 @@ def test_a_taken_port_is_left_for_another_unless_it_was_asked_for(postgres: Embe
 
 def test_lost_passwords_are_told_not_guessed(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
     (tmp_path / "postgres" / "cluster").mkdir(parents=True)
-    with pytest.raises(EmbeddedError, match="nobody knows the passwords"):
+    with pytest.raises(EmbeddedError, match="is missing; it has the passwords of"):
         EmbeddedPostgres(tmp_path).start()
 
 

@@ -259,7 +259,7 @@ def test_a_part_that_never_gets_ready_is_started_anew(tmp_path: Path) -> None:
     code = "first = not (folder / 'was').exists(); (folder / 'was').touch(); first and time.sleep(600); " + IDLE
     with supervised(tmp_path, {"name": "api", "code": code, "start_seconds": 3.0}) as running:
         running.until("ready")
-        assert "said api is not ready after 3 s: starting it anew" in running.lines
+        assert "said api is not ready after 3 s: restarting it" in running.lines
 
 
 def test_a_part_that_keeps_dying_before_it_is_ready_ends_the_start(tmp_path: Path) -> None:

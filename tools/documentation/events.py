@@ -135,7 +135,7 @@ EVENTS: Mapping[str, EventKind] = {
 
 _ALSO: Mapping[JobKind, str] = {
     JobKind.ISSUE_CREDIT_NOTE: "the gateway has paid a refund",
-    JobKind.PROCESS_REFUND: "money that arrives for an order cancelled meanwhile",
+    JobKind.PROCESS_REFUND: "money that arrives for an order that was cancelled in the meantime",
     JobKind.RELEASE_PAYMENT: "money is reserved for an order that was cancelled meanwhile",
     JobKind.NOTIFY_INVOICE: "an invoice is issued",
     JobKind.NOTIFY_CREDIT_NOTE: "a credit note is issued",
@@ -144,7 +144,7 @@ _ALSO: Mapping[JobKind, str] = {
     JobKind.NOTIFY_RETURN_AWAITING_REVIEW: "a return is requested",
     JobKind.NOTIFY_REFUND_PROCESSED: "the gateway has paid a refund",
     JobKind.NOTIFY_RETURN_REVIEW_OVERDUE: "a review is overdue (looked at each minute)",
-    JobKind.NOTIFY_JOB_FAILED: "a job is buried in the dead letters",
+    JobKind.NOTIFY_JOB_FAILED: "a job becomes a dead letter",
     JobKind.NOTIFY_CASE: "a case is opened",
     JobKind.NOTIFY_DAILY_SUMMARY: "a day has ended",
     JobKind.NOTIFY_GATEWAY_EVENT: "the gateway reports what a person must look at",

@@ -25,7 +25,7 @@ _SECTIONS_HEAD = """\
 ## The commissioning technical document
 
 Section by section, what it asks for and what became of it. Its subsections are numbered as in the document itself.
-Where something is done otherwise on purpose, the reason stands in the row.
+Where something is done otherwise on purpose, the row gives the reason.
 """
 
 

@@ -19,7 +19,7 @@ IF_MATCH = {
     "name": "If-Match",
     "in": "header",
     "required": False,
-    "description": "The `ETag` that the caller has seen, or a list of them, or `*`: if the version is another by now,"
+    "description": "The `ETag` that the caller has seen, or a list of them, or `*`: if the version has changed since,"
     " nothing changes and the answer is 412.",
     "schema": {
         "type": "string",

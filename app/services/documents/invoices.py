@@ -265,7 +265,7 @@ class InvoiceService:
         returned = await session.get(ReturnRequest, refund.return_id) if refund.return_id else None
         invoice = await _find(session, Invoice.order_id == order.id, Invoice.kind == DocumentKind.INVOICE)
         if order.status in _SHIPPED and (invoice is None or invoice.state != DocumentState.ISSUED):
-            raise InvoiceNotIssuedError(f"order {order.id} has no issued invoice yet")
+            raise InvoiceNotIssuedError(f"order {order.id} has no issued invoice")
         # An order that was cancelled before shipment never got an invoice: its own number is used instead.
         refers_to = invoice.number if invoice is not None else order.order_number
         return await self._take_number(

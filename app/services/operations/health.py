@@ -60,22 +60,22 @@ HINTS = {
     "disk-full": "The disk at {mount} is full: writes fail until there is room. Free space there, or enlarge it.",
     "disk-low": "The disk at {mount} has {megabytes} MB left. Free space there, or enlarge it, before writes fail.",
     "redis-full": "Redis takes no writes ({fault}): is its disk full? Requests are served; jobs wait in PostgreSQL.",
-    "guards": "Guards of the database are off, missing or changed: {guards}. Wrong writes may get through meanwhile."
+    "guards": "Guards of the database are off, missing or changed: {guards}. Until then wrong writes may succeed."
     " Find out who changed them, then `articurated doctor`.",
     "session": "Connections to the database differ from what they are opened with: {guards}. Does a connection pooler"
     " drop their options? `articurated doctor` says more.",
     "guards-unknown": "The guards of the database cannot be looked at ({fault}).",
     "redis-cluster": "REDIS_URL leads to a node of a cluster, which Celery cannot follow: jobs wait. Give it a server that"
     " is none.",
-    "replica": "The read replica does not answer ({fault}). Lists and figures come from the primary meanwhile.",
+    "replica": "The read replica does not answer ({fault}). Lists and figures come from the primary until it does.",
     "behind": "The read replica is more than 30 s behind, and so are lists and figures. Look at its replication, or unset"
     " DATABASE_REPLICA_URL.",
     "redis": "Redis does not answer in time. Requests are served; jobs wait in PostgreSQL and go on by themselves.",
     "unknown": "Unknown while Redis is away: signs of life are kept there.",
     "unwritten": "Unknown while Redis takes no writes: signs of life are kept there.",
-    "worker": "No worker is alive: start `articurated worker`. Jobs wait meanwhile.",
-    "queues": "No worker takes from: {queues}. What lies there waits; start a worker with --queues.",
-    "relay": "No relay is alive: start `articurated relay`. Due jobs wait meanwhile.",
+    "worker": "No worker is alive: start `articurated worker`. Jobs wait until then.",
+    "queues": "No worker takes from: {queues}. Their jobs wait; start a worker with --queues.",
+    "relay": "No relay is alive: start `articurated relay`. Due jobs wait until then.",
     "beat": "No beat is alive: start `articurated beat`. Reminders and expiries wait and are caught up with.",
     "jobs": "The oldest job has been due for {seconds:.0f} s: are workers enough, and not stuck? See the worker's log.",
     "backup": "The last base backup is overdue: see backup.log, or the timer that runs `articurated backup`.",
@@ -87,7 +87,7 @@ HINTS = {
     "gateway": "The payment gateway does not answer ({fault}). Captures and refunds wait and are tried again.",
     "stand-in": "A stand-in for development answers, which production refuses: a mock gateway moves no money, a mail"
     " catcher delivers nothing. Set PAYMENT_GATEWAY_URL or SMTP_HOST.",
-    "failing": "It answers, yet {cases} jobs failed on it within the last minute and wait for another try:"
+    "failing": "It answers, but {cases} jobs failed on it within the last minute and wait for another try:"
     " `articurated jobs list --state PENDING`.",
 }
 _STRUCK_BY = {

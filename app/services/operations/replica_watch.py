@@ -54,7 +54,7 @@ class ReplicaWatch:
             mark, marked_at = written, now
         self._mark = mark, marked_at
         if now - marked_at > BEHIND_SECONDS:
-            raise ReplicaBehindError(f"what was written {now - marked_at:.0f} s ago is not there yet")
+            raise ReplicaBehindError(f"what was written {now - marked_at:.0f} s ago has not arrived")
 
 
 async def catches_up(database: Database, seconds: float) -> bool:
