@@ -27,8 +27,8 @@ class _CallerGoneError(Exception):
     """The caller went away in the middle of a request."""
 
 
-class Edge:
-    """Middleware: refuses strangers (401) and large bodies (413), and keeps the connection at hand.
+class GatewayMiddleware:
+    """Middleware: refuses callers without the key (401) and large bodies (413), and keeps the connection for faults.
 
     The health check and the human page are open: they show no token and no key. Every answer has IDENTITY_HEADER.
     """
@@ -49,7 +49,7 @@ class Edge:
         try:
             body = await _read_body(receive)
         except _CallerGoneError:
-            return  # half a request is no request: an absent body has a meaning of its own
+            return  # an incomplete request is not answered: an absent body is a valid request
         if body is None:
             await _refuse(413, "body_too_large", f"At most {MAX_BODY_BYTES} bytes.")(scope, receive, send)
             return

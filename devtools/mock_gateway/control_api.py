@@ -1,4 +1,4 @@
-"""The gateway's interface for those who test with it: faults, profile, books, events."""
+"""The gateway's interface for those who test with it: faults, profile, ledger, events."""
 
 from typing import Any, Literal
 
@@ -41,20 +41,20 @@ async def clear_faults(gateway: CurrentGateway) -> dict[str, int]:
 @router.get("/profile")
 async def get_profile(gateway: CurrentGateway) -> dict[str, Any]:
     """Return the profile."""
-    return gateway.desk.profile()
+    return gateway.handler.profile()
 
 
 @router.put("/profile")
 async def put_profile(profile: Profile, gateway: CurrentGateway) -> dict[str, Any]:
     """Become another kind of gateway."""
-    gateway.desk.set_profile(profile.idempotency, lookup=profile.lookup)
-    return gateway.desk.profile()
+    gateway.handler.set_profile(profile.idempotency, lookup=profile.lookup)
+    return gateway.handler.profile()
 
 
 @router.get("/ledger")
 async def ledger(gateway: CurrentGateway) -> dict[str, Any]:
-    """Return all books: what moved, whichever answers were lost."""
-    return gateway.books.everything()
+    """Return the whole ledger: every movement, also those whose answer was lost."""
+    return gateway.queries.everything()
 
 
 @router.get("/events")
@@ -73,6 +73,6 @@ async def resend(event_id: str, gateway: CurrentGateway) -> dict[str, str]:
 
 @router.post("/reset")
 async def reset(gateway: CurrentGateway) -> dict[str, str]:
-    """Forget everything: books, keys, events, faults, profile."""
+    """Delete everything: ledger, keys, events, faults, profile."""
     gateway.store.wipe()
     return {"status": "empty"}

@@ -20,8 +20,8 @@ EventType = Literal[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Treatment:
-    """How the events of one movement are delivered; the defaults are the honest way."""
+class DeliveryPlan:
+    """How the events of one movement are delivered; by default once, at once, correctly signed."""
 
     copies: int = 1
     dropped: bool = False
@@ -47,7 +47,7 @@ class Outbox:
         self._store = store
         self._clock = clock
 
-    def add(self, event_type: EventType, subject: Mapping[str, Any], treatment: Treatment) -> str:
+    def add(self, event_type: EventType, subject: Mapping[str, Any], plan: DeliveryPlan) -> str:
         """Write an event about a payment or refund and return its id. Inside a transaction."""
         now = self._clock()
         event_id = new_id("evt")
@@ -63,10 +63,10 @@ class Outbox:
             event_id,
             event_type,
             json.dumps(body),
-            "dropped" if treatment.dropped else "pending",
-            now.timestamp() + treatment.delay_seconds,
-            treatment.copies,
-            treatment.bad_signature,
+            "dropped" if plan.dropped else "pending",
+            now.timestamp() + plan.delay_seconds,
+            plan.copies,
+            plan.bad_signature,
             rfc3339(now),
         )
         return event_id
@@ -99,7 +99,7 @@ class Outbox:
                 now.timestamp() + (retry_in or 0.0),
                 event_id,
             )
-            if known:  # the books may have been reset while the receiver was answering
+            if known:  # the ledger may have been reset while the receiver was answering
                 self._store.write(
                     "INSERT INTO deliveries (event, at, status, error) VALUES (?, ?, ?, ?)",
                     event_id,

@@ -9,7 +9,7 @@ Before anything happened; nothing is stored under the idempotency key, stored an
 While executing, with the idempotency key taken (a second request with that key gets 409):
     delay           `delay_seconds` pass, then it is carried out, even if the caller has gone away
     decline         402, no money moved; stored
-After the money has moved and the books are committed:
+After the money has moved and the ledger is committed:
     error_after     500, stored as the answer of this key
     timeout_after   the connection is held, then dropped; the true answer is stored
     reset_after     the connection is reset at once; the true answer is stored

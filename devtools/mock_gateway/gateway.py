@@ -1,18 +1,18 @@
-"""One gateway, assembled: store, ledger, desk, outbox, dispatcher."""
+"""One gateway with its parts: store, ledger, queries, request handler, outbox, dispatcher."""
 
 from typing import Annotated
 
 from fastapi import Depends, Request
 
-from devtools.mock_gateway.books import Books
 from devtools.mock_gateway.clock import Clock
-from devtools.mock_gateway.desk import Desk
 from devtools.mock_gateway.events import Outbox
 from devtools.mock_gateway.faults import Faults
 from devtools.mock_gateway.ledger import Ledger
+from devtools.mock_gateway.ledger_queries import LedgerQueries
+from devtools.mock_gateway.request_handler import RequestHandler
 from devtools.mock_gateway.settings import GatewaySettings
 from devtools.mock_gateway.store import Store
-from devtools.mock_gateway.webhooks import Dispatcher
+from devtools.mock_gateway.webhooks import WebhookDispatcher
 
 
 class Gateway:
@@ -23,9 +23,9 @@ class Gateway:
         self.faults = Faults(self.store)
         self.outbox = Outbox(self.store, clock)
         self.ledger = Ledger(self.store, self.outbox, clock)
-        self.books = Books(self.store)
-        self.dispatcher = Dispatcher(settings, self.outbox, clock)
-        self.desk = Desk(
+        self.queries = LedgerQueries(self.store)
+        self.dispatcher = WebhookDispatcher(settings, self.outbox, clock)
+        self.handler = RequestHandler(
             self.store,
             self.faults,
             self.dispatcher,

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from devtools.mock_gateway.clock import Clock, new_id, rfc3339
 from devtools.mock_gateway.errors import error_body, invalid
-from devtools.mock_gateway.events import Outbox, Treatment
+from devtools.mock_gateway.events import DeliveryPlan, Outbox
 from devtools.mock_gateway.money import to_minor, to_text
 from devtools.mock_gateway.store import Store
 from devtools.mock_gateway.wire import payment_wire, refund_wire
@@ -73,9 +73,9 @@ class RefundOrder:
 
 
 class Ledger:
-    """The books. Each method is called inside `Store.transaction`.
+    """The ledger. Each method is called inside `Store.transaction`.
 
-    `treatment` says how the events of the movement are delivered; `decline` is the code with which an
+    `plan` says how the events of the movement are delivered; `decline` is the code with which an
     ordered fault declines it.
     """
 
@@ -84,7 +84,7 @@ class Ledger:
         self._outbox = outbox
         self._clock = clock
 
-    def authorize(self, order: PaymentOrder, treatment: Treatment, decline: str | None) -> Answer:
+    def authorize(self, order: PaymentOrder, plan: DeliveryPlan, decline: str | None) -> Answer:
         """Authorise a payment, and capture it when asked to or when it is reported.
 
         Raises:
@@ -106,15 +106,15 @@ class Ledger:
         refused = decline or _DECLINED_TOKENS.get(order.token or "")
         payment = self._insert_payment(order, minor, refused)
         if refused is not None:
-            return self._declined(payment, refused, treatment)
+            return self._declined(payment, refused, plan)
         if order.token is not None:
             self._move("authorization", payment, minor)
-            self._outbox.add("payment.authorized", self.payment_object(payment["id"]), treatment)
+            self._outbox.add("payment.authorized", self.payment_object(payment["id"]), plan)
         if order.capture or order.token is None:
-            self._capture(payment, minor, treatment)
+            self._capture(payment, minor, plan)
         return Answer(200, self.payment_object(payment["id"]))
 
-    def capture(self, payment_id: str, amount: str | None, treatment: Treatment, decline: str | None) -> Answer:
+    def capture(self, payment_id: str, amount: str | None, plan: DeliveryPlan, decline: str | None) -> Answer:
         """Capture an authorised payment once, in full or in part; the rest is released.
 
         Raises:
@@ -129,11 +129,11 @@ class Ledger:
             self._store.write(
                 "UPDATE payments SET status = 'failed', failure_code = ? WHERE id = ?", decline, payment_id
             )
-            return self._declined(payment, decline, treatment)
-        self._capture(payment, minor, treatment)
+            return self._declined(payment, decline, plan)
+        self._capture(payment, minor, plan)
         return Answer(200, self.payment_object(payment_id))
 
-    def void(self, payment_id: str, treatment: Treatment) -> Answer:
+    def void(self, payment_id: str, plan: DeliveryPlan) -> Answer:
         """Release an authorised payment that was not captured.
 
         Raises:
@@ -143,10 +143,10 @@ class Ledger:
         _require_authorized(payment)
         self._store.write("UPDATE payments SET status = 'voided' WHERE id = ?", payment_id)
         self._move("void", payment, payment["amount"])
-        self._outbox.add("payment.voided", self.payment_object(payment_id), treatment)
+        self._outbox.add("payment.voided", self.payment_object(payment_id), plan)
         return Answer(200, self.payment_object(payment_id))
 
-    def refund(self, order: RefundOrder, treatment: Treatment, decline: str | None) -> Answer:
+    def refund(self, order: RefundOrder, plan: DeliveryPlan, decline: str | None) -> Answer:
         """Pay money back, never more than was captured less what was refunded.
 
         The reference of a refund is not unique: a gateway pays as often as it is asked, and only the
@@ -172,7 +172,7 @@ class Ledger:
             self._store.write("UPDATE payments SET refunded = refunded + ? WHERE id = ?", minor, payment["id"])
             self._move("refund", payment, minor, refund_id=refund_id, reference=order.reference)
         refund = self.refund_object(refund_id)
-        self._outbox.add("refund.succeeded" if refused is None else "refund.failed", refund, treatment)
+        self._outbox.add("refund.succeeded" if refused is None else "refund.failed", refund, plan)
         if refused is not None:
             body = error_body("card_error", refused, "The refund was declined.", refund=refund_id)
             return Answer(402, body)
@@ -239,15 +239,15 @@ class Ledger:
         )
         return refund_id
 
-    def _declined(self, payment: sqlite3.Row, code: str, treatment: Treatment) -> Answer:
-        self._outbox.add("payment.failed", self.payment_object(payment["id"]), treatment)
+    def _declined(self, payment: sqlite3.Row, code: str, plan: DeliveryPlan) -> Answer:
+        self._outbox.add("payment.failed", self.payment_object(payment["id"]), plan)
         body = error_body("card_error", code, "The payment was declined.", payment=payment["id"])
         return Answer(402, body)
 
-    def _capture(self, payment: sqlite3.Row, minor: int, treatment: Treatment) -> None:
+    def _capture(self, payment: sqlite3.Row, minor: int, plan: DeliveryPlan) -> None:
         self._store.write("UPDATE payments SET status = 'captured', captured = ? WHERE id = ?", minor, payment["id"])
         self._move("capture", payment, minor)
-        self._outbox.add("payment.captured", self.payment_object(payment["id"]), treatment)
+        self._outbox.add("payment.captured", self.payment_object(payment["id"]), plan)
 
     def _move(
         self,

@@ -19,7 +19,7 @@ header `Articurated-Mock-Gateway: true`, and `GET /health` has `"mock": true`: p
     POST|GET|DELETE /control/faults   GET|PUT /control/profile    GET /control/ledger
     GET  /control/events              POST /control/events/{id}/resend    POST /control/reset
 
-Every POST under /v1 takes an `Idempotency-Key`: `devtools.mock_gateway.desk`. Tokens with a meaning:
+Every POST under /v1 takes an `Idempotency-Key`: `devtools.mock_gateway.request_handler`. Tokens with a meaning:
 `devtools.mock_gateway.ledger`. Faults: `devtools.mock_gateway.faults`. Webhooks: `devtools.mock_gateway.webhooks`.
 """
 
@@ -34,25 +34,25 @@ from starlette.exceptions import HTTPException
 
 from devtools.mock_gateway import control_api, payments_api
 from devtools.mock_gateway.clock import Clock, system_clock
-from devtools.mock_gateway.connections import Edge
-from devtools.mock_gateway.desk import json_response
+from devtools.mock_gateway.connections import GatewayMiddleware
 from devtools.mock_gateway.errors import RefusalError, error_body
 from devtools.mock_gateway.gateway import CurrentGateway, Gateway
 from devtools.mock_gateway.page import PAGE_HEADERS, render
+from devtools.mock_gateway.request_handler import json_response
 from devtools.mock_gateway.settings import GatewaySettings
 
 _LATEST = 25
 
 
 def create_app(settings: GatewaySettings, clock: Clock = system_clock) -> FastAPI:
-    """Return a gateway; its books are opened when the server starts it and closed when it stops.
+    """Return a gateway; its ledger is opened when the server starts it and closed when it stops.
 
     Args:
-        settings: where the books are, who may speak, where events go.
+        settings: where the ledger is, the API key, and where events go.
         clock: the present, aware; tests inject their own.
 
     Raises:
-        StoreInUseError: at start, when another process keeps books in the same folder.
+        StoreInUseError: at start, when another process has its ledger in the same folder.
     """
 
     @asynccontextmanager
@@ -71,7 +71,7 @@ def create_app(settings: GatewaySettings, clock: Clock = system_clock) -> FastAP
                 gateway.store.close()
 
     app = FastAPI(title="ArtiCurated development payment gateway", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(Edge, api_key=settings.api_key)
+    app.add_middleware(GatewayMiddleware, api_key=settings.api_key)
     app.include_router(payments_api.router)
     app.include_router(control_api.router)
     app.add_api_route("/health", _health, methods=["GET"])
@@ -98,8 +98,8 @@ async def _health(gateway: CurrentGateway) -> dict[str, str | bool]:
 
 
 async def _page(gateway: CurrentGateway) -> HTMLResponse:
-    payments, refunds = gateway.books.latest(_LATEST)
-    return HTMLResponse(render(payments, refunds, gateway.books.balance()), headers=PAGE_HEADERS)
+    payments, refunds = gateway.queries.latest(_LATEST)
+    return HTMLResponse(render(payments, refunds, gateway.queries.balance()), headers=PAGE_HEADERS)
 
 
 async def _refused(_request: Request, refusal: RefusalError) -> Response:

@@ -1,4 +1,4 @@
-"""Amounts: decimal strings on the wire, integer minor units in the books, never a float."""
+"""Amounts: decimal strings on the wire, integer minor units in the ledger, never a float."""
 
 import re
 

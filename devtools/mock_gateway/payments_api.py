@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from devtools.mock_gateway.desk import Command, fingerprint
 from devtools.mock_gateway.errors import RefusalError, invalid
 from devtools.mock_gateway.gateway import CurrentGateway, Gateway
 from devtools.mock_gateway.ledger import PaymentOrder, RefundOrder
+from devtools.mock_gateway.request_handler import Command, fingerprint
 
 router = APIRouter(prefix="/v1")
 
@@ -82,13 +82,13 @@ async def authorize(
         metadata=body.metadata,
     )
     captures = body.capture or body.payment_token is None
-    return await gateway.desk.perform(
+    return await gateway.handler.perform(
         Command(
             operations=("authorize", "capture") if captures else ("authorize",),
             references=(body.reference,),
             fingerprint=_asked(request, body),
             key=key,
-            work=lambda treatment, decline: gateway.ledger.authorize(order, treatment, decline),
+            work=lambda plan, decline: gateway.ledger.authorize(order, plan, decline),
         )
     )
 
@@ -103,13 +103,13 @@ async def capture(
 ) -> Response:
     """Capture an authorised payment."""
     wanted = body or CaptureBody()
-    return await gateway.desk.perform(
+    return await gateway.handler.perform(
         Command(
             operations=("capture",),
             references=_references_of(gateway, payment_id),
             fingerprint=_asked(request, wanted),
             key=key,
-            work=lambda treatment, decline: gateway.ledger.capture(payment_id, wanted.amount, treatment, decline),
+            work=lambda plan, decline: gateway.ledger.capture(payment_id, wanted.amount, plan, decline),
         )
     )
 
@@ -123,13 +123,13 @@ async def void(
     key: IdempotencyKey = None,
 ) -> Response:
     """Release an authorised payment."""
-    return await gateway.desk.perform(
+    return await gateway.handler.perform(
         Command(
             operations=(),
             references=_references_of(gateway, payment_id),
             fingerprint=_asked(request, body or VoidBody()),
             key=key,
-            work=lambda treatment, _decline: gateway.ledger.void(payment_id, treatment),
+            work=lambda plan, _decline: gateway.ledger.void(payment_id, plan),
         )
     )
 
@@ -138,13 +138,13 @@ async def void(
 async def get_payment(payment_id: str, gateway: CurrentGateway) -> Response:
     """Return a payment by the gateway's id."""
     references = _references_of(gateway, payment_id)
-    return await gateway.desk.read(references, lambda: gateway.ledger.payment_object(payment_id))
+    return await gateway.handler.read(references, lambda: gateway.ledger.payment_object(payment_id))
 
 
 @router.get("/payments")
 async def find_payments(reference: Annotated[Reference, Query()], gateway: CurrentGateway) -> Response:
     """Return the payments with one of our references: at most one that did not fail."""
-    return await gateway.desk.read((reference,), lambda: _found(gateway, gateway.books.payments(reference)))
+    return await gateway.handler.read((reference,), lambda: _found(gateway, gateway.queries.payments(reference)))
 
 
 @router.post("/refunds")
@@ -157,13 +157,13 @@ async def refund(request: Request, body: RefundBody, gateway: CurrentGateway, ke
         currency=body.currency,
         reason=body.reason,
     )
-    return await gateway.desk.perform(
+    return await gateway.handler.perform(
         Command(
             operations=("refund",),
             references=(body.reference, *_references_of(gateway, body.payment)),
             fingerprint=_asked(request, body),
             key=key,
-            work=lambda treatment, decline: gateway.ledger.refund(order, treatment, decline),
+            work=lambda plan, decline: gateway.ledger.refund(order, plan, decline),
         )
     )
 
@@ -171,13 +171,13 @@ async def refund(request: Request, body: RefundBody, gateway: CurrentGateway, ke
 @router.get("/refunds/{refund_id}")
 async def get_refund(refund_id: str, gateway: CurrentGateway) -> Response:
     """Return a refund by the gateway's id."""
-    return await gateway.desk.read((), lambda: gateway.ledger.refund_object(refund_id))
+    return await gateway.handler.read((), lambda: gateway.ledger.refund_object(refund_id))
 
 
 @router.get("/refunds")
 async def find_refunds(reference: Annotated[Reference, Query()], gateway: CurrentGateway) -> Response:
     """Return every refund with one of our references."""
-    return await gateway.desk.read((reference,), lambda: _found(gateway, gateway.books.refunds(reference)))
+    return await gateway.handler.read((reference,), lambda: _found(gateway, gateway.queries.refunds(reference)))
 
 
 @router.get("/transactions")
@@ -188,16 +188,16 @@ async def transactions(
     kind: Annotated[Literal["authorization", "capture", "void", "refund"] | None, Query(alias="type")] = None,
 ) -> Response:
     """Return one page of all movements, in the order in which they happened."""
-    return await gateway.desk.read((), lambda: gateway.books.transactions(after, limit, kind))
+    return await gateway.handler.read((), lambda: gateway.queries.transactions(after, limit, kind))
 
 
 @router.get("/balance")
 async def balance(gateway: CurrentGateway) -> Response:
     """Return the sums per currency."""
-    return await gateway.desk.read((), lambda: {"object": "balance", "balances": gateway.books.balance()})
+    return await gateway.handler.read((), lambda: {"object": "balance", "balances": gateway.queries.balance()})
 
 
 def _found(gateway: Gateway, items: list[dict[str, Any]]) -> dict[str, Any]:
-    if not gateway.desk.profile()["lookup"]:
+    if not gateway.handler.profile()["lookup"]:
         raise invalid("lookup_unsupported", "This gateway cannot look up by reference.")
     return {"object": "list", "data": items, "has_more": False}

@@ -2,7 +2,7 @@
 
 WAL with synchronous=FULL means that COMMIT returns after the log is on disk: what a caller was answered
 survives a SIGKILL and a power cut. All access happens on the event loop's thread, one transaction at a
-time; a lock on the folder keeps a second process from opening the same books. The SQL keeps to SQLite
+time; a lock on the folder keeps a second process from opening the same ledger. The SQL keeps to SQLite
 3.24, because long-lived distributions give their Python 3.11 an old library.
 """
 
@@ -107,7 +107,7 @@ UPDATE profile SET idempotency = 'stripe', lookup = 1;
 
 
 class StoreInUseError(Exception):
-    """Another process holds the books in this folder."""
+    """Another process has its ledger in this folder."""
 
 
 def _make_private(file: Path) -> None:
@@ -123,7 +123,7 @@ class Store:
     """The open database file of one gateway."""
 
     def __init__(self, folder: Path) -> None:
-        """Open, or make, the books in `folder`.
+        """Open or create the ledger in `folder`.
 
         Raises:
             StoreInUseError: another gateway runs on this folder.
@@ -171,7 +171,7 @@ class Store:
         return self._connection.execute(sql, values).rowcount
 
     def wipe(self) -> None:
-        """Forget everything: books, keys, events, faults, profile."""
+        """Delete everything: ledger, keys, events, faults, profile."""
         with self.transaction():
             for statement in _WIPE.split(";"):
                 self._connection.execute(statement)

@@ -48,7 +48,7 @@ def sign(key: bytes, event_id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(digest).decode()
 
 
-class Dispatcher:
+class WebhookDispatcher:
     """Delivers the outbox to one receiver; `run` is the task, `wake` has it look for new events."""
 
     def __init__(self, settings: GatewaySettings, outbox: Outbox, clock: Clock) -> None:

@@ -1,4 +1,4 @@
-"""How the books look on the wire."""
+"""How the ledger's rows are written in answers and events."""
 
 import json
 import sqlite3

@@ -18,7 +18,7 @@ from app.core.security import same_secret
 from app.services.documents.links import FileKind, FileLinks
 from app.services.payments.webhooks import WebhookSignatureError, verify_webhook
 from app.utils.exceptions import NotFoundError
-from devtools.mock_gateway.connections import Edge
+from devtools.mock_gateway.connections import GatewayMiddleware
 from tests.unit.gateway_support import SECRET
 from tests.unit.test_payment_gateway_webhooks import EVENT, NOW, TOLERANCE, body_of, headers_for
 
@@ -56,7 +56,7 @@ def takes_webhook(proof: str) -> bool:
 
 
 def takes_merchant(proof: str) -> bool:
-    return Edge(_nothing, RIGHT)._is_known({"headers": [(b"authorization", f"Bearer {proof}".encode())]})
+    return GatewayMiddleware(_nothing, RIGHT)._is_known({"headers": [(b"authorization", f"Bearer {proof}".encode())]})
 
 
 async def _nothing(*_: object) -> None:

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from devtools.mock_gateway.clock import system_clock
-from devtools.mock_gateway.events import Outbox, Treatment
+from devtools.mock_gateway.events import DeliveryPlan, Outbox
 from devtools.mock_gateway.main import create_app
 from devtools.mock_gateway.store import Store
 from devtools.mock_gateway.webhooks import secret_bytes, sign
@@ -199,7 +199,7 @@ def test_a_reset_while_an_event_is_being_delivered(tmp_path: Path) -> None:
     store = Store(tmp_path)
     try:
         outbox = Outbox(store, system_clock)
-        event_id = outbox.add("payment.captured", {"id": "pay_1"}, Treatment())
+        event_id = outbox.add("payment.captured", {"id": "pay_1"}, DeliveryPlan())
         store.wipe()
         outbox.record(event_id, 200, None, None)
         assert outbox.listing() == []

@@ -1,14 +1,14 @@
-"""The desk: how a request is carried out, with idempotency keys as Stripe's v1 keeps them.
+"""Carries out requests, with idempotency keys as Stripe's v1 keeps them.
 
-The first answer under a key, its status and body, is stored in the same transaction as the movement, be it
-a decline, a conflict or an ordered 500; a repetition gets that answer byte for byte, with the header
+The first answer under a key, its status and body, is stored in the same transaction as the movement. It may be
+a decline, a conflict or an injected 500. A repetition gets that answer byte for byte, with the header
 `Idempotent-Replayed: true`. Other parameters under the same key are a 400 `idempotency_error`, a second
 request while the first is still running a 409 `idempotency_error`. A 400 about the parameters is not
 stored: nothing was carried out. Keys are forgotten after 24 hours.
 
 Gateways differ; the profile chooses: `stripe` as above, `2xx_only` stores successes only (a repeated decline,
-or a repeated request whose answer was a 500 after the money had moved, is carried out again), `none` takes
-no notice of the header.
+or a repeated request whose answer was a 500 after the money had moved, is carried out again), `none` ignores
+the header.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ from fastapi.responses import Response
 from devtools.mock_gateway.clock import Clock
 from devtools.mock_gateway.connections import DroppedConnection
 from devtools.mock_gateway.errors import RefusalError, error_body, invalid
-from devtools.mock_gateway.events import Treatment
+from devtools.mock_gateway.events import DeliveryPlan
 from devtools.mock_gateway.faults import BEFORE, DELAY, DURING, READING, WEBHOOK, Fault, Faults
 from devtools.mock_gateway.ledger import Answer
 from devtools.mock_gateway.store import Store
-from devtools.mock_gateway.webhooks import Dispatcher
+from devtools.mock_gateway.webhooks import WebhookDispatcher
 
 MAX_KEY_LENGTH = 255
 _ORDERED_ERROR = error_body("api_error", "ordered_error", "The gateway failed, as ordered.")
 _UNAVAILABLE = error_body("api_error", "unavailable", "The gateway is unavailable, as ordered.")
 
-Work = Callable[[Treatment, str | None], Answer]
+Work = Callable[[DeliveryPlan, str | None], Answer]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Command:
         references: our references that it is about.
         fingerprint: what must be equal when a key is used again.
         key: the idempotency key, if one was sent.
-        work: carries it out, given the treatment of its events and the code it is declined with.
+        work: carries it out, given how its events are delivered and the code it is declined with.
     """
 
     operations: tuple[str, ...]
@@ -70,11 +70,11 @@ def _response(status: int, text: str, headers: Mapping[str, str]) -> Response:
     return Response(text, status, dict(headers), media_type="application/json")
 
 
-class Desk:
-    """Carries out commands and reads, with keys, profile and faults."""
+class RequestHandler:
+    """Carries out commands and look-ups, with idempotency keys, profile and faults."""
 
     def __init__(
-        self, store: Store, faults: Faults, dispatcher: Dispatcher, *, clock: Clock, ttl_seconds: float
+        self, store: Store, faults: Faults, dispatcher: WebhookDispatcher, *, clock: Clock, ttl_seconds: float
     ) -> None:
         self._store = store
         self._faults = faults
@@ -89,11 +89,11 @@ class Desk:
         return {} if row is None else {"idempotency": row["idempotency"], "lookup": bool(row["lookup"])}
 
     def set_profile(self, idempotency: str, *, lookup: bool) -> None:
-        """Make it behave like another kind of gateway."""
+        """Set how the gateway behaves."""
         self._store.write("UPDATE profile SET idempotency = ?, lookup = ?", idempotency, lookup)
 
     async def read(self, references: tuple[str, ...], answer: Callable[[], Mapping[str, Any]]) -> Response:
-        """Answer a look-up, unless a fault strikes it.
+        """Answer a look-up, unless a fault applies to it.
 
         Raises:
             RefusalError: as `answer` raises.
@@ -146,8 +146,8 @@ class Desk:
         await self._delay(command.operations, command.references)
         with self._store.transaction():
             fault = self._faults.take(DURING, command.operations, command.references)
-            treatment = _treatment(self._faults.take(WEBHOOK, command.operations, command.references))
-            answer = _carry_out(command.work, treatment, fault)
+            plan = _delivery_plan(self._faults.take(WEBHOOK, command.operations, command.references))
+            answer = _carry_out(command.work, plan, fault)
             text = json.dumps(answer.body)
             if key is not None and _is_kept(answer.status, mode):
                 self._keep(key, command.fingerprint, answer.status, text)
@@ -176,10 +176,10 @@ class Desk:
             await asyncio.sleep(delay.delay_seconds)
 
 
-def _carry_out(work: Work, treatment: Treatment, fault: Fault | None) -> Answer:
+def _carry_out(work: Work, plan: DeliveryPlan, fault: Fault | None) -> Answer:
     declined = "ordered_decline" if fault is not None and fault.mode == "decline" else None
     try:
-        answer = work(treatment, declined)
+        answer = work(plan, declined)
     except RefusalError as refusal:
         return Answer(refusal.status, refusal.body)
     if fault is not None and fault.mode == "error_after":
@@ -194,18 +194,18 @@ def _is_kept(status: int, mode: str) -> bool:
     return mode == "stripe" or httpx2.codes.is_success(status)
 
 
-def _treatment(fault: Fault | None) -> Treatment:
+def _delivery_plan(fault: Fault | None) -> DeliveryPlan:
     match fault:
         case None:
-            return Treatment()
+            return DeliveryPlan()
         case Fault(mode="duplicate_webhook"):
-            return Treatment(copies=2)
+            return DeliveryPlan(copies=2)
         case Fault(mode="drop_webhook"):
-            return Treatment(dropped=True)
+            return DeliveryPlan(dropped=True)
         case Fault(mode="bad_signature"):
-            return Treatment(bad_signature=True)
+            return DeliveryPlan(bad_signature=True)
         case _:
-            return Treatment(delay_seconds=fault.delay_seconds)
+            return DeliveryPlan(delay_seconds=fault.delay_seconds)
 
 
 def _struck(fault: Fault) -> Response:

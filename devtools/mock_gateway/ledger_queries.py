@@ -1,4 +1,4 @@
-"""What the books say: look-ups by reference, the transaction list, balances, everything at once."""
+"""Reads of the ledger: look-ups by reference, the transaction list, balances, everything at once."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from devtools.mock_gateway.wire import payment_wire, refund_wire, transaction_wi
 _KINDS = {"authorization": "authorized", "capture": "captured", "void": "voided", "refund": "refunded"}
 
 
-class Books:
+class LedgerQueries:
     """Read side of the ledger."""
 
     def __init__(self, store: Store) -> None:
@@ -82,7 +82,7 @@ class Books:
         }
 
     def everything(self) -> dict[str, Any]:
-        """Return all books for a test oracle: movements, and sums and counts for each reference.
+        """Return the whole ledger for tests: movements, and sums and counts for each reference.
 
         A reference is ours: a payment id for authorizations, captures and voids, a refund id for refunds.
         """
