@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from app.api.http.responses import answer
+from app.api.v1.state_machines import MachineView
 from app.schemas.attachment import AttachmentResponse
 from app.schemas.case import CaseResponse, WayOutResponse
 from app.schemas.common import Pagination
@@ -35,9 +36,11 @@ from app.schemas.state_history import (
     TransitionOption,
     TransitionOptions,
 )
+from app.schemas.system import HealthCheck, HealthResponse, MachineResponse
 from app.services.cases.views import CaseView, WayOutView
 from app.services.documents.invoices import InvoiceRecordView
 from app.services.operations.dead_letters import DeadLetterView
+from app.services.operations.health import Check, HealthView
 from app.services.operations.service_levels import DayView, LevelView, ReturnTimesView, ServiceLevelsView, StepTimeView
 from app.services.operations.stats import CurrencyView, StatsView
 from app.services.orders.corrections import CorrectionView
@@ -89,6 +92,9 @@ VIEWS: list[tuple[type, type[BaseModel]]] = [
     (ReturnTimesView, ReturnTimes),
     (StatsView, StatsResponse),
     (PaginationView, Pagination),
+    (Check, HealthCheck),
+    (HealthView, HealthResponse),
+    (MachineView, MachineResponse),
 ]
 
 

@@ -1,6 +1,6 @@
 """Both state machines as data, read from the tables that the service runs on (contract section 5)."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 from fastapi import APIRouter, Response
 
@@ -29,7 +29,21 @@ _EFFECTS: dict[EntityType, tuple[Effect, ...]] = {
 }
 
 
-def machine(entity_type: EntityType) -> dict[str, Any]:
+# `from` is a word of Python's, hence this form.
+TransitionView = TypedDict("TransitionView", {"from": str, "to": str, "roles": list[str], "jobs": list[str]})
+"""One allowed transition: who may ask for it, and which jobs follow."""
+
+
+class MachineView(TypedDict):
+    """One state machine as data."""
+
+    states: list[str]
+    initial: str
+    final: list[str]
+    transitions: list[TransitionView]
+
+
+def machine(entity_type: EntityType) -> MachineView:
     """Return one machine: states, initial, final, and each transition with its roles and jobs."""
     table = TRANSITIONS[entity_type]
     return {
@@ -56,7 +70,7 @@ def _roles(entity_type: EntityType, target: str) -> frozenset[Any]:
     return next(roles for state, roles in TRANSITION_ROLES[entity_type].items() if state == target)
 
 
-def machines() -> dict[str, Any]:
+def machines() -> dict[str, MachineView]:
     """Return both machines."""
     return {"order": machine(EntityType.ORDER), "return": machine(EntityType.RETURN)}
 

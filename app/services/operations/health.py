@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -99,7 +99,26 @@ _STRUCK_BY = {
 
 logger = structlog.get_logger(__name__)
 
-Check = dict[str, Any]
+
+class Check(TypedDict):
+    """The state of one part; a figure that does not belong to the part, or is not known, is left out."""
+
+    status: str
+    hint: NotRequired[str]
+    latency_ms: NotRequired[float]
+    workers: NotRequired[int]
+    processes: NotRequired[int]
+    oldest_due_seconds: NotRequired[float]
+    dead_letters: NotRequired[int]
+    open_cases: NotRequired[int]
+
+
+class HealthView(TypedDict):
+    """The state of the service and of every part that is looked at, by its name."""
+
+    status: str
+    version: str
+    checks: dict[str, Check]
 
 
 class HealthService:
@@ -127,14 +146,14 @@ class HealthService:
         looks["backup"] = self._look_at_backups
         self._looks = {part: SharedLook(look, limit_seconds=min(check_seconds, 1.3)) for part, look in looks.items()}
 
-    async def check(self) -> dict[str, Any]:
+    async def check(self) -> HealthView:
         """Return the answer of `GET /health`; it takes two seconds at most, even where a part hangs."""
         (figures, latency), alive, faults = await asyncio.gather(
             self._ask_database(),
             self._check_redis(),
             asyncio.gather(*(look.fault() for look in self._looks.values())),
         )
-        checks = {"database": _database(figures, latency), **alive, "jobs": _jobs(figures)}
+        checks: dict[str, Check] = {"database": _database(figures, latency), **alive, "jobs": _jobs(figures)}
         for part, fault in zip(self._looks, faults, strict=True):
             if part == "replica":
                 checks[part] = _replica(fault, figures)
@@ -228,8 +247,7 @@ class HealthService:
             logger.warning("health.redis_takes_no_writes", reason=str(fault)[:200])
             word = str(fault).partition(" ")[0]
             reason = word if word.isupper() else type(fault).__name__
-            unknown = {"status": "degraded", "hint": HINTS["unwritten"]}
-            parts = {part: dict(unknown) for part in ("worker", "relay", "beat")}
+            parts = {part: _not_well("unwritten", "degraded") for part in ("worker", "relay", "beat")}
             hint = (
                 "redis-cluster"
                 if isinstance(fault, AskError | ClusterCrossSlotError | ClusterDownError)
@@ -238,8 +256,7 @@ class HealthService:
             return {"redis": _not_well(hint, "degraded", fault=reason), **parts}
         except (RedisError, TimeoutError, OSError) as fault:
             logger.warning("health.redis_down", reason=type(fault).__name__)
-            unknown = {"status": "down", "hint": HINTS["unknown"]}
-            return {"redis": _not_well("redis"), **{part: dict(unknown) for part in ("worker", "relay", "beat")}}
+            return {"redis": _not_well("redis"), **{part: _not_well("unknown") for part in ("worker", "relay", "beat")}}
         return {
             "redis": {"status": "ok", "latency_ms": _milliseconds_since(started)},
             "worker": _workers(alive["worker"]),
@@ -299,14 +316,12 @@ def _jobs(figures: JobFigures | None) -> Check:
     if figures is None:
         return _not_well("database")
     oldest = max(figures.oldest_due_seconds.values(), default=0.0)
-    found = {
-        "oldest_due_seconds": round(oldest, 3),
-        "dead_letters": figures.dead_letters,
-        "open_cases": figures.open_cases,
-    }
-    if oldest > PICKUP_SECONDS:
-        return {**_not_well("jobs", "degraded", seconds=oldest), **found}
-    return {"status": "ok", **found}
+    is_late = oldest > PICKUP_SECONDS
+    check: Check = _not_well("jobs", "degraded", seconds=oldest) if is_late else {"status": "ok"}
+    check["oldest_due_seconds"] = round(oldest, 3)
+    check["dead_letters"] = figures.dead_letters
+    check["open_cases"] = figures.open_cases
+    return check
 
 
 def _alive(part: str, count: int) -> Check:
@@ -316,12 +331,14 @@ def _alive(part: str, count: int) -> Check:
 def _workers(queues_of_each: list[str]) -> Check:
     taken = {queue for queues in queues_of_each for queue in queues.split(",")}
     missing = [queue for queue in WORKER_QUEUES if queue not in taken]
-    found = {"workers": len(queues_of_each)}
     if not queues_of_each:
-        return {**_not_well("worker"), **found}
-    if missing:
-        return {**_not_well("queues", "degraded", queues=", ".join(missing)), **found}
-    return {"status": "ok", **found}
+        check = _not_well("worker")
+    elif missing:
+        check = _not_well("queues", "degraded", queues=", ".join(missing))
+    else:
+        check = {"status": "ok"}
+    check["workers"] = len(queues_of_each)
+    return check
 
 
 def _replica(fault: str | None, figures: JobFigures | None) -> Check:
