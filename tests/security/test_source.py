@@ -130,7 +130,6 @@ BUILT_SQL = {
     ("app/services/workflow/verification.py", "DEAD_AFTER.total_seconds():.0f"),
     # Names of columns, in a rule of the schema.
     ("app/models/payment.py", "f'{column} IS NOT NULL'"),
-    # The questions of the same module, all constants; what varies goes beside them.
     # A choice between two constants.
     ("app/local/postgres.py", "'CREATE ROLE {} LOGIN NOSUPERUSER ' + rights"),
 }
@@ -174,7 +173,9 @@ def assignments(scope: ast.AST) -> dict[str, list[ast.expr]]:
         if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and node.value is not None:
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 if isinstance(target, ast.Name):
-                    made.setdefault(target.id, []).append(node.value)
+                    is_added = isinstance(node, ast.AugAssign)
+                    value = ast.BinOp(ast.Constant(""), ast.Add(), node.value) if is_added else node.value
+                    made.setdefault(target.id, []).append(value)
     return made
 
 
@@ -216,6 +217,7 @@ def test_no_sql_is_built_from_values() -> None:
         "session.execute(text('SELECT 1 FROM orders WHERE id = {}'.format(order_id)))",
         "connection.exec_driver_sql(f'SET ROLE {role}')",
         "statement = 'SELECT ' + column\ncursor.execute(statement, ())",
+        "statement = 'SELECT 1 '\nstatement += clause\ncursor.execute(statement)",
         "select(literal_column(f'{word} DESC'))",
         "connection.execute(f'TRUNCATE {table}'.encode())",
     ],
