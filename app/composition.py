@@ -1,4 +1,4 @@
-"""The one place that makes services, for the API and the workers alike."""
+"""The one place that makes services, for the API and for the workers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -245,7 +245,7 @@ class Database:
 
 
 def after_commit(executor: AsyncConnection | AsyncSession, callback: Callable[[], None]) -> None:
-    """Call back once what the executor did is committed for good; never, if it is rolled back.
+    """Call back after the executor's outermost transaction is committed; never, if it is rolled back.
 
     Args:
         executor: from a `Database`. On a connection that commits each statement by itself that is now, otherwise at

@@ -139,7 +139,7 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
         application.state.refusal = f"Not starting. {fault}"
         await services.close()
         raise
-    # Modules loaded at start stay for good. A full collection would otherwise look through all their objects, 100 ms in
+    # Modules loaded at start are never freed. A full collection would otherwise look through all their objects, 100 ms in
     # which no request is served, each time that a large body has made enough new objects.
     gc.collect()
     gc.freeze()

@@ -56,7 +56,7 @@ class Replica:
     """
 
     def __init__(self, url: URL, pool_size: int, connect_args: Mapping[str, object]) -> None:
-        """Connect later, on first use.
+        """Connect to nothing; the first use does.
 
         Args:
             url: names the driver too.

@@ -26,7 +26,7 @@ from app.utils.invoice_generator import DocumentRenderer, TypstRenderer, WeasyPr
 def views(first: int, count: int, lines: int) -> list[DocumentView]:
     """Return the views of `count` invoices, numbered from `first`.
 
-    No two are alike: Typst remembers what it has drawn, and the same invoice again costs a seventh of a new one.
+    All differ: Typst caches what it has drawn, and the same invoice again costs a seventh of a new one.
     """
     settings = Settings(_env_file=None)
     return [

@@ -36,7 +36,7 @@ ACTOR = Actor(id=uuid4(), type=ActorType.USER, trigger=Trigger.API_CALL, role=Ro
 
 
 class AsyncpgDatabase(Database):
-    """The application's database with the other driver below it, its sessions set up alike."""
+    """The application's database with the other driver below it, its sessions set up in the same way."""
 
     def __init__(self, settings: Settings, pool_size: int) -> None:
         super().__init__(settings, pool_size=pool_size)  # its engine connects when it is first used: never

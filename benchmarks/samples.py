@@ -51,7 +51,7 @@ def measure(
 ) -> Measurement:
     """Count what ended in the window of `seconds` that opens `ramp` seconds after the first operation began.
 
-    The run-up is left out on both sides alike: it holds the preparing of statements and the filling of caches.
+    The warm-up is left out on both sides: it includes the preparing of statements and the filling of caches.
 
     Raises:
         BenchmarkError: nothing ended in the window.

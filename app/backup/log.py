@@ -40,7 +40,7 @@ def make_slot(connection: Connection, slot: str) -> bool:
 
 
 def hold_log(connection: Connection, name: str) -> None:
-    """Have the server keep its log from now on while this connection lasts, also what was fetched meanwhile."""
+    """Have the server keep its log from now on while this connection lasts, also the part that is fetched in that time."""
     connection.execute("SELECT pg_create_physical_replication_slot(%s, true, true)", [name])
 
 

@@ -308,7 +308,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def append_line(path: Path, entry: Mapping[str, object]) -> None:
-    """Add an object to a JSON Lines file, for good; what a crash left of the line before is cut off."""
+    """Add an object to a JSON Lines file and flush it to disk; an incomplete last line, left by a crash, is removed."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "r+b") as file:
         end = file.seek(0, os.SEEK_END)

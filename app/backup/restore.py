@@ -38,7 +38,7 @@ class Report:
     Attributes:
         backup: id of the base backup.
         data_dir: the new data folder.
-        log_segments: how many segments of the log were at hand; 0 where PostgreSQL got them from pgBackRest.
+        log_segments: how many segments of the log the backup has; 0 where PostgreSQL got them from pgBackRest.
         last_commit_at: of the last transaction that was replayed; None when there was none after the base backup.
         audit_rows: rows of the audit trail, which holds.
         documents: how many the restored database knows and are in the storage.

@@ -268,7 +268,7 @@ def jobs_dismiss(
     note: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
     by: By = None,
 ) -> None:
-    """Give a dead job up for good."""
+    """Dismiss a dead letter: its job is never run again."""
     _resolve("dismiss", job_id, note, by)
 
 

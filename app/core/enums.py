@@ -198,7 +198,7 @@ class Channel(StrEnum):
 class NotificationState(StrEnum):
     """Delivery of a notification.
 
-    SENT: handed over. REJECTED: refused for good by the receiver. FAILED: given up after the last retry. SUPPRESSED: not
+    SENT: handed over. REJECTED: refused permanently by the receiver. FAILED: given up after the last retry. SUPPRESSED: not
     handed over, because a limit was reached.
     """
 

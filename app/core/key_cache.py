@@ -1,4 +1,4 @@
-"""The identity provider's keys, kept at hand: from a file or a URL, fresh enough, never in a request's way (NFR-004).
+"""A cache of the identity provider's keys: from a file or a URL, recent enough, refreshed without delaying requests (NFR-004).
 
     a file    read again when 5 seconds old: a key taken out of it is dead that soon, and all are when it is removed
     a URL     fetched again when `JWKS_REFRESH_SECONDS` old; ahead of that, behind the back of requests
@@ -38,7 +38,7 @@ logger = structlog.get_logger(__name__)
 
 
 class KeySetUnavailableError(Exception):
-    """The provider's keys cannot be had, and none that are recent enough are at hand."""
+    """The provider's keys cannot be read, and the cache has none that are recent enough."""
 
 
 class KeyCache:
@@ -51,7 +51,7 @@ class KeyCache:
         retry_seconds: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Read later, on first use.
+        """Read nothing; the first use does.
 
         Args:
             read: gives the document, or raises KeySetError.

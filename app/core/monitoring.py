@@ -206,7 +206,7 @@ def gateway_breaker(*, is_open: bool) -> None:
 
 
 def notification_tried(channel: str, outcome: str) -> None:
-    """Count a try to send a message: by email, sms, …; sent, rejected (for good) or unavailable (for now)."""
+    """Count a try to send a message: by email, sms, …; sent, rejected (permanent) or unavailable (temporary)."""
     NOTIFICATIONS.labels(channel, outcome).inc()
 
 

@@ -36,7 +36,7 @@ FULL_DISK_BYTES = 100 * 1024**2
 
 
 async def configuration(settings: Settings) -> list[Finding]:
-    """What the environment says; what production must not have, the settings have refused before."""
+    """The environment's settings; the start has already refused those that production must not have."""
     if settings.environment == "production":
         return [fine("settings", "production, with secrets of its own and nothing secret in clear text")]
     refused = [fault.split()[0] for fault in refused_in_production(settings)]

@@ -45,7 +45,7 @@ def adopt_orphans() -> None:
 
 
 def become(uid: int, gid: int) -> None:
-    """Take on another user for good: no supplementary groups, no way back."""
+    """Change to another user permanently, without supplementary groups."""
     os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)

@@ -293,7 +293,7 @@ class EmbeddedPostgres:
 def _reserve_wal(connection: psycopg.Connection[TupleRow]) -> None:
     """Have a new cluster keep used segments of its write-ahead log for reuse.
 
-    PostgreSQL ends when it needs a new segment and the disk is full. With these at hand it needs none for a while, in
+    PostgreSQL ends when it needs a new segment and the disk is full. With these in reserve it needs none for a while, in
     which reads go on and writes fail one by one.
     """
     row = connection.execute("SELECT count(*) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'").fetchone()

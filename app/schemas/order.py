@@ -45,7 +45,7 @@ def _payment_text(maximum: int) -> Any:
 
 
 class LineItemCreate(Request):
-    """One line of an order, as sold: name and price are kept for good."""
+    """One line of an order, as sold: name and price are kept and never change."""
 
     product_id: text_line(100)  # type: ignore[valid-type]
     product_name: text_line(300)  # type: ignore[valid-type]

@@ -50,7 +50,7 @@ _OUR_LOGIN: Final = frozenset({530, 534, 535, 538})
 
 
 class MailRejected(MessageRefused):
-    """The server refused this mail for good; sending it again gives the same answer."""
+    """The server refused this mail permanently; sending it again gives the same answer."""
 
 
 class MailTooLarge(MailRejected, MessageTooLarge):

@@ -1,4 +1,4 @@
-"""Money, dates, rates and foreign text as a customer reads them, alike in documents and mails.
+"""Money, dates, rates and foreign text as a customer reads them, the same in documents and mails.
 
 Everything here is for people. The wire and the database have their own forms (contract section 1).
 """

@@ -12,7 +12,7 @@ from uuid import UUID
 
 
 class MessageRefused(Exception):  # noqa: N818 - named for the fact
-    """The receiver refused this message for good; handing it over again gives the same answer.
+    """The receiver refused this message permanently; sending it again gives the same answer.
 
     `code` is the receiver's answer, such as 550 of SMTP.
     """
@@ -54,7 +54,7 @@ class RenderedMessage:
     Attributes:
         subject: one line; of SMS and chat the whole message.
         text: the message as plain text.
-        html: the same once more, for mail; empty for SMS and chat.
+        html: the same as HTML, for mail; empty for SMS and chat.
     """
 
     subject: str
@@ -95,5 +95,5 @@ class NotificationChannel(Protocol):
             MessageRefused: it will never be taken; `code` is what the receiver answered, if it did.
             MessageTooLarge: as MessageRefused, but a smaller message may be taken.
             MessageDelayed: it could not be handed over now.
-            ValueError: an address or a header value is not acceptable; that, too, is for good.
+            ValueError: an address or a header value is not acceptable; that is permanent too.
         """

@@ -125,7 +125,7 @@ class ApiRoute(APIRoute):
 
 
 async def retried_read(read: Callable[[], Awaitable[T]]) -> T:
-    """Return what `read` returns; call it once more when its database connection turns out to be closed.
+    """Return what `read` returns; call it again when its database connection turns out to be closed.
 
     The pool replaces a connection that was closed while idle. One that is lost under a statement shows only here, and
     its failure invalidates those that are as old: the second call gets a new one. A write is never repeated: it may

@@ -61,7 +61,7 @@ class UploadRoute(ApiRoute):
         return request
 
     async def essence(self, request: Request) -> bytes:
-        """Return what an upload says: its bytes as sent, name and description, without the boundary between them."""
+        """Return the content of an upload: a digest of its bytes, name and description; the multipart boundary has no effect."""
         upload: Upload = request.scope[_UPLOAD]
         return orjson.dumps([upload.file.sha256.hex(), upload.file_name, upload.description])
 

@@ -60,7 +60,7 @@ class KeptAnswer:
 
 
 def is_final(status: int, code: str | None = None) -> bool:
-    """Return whether an answer with this status, and error code if it is an error, belongs to its key for good."""
+    """Return whether an answer with this status, and error code if it is an error, is kept under its key."""
     return status < 500 and status not in _NOTHING_DONE and code not in _MENDED
 
 

@@ -52,7 +52,7 @@ class KeyService:
             role: what it may do.
             name: whose it is.
             customer_id: the customer, for that role.
-            lifetime: how long it opens anything; for good when absent.
+            lifetime: how long it is valid; without limit when absent.
 
         Raises:
             InvalidInputError: a customer without a customer id, the other way round, or an unusable name.
@@ -113,7 +113,7 @@ class KeyService:
             return [_record(row) for row in rows]
 
     async def revoke(self, key_id: UUID) -> None:
-        """End a key for good; revoking it again changes nothing.
+        """Revoke a key permanently; revoking it again changes nothing.
 
         Raises:
             NotFoundError: there is no such key.

@@ -81,7 +81,7 @@ async def check_attachment(storage: Storage, attachment_id: str, storage_key: st
 
 
 async def _checked(storage: Storage, storage_key: str, sha256: bytes, damaged: Damaged) -> StoredBytes:
-    """Read all of it, then open it once more: nothing of an altered file goes out, and none has to fit into memory."""
+    """Read all of it, then open it again: an altered file is never sent, and no file has to fit into memory."""
     digest = hashlib.sha256()
     try:
         async for piece in (await storage.stream(storage_key)).pieces:

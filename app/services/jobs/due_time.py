@@ -14,8 +14,8 @@ from app.models.return_request import ReturnRequest
 async def due_time(executor: AsyncConnection | AsyncSession, now: datetime) -> datetime:
     """Return the earlier of the caller's time and the database's.
 
-    With a clock that is ahead a sweep would cancel, reject or delete too early, for good; with one that is behind it
-    is late.
+    With a clock that is ahead a sweep would cancel, reject or delete too early, which cannot be undone; with one that
+    is behind it is late.
     """
     earlier: datetime = (await executor.execute(select(func.least(now, func.now())))).scalar_one()
     return earlier

@@ -1,4 +1,4 @@
-"""How the wait of a dead letter ends: its job is due again, or given up for good (REQ-004).
+"""How a dead letter is resolved: its job is requeued or dismissed (REQ-004).
 
 What is decided is on record twice: on the dead letter (who, when, why), and as an event of the job.
 """

@@ -94,7 +94,7 @@ class NotificationService:
     async def send(self, claim: Claim) -> None:
         """Job `notify.…`, `sms.…` or `chat.…`: send its message and finish the job.
 
-        A message that the receiver refuses for good is REJECTED, the job is done and a person gets a case: asking again
+        A message that the receiver refuses permanently is REJECTED, the job is done and a person gets a case: asking again
         gives the same answer. A mail whose attachment is too large goes out with a link instead. A message beyond a
         limit is SUPPRESSED (`message_limits`).
 
@@ -170,7 +170,7 @@ class NotificationService:
         return replace(message, text=rendered.text, html=rendered.html, attachments=())
 
     async def _reject(self, claim: Claim, message: Message, addressed: Addressed[Any], error: str) -> None:
-        """Record that the receiver refused a message for good, with a case for a person."""
+        """Record that the receiver refused a message permanently, with a case for a person."""
         async with self._database.transaction() as session:
             await self._settle(session, claim, message.id, NotificationState.REJECTED, error)
             # A case alerts operations, by mail and by chat: what does not reach them there must not raise the next one.

@@ -102,7 +102,7 @@ class DeadLetterService:
         return await self._resolve(dead_letter_id, actor, "RETRIED", note)
 
     async def dismiss(self, dead_letter_id: UUID, actor: Actor, note: str | None = None) -> DeadLetterView:
-        """Give the job up for good; return the resolved dead letter.
+        """Dismiss the job, which is never run again; return the resolved dead letter.
 
         The money that a failed refund had reserved is free again.
 

@@ -3,7 +3,7 @@
 A dispute that opens places a hold on the payment (`payments.refunds_held_by` names its case), in the transaction that
 keeps the event. The database refuses to send a refund of such a payment, and refuses to lift the hold while the case is
 open, or without a decision to release. A dispute that ends at the bank opens a case in place of the first one: the
-manager decides with the result at hand, and the hold goes on until then.
+manager decides with the bank's result, and the hold continues until then.
 
 The hold names an open dispute of the order as long as there is one. So the last decision counts: with RELEASE the
 refunds go on, and after KEEP a manager may release them later (`reopened`).

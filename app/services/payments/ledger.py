@@ -72,7 +72,7 @@ async def settle(session: AsyncSession, refund: Refund, gateway_refund_id: str, 
 
 
 async def release(session: AsyncSession, refund: Refund) -> bool:
-    """Give back the reservation of a locked refund that failed for good; return whether there was one to give.
+    """Release the reservation of a locked refund that failed permanently; return whether there was one.
 
     Only FAILED: of an UNKNOWN refund the money may have moved, so its share of the payment stays reserved.
     """

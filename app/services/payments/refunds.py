@@ -145,7 +145,7 @@ class RefundService:
             return (await connection.execute(statement)).scalar_one()
 
     async def _match_disputes(self, payment_id: UUID) -> None:
-        """Commit the hold of a dispute that was reported before the payment's id was booked, by whichever way."""
+        """Commit the hold of a dispute that was reported before the payment's id was recorded, however it was recorded."""
         async with self._database.transaction() as session:
             payment = await session.get(Payment, payment_id, with_for_update=True)
             if payment is not None:

@@ -42,7 +42,7 @@ DEAD_AFTER = timedelta(seconds=60)
 Start = Callable[[UUID], Awaitable[None]]
 
 _RUNS = AuditVerification.__table__.c
-# The statistics of the planner are close enough for a progress bar; a count would read all of it once more.
+# The statistics of the planner are close enough for a progress bar; a count would read the whole table again.
 _EXPECTED = text("SELECT nullif(reltuples, -1)::bigint FROM pg_class WHERE oid = 'public.state_history'::regclass")
 
 
