@@ -18,6 +18,7 @@ from app.config import Settings
 from app.database import Database
 from app.main import create_app
 from app.services.returns.attachments import ORPHAN_AGE
+from app.utils.held_file import HeldFile
 from app.utils.storage import Storage, storage_for
 from tests.conftest import MovableClock
 from tests.databases import TestServers
@@ -150,6 +151,35 @@ async def test_sent_again_it_is_not_stored_again(
     assert ["idempotency-replayed" in answer.headers for answer in answers] == [False, True, True, True]
     assert storage.asked == ["put"]
     assert len(kept_files(settings)) == 1
+
+
+async def test_sent_again_its_photo_is_not_cleaned_again_and_its_file_is_closed(
+    api: httpx2.AsyncClient, services: Services, returned: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleaned: list[str] = []
+    closed: list[int] = []
+    clean, close = services.attachments._photos.clean, HeldFile.close
+
+    async def count_cleaned(file: Any, kind: Any, field: str) -> Any:
+        cleaned.append(field)
+        return await clean(file, kind, field)
+
+    def count_closed(file: HeldFile) -> None:
+        closed.append(id(file))
+        close(file)
+
+    monkeypatch.setattr(services.attachments._photos, "clean", count_cleaned)
+    first = await add(api, returned)
+    monkeypatch.setattr(HeldFile, "close", count_closed)
+    again = await add(api, returned)
+    assert (again.status_code, again.content) == (201, first.content)
+    assert "idempotency-replayed" in again.headers
+    assert cleaned == ["file"]
+    assert len(closed) == 1
+    other = await add(api, returned, photo(1))
+    assert error_of(other)["code"] == "IDEMPOTENCY_KEY_REUSED"
+    assert cleaned == ["file"]
+    assert len(closed) == 2
 
 
 async def test_what_is_refused_is_not_stored_and_refused_again(

@@ -78,6 +78,16 @@ def fingerprint_of(scope: Scope, query_string: bytes, essence: bytes) -> bytes:
     return digest.digest()
 
 
+async def stored_answer(service: IdempotencyService, scope: Scope, key: str, fingerprint: bytes) -> Response | None:
+    """Return the answer that is stored under this key, None where there is none.
+
+    Raises:
+        IdempotencyKeyReusedError: the key belongs to another request.
+    """
+    kept = await service.stored(scope[ACTOR].id, key, fingerprint)
+    return None if kept is None else _replay(kept)
+
+
 async def answer_once(
     service: IdempotencyService, scope: Scope, key: str, fingerprint: bytes, handle: Callable[[], Awaitable[Response]]
 ) -> Response:
@@ -98,7 +108,9 @@ async def answer_once(
         return KeptAnswer(response.status_code, headers, bytes(response.body))
 
     kept, is_replay = await service.once(scope[ACTOR].id, key, fingerprint, work)
-    if is_replay:
-        monitoring.replayed()
-    headers = {**kept.headers, REPLAYED: "true"} if is_replay else kept.headers
-    return Response(kept.body, kept.status, headers)
+    return _replay(kept) if is_replay else Response(kept.body, kept.status, kept.headers)
+
+
+def _replay(kept: KeptAnswer) -> Response:
+    monitoring.replayed()
+    return Response(kept.body, kept.status, {**kept.headers, REPLAYED: "true"})

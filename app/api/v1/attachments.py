@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, ClassVar
 from uuid import UUID
 
 import orjson
@@ -33,6 +33,8 @@ _UPLOAD, _PREPARED = "articurated.upload", "articurated.prepared_upload"
 
 class UploadRoute(ApiRoute):
     """A route whose body is a file and what is said of it."""
+
+    replays_early: ClassVar[bool] = True
 
     @property
     def takes_body(self) -> bool:
@@ -74,13 +76,14 @@ class UploadRoute(ApiRoute):
         """
         scope = request.scope
         services: Services = request.app.state.services
-        upload: Upload = scope[_UPLOAD]
-        try:
-            async with services.attachments.prepared(_return_id(request), upload, scope[ACTOR]) as prepared:
-                scope[_PREPARED] = prepared
-                yield
-        finally:
-            upload.file.close()
+        async with services.attachments.prepared(_return_id(request), scope[_UPLOAD], scope[ACTOR]) as prepared:
+            scope[_PREPARED] = prepared
+            yield
+
+    def release(self, request: Request) -> None:
+        """Close the upload's temporary file."""
+        upload: Upload = request.scope[_UPLOAD]
+        upload.file.close()
 
 
 router = APIRouter(prefix="/api/v1/returns", tags=["Returns"], route_class=UploadRoute)

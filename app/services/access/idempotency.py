@@ -16,9 +16,10 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, bindparam, delete, func, insert, select
+from sqlalchemy import BigInteger, Row, bindparam, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.database import Database
@@ -70,6 +71,21 @@ class IdempotencyService:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    async def stored(self, principal_id: UUID, key: str, fingerprint: bytes) -> KeptAnswer | None:
+        """Return the answer that is stored under a key, None where there is none. Takes no lock and changes nothing.
+
+        None does not mean that the request is new: a copy of it may be at work. Only `once` decides that.
+
+        Args:
+            fingerprint: SHA-256 of all that makes the request the same one.
+
+        Raises:
+            IdempotencyKeyReusedError: the key belongs to another request.
+        """
+        async with self._database.autocommit() as connection:
+            row = (await connection.execute(_FIND, {"principal_id": principal_id, "key": key})).first()
+        return None if row is None or row.is_over else _answer_of(row, fingerprint)
+
     async def once(
         self, principal_id: UUID, key: str, fingerprint: bytes, work: Callable[[], Awaitable[KeptAnswer]]
     ) -> tuple[KeptAnswer, bool]:
@@ -118,6 +134,10 @@ async def _find(connection: AsyncConnection, principal_id: UUID, key: str, finge
     if row.is_over:
         await connection.execute(_FORGET, this)
         return None
+    return _answer_of(row, fingerprint)
+
+
+def _answer_of(row: Row[Any], fingerprint: bytes) -> KeptAnswer:
     if row.fingerprint != fingerprint:
         raise IdempotencyKeyReusedError
     return KeptAnswer(row.status, row.headers, row.body)

@@ -101,7 +101,7 @@ MEANINGS: Mapping[CaseKind, Meaning] = {
         ),
     ),
     CaseKind.UNDELIVERABLE_MESSAGE: Meaning(
-        "A message could not be delivered: the receiver's server refused it for good.",
+        "A message was not delivered. The error in its evidence says why: it was refused for good, or a limit was reached.",
         (
             WayOut(
                 "RESEND", "`articurated notifications resend ID`, with a corrected address where needed; then close."
