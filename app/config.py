@@ -1,4 +1,4 @@
-"""Settings of every process, read once from the environment and `.env` (contract section 10).
+"""Settings of every process, read once from the environment and `.env`.
 
 A missing or invalid value stops the start with one message that names every fault: a service that
 starts with half a configuration fails later, in the middle of someone's refund.

@@ -1,4 +1,4 @@
-"""What a web request is given: the services of this process, and who is calling (contract section 7)."""
+"""What a web request is given: the services of this process, and who is calling."""
 
 import ipaddress
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The verbs of `articurated` about who may call: API keys and bearer tokens (contract section 7)."""
+"""The verbs of `articurated` about who may call: API keys and bearer tokens."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress

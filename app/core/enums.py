@@ -65,7 +65,7 @@ class Trigger(StrEnum):
 
 
 class Role(StrEnum):
-    """Roles of callers (contract section 4)."""
+    """Roles of callers."""
 
     CUSTOMER = "customer"
     WAREHOUSE = "warehouse"
@@ -75,7 +75,7 @@ class Role(StrEnum):
 
 
 class JobState(StrEnum):
-    """States of a job row (contract section 8)."""
+    """States of a job row."""
 
     PENDING = "PENDING"
     PUBLISHED = "PUBLISHED"
@@ -108,7 +108,7 @@ class PaymentState(StrEnum):
 
 
 class RefundState(StrEnum):
-    """States of a refund (contract section 9)."""
+    """States of a refund."""
 
     PENDING = "PENDING"
     PROCESSING = "PROCESSING"
@@ -174,7 +174,7 @@ class VerificationState(StrEnum):
 
 
 class DocumentKind(StrEnum):
-    """Documents with a number of their own (contract section 11)."""
+    """Documents with a number of their own."""
 
     INVOICE = "INVOICE"
     CREDIT_NOTE = "CREDIT_NOTE"

@@ -1,4 +1,4 @@
-"""The signing keys of an identity provider, as it publishes them (RFC 7517; contract section 7, NFR-004).
+"""The signing keys of an identity provider, as it publishes them (RFC 7517; NFR-004).
 
 What a key can verify is fixed when the set is read, by the key: RSA is RS256, P-256 is ES256, Ed25519 is EdDSA.
 A token names a key and must carry that key's algorithm. Left out, so that no token can make use of them:

@@ -1,4 +1,4 @@
-"""Credentials: random API keys, kept as hashes, and signed tokens (contract section 7, NFR-004).
+"""Credentials: random API keys, kept as hashes, and signed tokens (NFR-004).
 
 A key has 256 random bits, so a fast hash is the right one: there is nothing to guess, and a slow hash would
 cost 200 ms a request. Our own tokens are HS256; those of an identity provider are what its keys say

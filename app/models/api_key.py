@@ -1,4 +1,4 @@
-"""Keys of callers: shown once, stored hashed (contract section 7)."""
+"""Keys of callers: shown once, stored hashed."""
 
 from datetime import datetime
 from uuid import UUID

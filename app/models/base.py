@@ -34,7 +34,7 @@ class Base(DeclarativeBase):
 
 
 PrimaryKey = Annotated[UUID, mapped_column(primary_key=True, server_default=text("uuid7()"))]
-"""UUIDv7 key, made by the caller or else by the database (contract section 10)."""
+"""UUIDv7 key, made by the caller or else by the database."""
 
 CreatedAt = Annotated[datetime, mapped_column(server_default=text("now()"))]
 

@@ -1,4 +1,4 @@
-"""Answers kept under the keys that callers gave their requests (contract section 5)."""
+"""Answers kept under the keys that callers gave their requests."""
 
 from typing import Any
 from uuid import UUID

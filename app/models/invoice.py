@@ -1,4 +1,4 @@
-"""Invoices and credit notes: numbered without a gap, issued once, never rendered again (contract section 11)."""
+"""Invoices and credit notes: numbered without a gap, issued once, never rendered again."""
 
 from datetime import date, datetime
 from typing import Any

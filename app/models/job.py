@@ -1,4 +1,4 @@
-"""The work: PostgreSQL holds the truth, Redis and Celery only carry the wake-up (contract section 8)."""
+"""The work: PostgreSQL holds the truth, Redis and Celery only carry the wake-up."""
 
 from datetime import datetime
 from typing import Any

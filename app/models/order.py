@@ -76,7 +76,7 @@ class Order(Base):
 
 
 class OrderLineItem(Base):
-    """One line: quantity × unit_price = subtotal, tax beside it (contract section 3)."""
+    """One line: quantity × unit_price = subtotal, tax beside it."""
 
     __tablename__ = "order_line_items"
 

@@ -30,7 +30,7 @@ from app.utils.card_numbers import any_holds_card_number, holds_card_number
 CARD_NUMBER_REFUSED = "holds what looks like a card number; none is ever stored here"
 
 COUNTRY_ALPHA_3 = {"USA": "US"}
-"""Accepted besides ISO 3166-1 alpha-2 (contract section 5)."""
+"""Accepted besides ISO 3166-1 alpha-2."""
 
 
 _CONTROLS_OF_A_LINE = r"\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069"
@@ -205,7 +205,7 @@ UNKNOWN_NAMES_REPORTED = 20
 
 
 class Request(BaseModel):
-    """Base of every body: an unknown field is refused, not ignored (contract section 5)."""
+    """Base of every body: an unknown field is refused, not ignored."""
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=False, frozen=True)
 
@@ -341,7 +341,7 @@ class ErrorBody(Answer):
 
 
 class ErrorResponse(Answer):
-    """Every answer with a status of 400 or more has exactly this shape (contract section 6)."""
+    """Every answer with a status of 400 or more has exactly this shape."""
 
     error: ErrorBody
 

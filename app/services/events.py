@@ -1,4 +1,4 @@
-"""The facts: one event a change, numbered per entity by the entity's version (contract section 3).
+"""The facts: one event a change, numbered per entity by the entity's version.
 
 State transitions write theirs inside their own statement (`app.services.workflow.transitions`); this is for the rest.
 """

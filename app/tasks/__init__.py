@@ -1,1 +1,1 @@
-"""Celery's side: wake-ups in, one service call out. PostgreSQL holds the truth (contract section 8)."""
+"""Celery's side: wake-ups in, one service call out. PostgreSQL holds the truth."""

@@ -1,4 +1,4 @@
-"""The relay: sends a message for each job that needs one (contract section 8).
+"""The relay: sends a message for each job that needs one.
 
 A process of its own; several may run, for each locks the rows it sends. It publishes first and marks afterwards:
 

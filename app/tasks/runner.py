@@ -1,4 +1,4 @@
-"""Carrying out one job: claim, work under a lease, finish, or put back (contract section 8, REQ-004).
+"""Carrying out one job: claim, work under a lease, finish, or put back (REQ-004).
 
 What happens when this process is killed, line by line:
 

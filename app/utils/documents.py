@@ -1,4 +1,4 @@
-"""What an invoice or a credit note says, apart from how it looks (REQ-004, contract section 11).
+"""What an invoice or a credit note says, apart from how it looks (REQ-004).
 
 A `DocumentView` is taken once, when the document is issued, and kept as JSON in its row. The paper is drawn
 from that snapshot alone, so a customer who moves, a renamed product or a new template changes no document

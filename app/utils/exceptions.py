@@ -1,4 +1,4 @@
-"""The errors a caller can meet, each named for the fact and carrying its HTTP status (contract section 6).
+"""The errors a caller can meet, each named for the fact and carrying its HTTP status.
 
     AppError
     ├── NotFoundError                 404 NOT_FOUND

@@ -1,6 +1,6 @@
 """Money, dates, rates and foreign text as a customer reads them, the same in documents and mails.
 
-Everything here is for people. The wire and the database have their own forms (contract section 1).
+Everything here is for people. The wire and the database have their own forms.
 """
 
 import unicodedata

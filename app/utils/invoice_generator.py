@@ -1,4 +1,4 @@
-"""View → PDF, behind one port (REQ-004, INT-003, contract section 11).
+"""View → PDF, behind one port (REQ-004, INT-003).
 
 `TypstRenderer` is the default: it comes with pip alone and draws `templates/invoices/invoice.typ` with the fonts
 beside it. `WeasyPrintRenderer` draws `invoice_template.html` for shops whose designers work in HTML; it needs Pango

@@ -1,4 +1,4 @@
-"""The embedded default: servers from wheels, and the supervisor of the whole system (contract section 2).
+"""The embedded default: servers from wheels, and the supervisor of the whole system.
 
 It is apart from the layers: it imports `app.config` alone, and only `app.cli.main` and the tests import it.
 """

@@ -52,7 +52,7 @@ class StackOptions:
 
 @dataclass(frozen=True)
 class StackInfo:
-    """Where a running system is to be found: the line of `up --json` (contract section 2).
+    """Where a running system is to be found: the line of `up --json`.
 
     `mail` and `mail_smtp` are None when the configuration names its own mail server, `owner_database_url`
     when it names no owner. `pids` are process ids per part; parts that were not started here have none.

@@ -140,7 +140,7 @@ async def new_return(api: httpx2.AsyncClient, order_id: str) -> dict[str, Any]:
 
 
 def error_of(response: httpx2.Response) -> dict[str, Any]:
-    """Return the error in a response, which must have exactly the one shape (contract section 6)."""
+    """Return the error in a response, which must have exactly the one shape."""
     body = response.json()
     assert list(body) == ["error"], body
     assert sorted(body["error"]) == ["code", "details", "message", "request_id"], body

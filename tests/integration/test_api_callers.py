@@ -1,4 +1,4 @@
-"""Who a request is from: keys, tokens, both, and neither (contract section 7)."""
+"""Who a request is from: keys, tokens, both, and neither."""
 
 import base64
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""`ETag`, `If-None-Match` and `If-Match`: the version as entity tag (contract section 5, RFC 9110 section 13)."""
+"""`ETag`, `If-None-Match` and `If-Match`: the version as entity tag (RFC 9110 section 13)."""
 
 import asyncio
 from collections import Counter

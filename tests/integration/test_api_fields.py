@@ -1,4 +1,4 @@
-"""`fields=id,status` thins any representation, and refuses what is not there (contract section 5)."""
+"""`fields=id,status` thins any representation, and refuses what is not there."""
 
 from uuid import uuid4
 

@@ -1,4 +1,4 @@
-"""Money in: what the gateway reports, whenever it does and however often (INT-001, contract section 9)."""
+"""Money in: what the gateway reports, whenever it does and however often (INT-001)."""
 
 import asyncio
 from dataclasses import replace

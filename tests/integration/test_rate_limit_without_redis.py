@@ -1,4 +1,4 @@
-"""How often a caller may call while Redis is slow or away, and what a process counts alone (contract section 7)."""
+"""How often a caller may call while Redis is slow or away, and what a process counts alone."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator

@@ -1,4 +1,4 @@
-"""One refund job: what each answer of the gateway means, and that it pays once (contract section 9)."""
+"""One refund job: what each answer of the gateway means, and that it pays once."""
 
 import asyncio
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Every error code, and every fault of ours, in the one shape (contract section 6)."""
+"""Every error code, and every fault of ours, in the one shape."""
 
 import errno
 import io

@@ -1,4 +1,4 @@
-"""Strict reading of bodies and query strings (contract section 6): what is kept is what was sent."""
+"""Strict reading of bodies and query strings: what is kept is what was sent."""
 
 import tracemalloc
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Keys and tokens: what holds, and everything that must not (contract section 7)."""
+"""Keys and tokens: what holds, and everything that must not."""
 
 import base64
 import hashlib

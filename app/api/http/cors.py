@@ -36,7 +36,7 @@ _NOT_ALLOWED = 400
 
 
 class OriginMiddleware(CORSMiddleware):
-    """Starlette's CORS with refusals in the one error shape (contract section 6)."""
+    """Starlette's CORS with refusals in the one error shape."""
 
     def __init__(self, app: ASGIApp, *, origins: list[str]) -> None:
         super().__init__(

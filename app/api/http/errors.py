@@ -1,4 +1,4 @@
-"""Where errors meet HTTP, once: every one ends in the same shape (contract section 6)."""
+"""Where errors meet HTTP, once: every one ends in the same shape."""
 
 from collections.abc import Sequence
 from http import HTTPStatus

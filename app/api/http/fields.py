@@ -1,4 +1,4 @@
-"""`fields=id,status`: an answer with no more than what the caller wants (contract section 5)."""
+"""`fields=id,status`: an answer with no more than what the caller wants."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Answers: ready JSON for what went well, and the one error shape for what did not (contract section 6).
+"""Answers: ready JSON for what went well, and the one error shape for what did not.
 
 A handler answers ready JSON. The response models document what services give and are checked against real
 answers in the tests: validating every answer again at run time would cost more than the work itself.

@@ -1,4 +1,4 @@
-"""Photos and papers of a return (contract section 5, REQ-002)."""
+"""Photos and papers of a return (REQ-002)."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager

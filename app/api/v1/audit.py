@@ -1,4 +1,4 @@
-"""The audit trail (contract section 5, REQ-003)."""
+"""The audit trail (REQ-003)."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What signed links lead to (contract section 5, INT-004)."""
+"""What signed links lead to (INT-004)."""
 
 from typing import Annotated
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""How the service is (contract section 5, NFR-003)."""
+"""How the service is (NFR-003)."""
 
 import asyncio
 

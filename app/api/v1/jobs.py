@@ -1,4 +1,4 @@
-"""Jobs that gave up (contract section 5, REQ-004)."""
+"""Jobs that gave up (REQ-004)."""
 
 from typing import Annotated
 from uuid import UUID

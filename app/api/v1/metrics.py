@@ -1,4 +1,4 @@
-"""Metrics for Prometheus (contract section 5, NFR-006)."""
+"""Metrics for Prometheus (NFR-006)."""
 
 from fastapi import APIRouter, Request, Response
 

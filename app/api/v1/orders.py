@@ -1,4 +1,4 @@
-"""Orders (contract section 5)."""
+"""Orders."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""What the payment gateway reports (contract section 5, INT-001)."""
+"""What the payment gateway reports (INT-001)."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""Refunds (contract sections 5 and 9)."""
+"""Refunds."""
 
 from typing import Annotated
 from uuid import UUID

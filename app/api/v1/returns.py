@@ -1,4 +1,4 @@
-"""Returns (contract section 5, REQ-002)."""
+"""Returns (REQ-002)."""
 
 from typing import Annotated
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""Both state machines as data, read from the tables that the service runs on (contract section 5)."""
+"""Both state machines as data, read from the tables that the service runs on."""
 
 from typing import Any, TypedDict
 

@@ -1,4 +1,4 @@
-"""Figures for people (contract section 5)."""
+"""Figures for people."""
 
 from fastapi import APIRouter, Response
 

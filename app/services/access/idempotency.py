@@ -1,4 +1,4 @@
-"""One effect for a request, however often it is sent: `Idempotency-Key` (contract section 5).
+"""One effect for a request, however often it is sent: `Idempotency-Key`.
 
 The answer is stored in the transaction that has the effect, so there is never one without the other, even
 when the process is killed: a caller who never saw the answer sends the request again and gets that very answer.
@@ -9,7 +9,8 @@ when the process is killed: a caller who never saw the answer sends the request 
     store the answer, commit, and only then answer
 
 The lock is an advisory one that no request waits for: twenty copies of a request at once take one connection for the
-length of the work, and nineteen for the blink of an eye.
+length of the work, and nineteen for one short statement. An upload is looked up once more before that, without the
+lock (`stored`), so that a repeated photo is not read and cleaned again.
 """
 
 import hashlib

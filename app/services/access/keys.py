@@ -1,4 +1,4 @@
-"""API keys: made, listed, rotated, revoked, and recognised (contract section 7).
+"""API keys: made, listed, rotated, revoked, and recognised.
 
 A recognised key is remembered for five seconds in the process, so that a busy caller costs no query; a
 revoked one is dead everywhere five seconds later at the latest, an expired one at once.

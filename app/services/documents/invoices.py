@@ -1,4 +1,4 @@
-"""Invoices and credit notes: numbered without a gap, issued once (REQ-004, contract section 11).
+"""Invoices and credit notes: numbered without a gap, issued once (REQ-004).
 
 A document is made in steps, for drawing and storing it in one transaction would hold the number series all the while:
 

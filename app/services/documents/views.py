@@ -1,4 +1,4 @@
-"""What an order or a refund says on paper: pure functions from rows to `DocumentView` (REQ-004, contract section 11).
+"""What an order or a refund says on paper: pure functions from rows to `DocumentView` (REQ-004).
 
 A credit note states what was bought and comes back, then what was agreed to be kept. Such a deduction is gross, as the
 customer reads it, and is divided over the tax rates in proportion to what is credited at each: so the tax that the

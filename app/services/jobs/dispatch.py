@@ -1,4 +1,4 @@
-"""Which jobs need a message now, and the mark that one was sent: the relay's side of the jobs (contract section 8).
+"""Which jobs need a message now, and the mark that one was sent: the relay's side of the jobs.
 
 Everything is selected by state, never by a growing id: rows commit out of order. Each state has a partial index over
 the moment that matters in it, so the answers stay cheap however many jobs there are.

@@ -1,4 +1,4 @@
-"""Job rows and their guarantees (contract section 8, REQ-004).
+"""Job rows and their guarantees (REQ-004).
 
 PostgreSQL holds the truth: a job exists from the transaction that made it due until one worker's last
 write, which requires the fence of its claim. Redis and Celery only carry wake-ups; losing or doubling a

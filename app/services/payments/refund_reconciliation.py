@@ -1,4 +1,4 @@
-"""Our refunds beside the gateway's books: how they can differ, and the comparison of one (contract section 9)."""
+"""Our refunds beside the gateway's books: how they can differ, and the comparison of one."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Money out: one refund pays once, even when a process is killed (contract section 9, REQ-004).
+"""Money out: one refund pays once, even when a process is killed (REQ-004).
 
     PENDING ──▶ PROCESSING ──▶ SUCCEEDED            the gateway said so
        ▲            │

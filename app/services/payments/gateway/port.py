@@ -1,4 +1,4 @@
-"""The port to the payment provider, and what its failures mean for money (INT-001, contract section 9).
+"""The port to the payment provider, and what its failures mean for money (INT-001).
 
 Services depend on `PaymentGateway` and on the errors below, never on an adapter. `gateway_http` holds the
 adapter that speaks HTTP, `gateway_webhooks` reads what the provider reports by itself.
