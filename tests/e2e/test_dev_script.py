@@ -160,7 +160,7 @@ def test_two_at_once_set_up_once(checkout: Checkout) -> None:
     assert len(checkout.uv_calls()) == 2
 
 
-def test_a_moved_checkout_is_set_up_anew(checkout: Checkout) -> None:
+def test_a_moved_checkout_is_set_up_again(checkout: Checkout) -> None:
     assert checkout.dev("setup").returncode == 0
     moved = checkout.folder.with_name("moved")
     checkout.folder.rename(moved)
@@ -223,7 +223,7 @@ def test_without_uv_the_standard_library_does_it(checkout: Checkout) -> None:
     assert not checkout.uv_notes.exists()
 
 
-def test_an_unsuitable_python_is_told(checkout: Checkout, tmp_path: Path) -> None:
+def test_an_unsuitable_python_is_reported(checkout: Checkout, tmp_path: Path) -> None:
     old = tmp_path / "python-of-old"
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)

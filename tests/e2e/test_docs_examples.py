@@ -233,7 +233,7 @@ def test_a_page_about_what_is_the_readers_own_can_be_followed(reader: Reader, se
 
 
 @pytest.mark.req("DOC.5", "DEV.4")
-def test_a_database_that_is_not_migrated_is_refused_as_told(reader: Reader, servers: TestServers) -> None:
+def test_a_database_that_is_not_migrated_is_refused_as_documented(reader: Reader, servers: TestServers) -> None:
     [told] = blocks(ROOT / "docs" / "how-to" / "migrate-and-upgrade.md", "text")
     with empty_database(Place(servers, reader.stack.info, reader.folder)) as scene:
         typed = ["sh", "-ec", f"{scene.before}\narticurated worker"]

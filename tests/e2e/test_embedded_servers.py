@@ -183,13 +183,13 @@ def test_a_taken_port_is_left_for_another_unless_it_was_asked_for(postgres: Embe
     postgres.start()
 
 
-def test_lost_passwords_are_told_not_guessed(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+def test_lost_passwords_are_reported_not_guessed(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
     (tmp_path / "postgres" / "cluster").mkdir(parents=True)
     with pytest.raises(EmbeddedError, match="is missing; it has the passwords of"):
         EmbeddedPostgres(tmp_path).start()
 
 
-def test_an_interrupted_making_of_the_cluster_is_begun_anew(tmp_path: Path) -> None:
+def test_an_interrupted_creation_of_the_cluster_starts_again(tmp_path: Path) -> None:
     (tmp_path / "postgres" / "unfinished" / "base").mkdir(parents=True)
     with ensure_servers(tmp_path, durable=False) as servers:
         assert rows(servers.app_url, "SHOW fsync") == [("off",)]
@@ -225,7 +225,7 @@ def test_the_broker_keeps_what_it_holds_through_a_kill(valkey: EmbeddedValkey) -
         assert client.llen("queue") == 1000
 
 
-def test_both_die_with_the_process_that_started_them(tmp_path: Path) -> None:
+def test_both_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     program = (
         "import pathlib, sys, time; from devtools.embedded.broker import EmbeddedValkey;"
         "from app.local.postgres import EmbeddedPostgres;"

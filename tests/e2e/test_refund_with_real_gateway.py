@@ -170,7 +170,7 @@ async def test_a_call_that_is_carried_out_after_we_gave_up(
 
 
 @pytest.mark.req("REQ-004.11")
-async def test_a_gateway_that_is_down_for_good_ends_with_a_person(
+async def test_a_gateway_that_stays_down_ends_with_a_person(
     shop: Shop, live: LiveGateway, gateway: HttpPaymentGateway
 ) -> None:
     order = await shop.ordered()
@@ -183,7 +183,7 @@ async def test_a_gateway_that_is_down_for_good_ends_with_a_person(
     assert ((await shop.refund(refund.id)).state, live.moved(refund.id, "refund")) == ("FAILED", 0)
 
 
-async def test_what_the_gateway_tells_unasked(
+async def test_what_the_gateway_reports_without_a_request(
     shop: Shop, live: LiveGateway, gateway: HttpPaymentGateway, receiver: Receiver, clock: MovableClock
 ) -> None:
     """Each event twice, the answer to the refund lost: the webhook settles it, and the job finds it settled."""

@@ -90,7 +90,7 @@ async def test_a_service_asks_for_a_return_and_sends_it_for_the_customer(
     assert "on_behalf_of" not in await metadata_of(database, request["id"], "APPROVED")
 
 
-async def test_nobody_else_acts_on_someones_behalf(
+async def test_no_other_role_acts_on_behalf_of_a_customer(
     orders: OrderService, admin: Actor, service: Actor, customer: Actor, database: Database
 ) -> None:
     paid = await orders.create(order_create(), service)

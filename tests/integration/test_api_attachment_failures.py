@@ -166,7 +166,7 @@ async def test_a_return_is_looked_through_for_a_while_after_it_was_closed(
     assert timedelta(hours=2 * PARTS) < SEARCHED_AGE - ORPHAN_AGE, "every part comes up twice"
 
 
-async def test_a_commit_that_nobody_heard_of_keeps_its_bytes(
+async def test_a_commit_whose_answer_was_lost_keeps_its_bytes(
     database: Database,
     returned: dict[str, Any],
     attachments: AttachmentService,

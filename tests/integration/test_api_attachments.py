@@ -117,7 +117,7 @@ async def test_the_same_bytes_again_change_nothing(
     assert (await add(api, other)).status_code == 201
 
 
-async def test_a_repeated_upload_is_answered_even_when_the_return_is_closed_by_now(
+async def test_a_repeated_upload_is_answered_even_when_the_return_is_closed(
     api: httpx2.AsyncClient, returned: dict[str, Any]
 ) -> None:
     first = await add(api, returned)
@@ -126,7 +126,7 @@ async def test_a_repeated_upload_is_answered_even_when_the_return_is_closed_by_n
     assert (await add(api, returned)).json()["id"] == first.json()["id"]
 
 
-async def test_a_key_replays_the_answer_whatever_the_boundary(
+async def test_a_key_replays_the_answer_with_any_boundary(
     api: httpx2.AsyncClient, returned: dict[str, Any], settings: Settings
 ) -> None:
     key = {"Idempotency-Key": str(uuid4())}
@@ -168,7 +168,7 @@ async def test_a_name_is_for_people_and_for_nothing_else(
 
 
 @pytest.mark.security
-async def test_the_database_refuses_to_change_a_record_whoever_asks(
+async def test_the_database_refuses_every_login_to_change_a_record(
     api: httpx2.AsyncClient, returned: dict[str, Any], servers: TestServers, database_name: str
 ) -> None:
     assert (await add(api, returned)).status_code == 201

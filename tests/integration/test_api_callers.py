@@ -59,7 +59,7 @@ async def test_each_kind_of_credentials_is_taken(
 
 
 @pytest.mark.req("NFR-004.1")
-async def test_everything_else_is_nobody(connect: Connect, owner_database: Database, settings: Settings) -> None:
+async def test_everything_else_is_no_caller(connect: Connect, owner_database: Database, settings: Settings) -> None:
     made = await KeyService(owner_database).create(Role.ADMIN, "ci", None)
     key, bearer = made["key"], f"Bearer {token(settings)}"
     wrong: list[dict[str, str]] = [
@@ -92,7 +92,7 @@ async def test_everything_else_is_nobody(connect: Connect, owner_database: Datab
 
 
 @pytest.mark.parametrize("name", [b"x-api-key", b"authorization"])
-async def test_a_header_given_twice_is_nobody(
+async def test_a_header_given_twice_is_no_caller(
     name: bytes, connect: Connect, services: Services, settings: Settings
 ) -> None:
     value = API_KEY.encode() if name == b"x-api-key" else f"Bearer {token(settings)}".encode()
@@ -100,7 +100,7 @@ async def test_a_header_given_twice_is_nobody(
     assert response.status_code == 401
 
 
-async def test_bytes_that_are_no_text_are_nobody(connect: Connect) -> None:
+async def test_bytes_that_are_no_text_are_no_caller(connect: Connect) -> None:
     for name in (b"x-api-key", b"authorization"):
         for value in (b"\xff\xfe\xe9", b"Bearer \xff.\xe9.\xff"):
             response = await connect().get(ORDERS, headers=[(name, value)])

@@ -61,7 +61,7 @@ async def test_every_answer_with_a_version_has_it_as_its_tag(api: httpx2.AsyncCl
         assert answer.headers.get_list("cache-control") == [KEPT]
 
 
-async def test_everything_else_is_kept_by_nobody(api: httpx2.AsyncClient) -> None:
+async def test_everything_else_is_not_cached(api: httpx2.AsyncClient) -> None:
     order = await new_order(api)
     paths = [ORDERS, f"{ORDERS}/{order['id']}/history", f"{ORDERS}/{order['id']}/transitions", f"{ORDERS}/{uuid4()}"]
     for path in [*paths, "/api/v1/stats", "/api/v1/health/live"]:
@@ -209,7 +209,7 @@ async def test_after_a_change_it_is_sent(api: httpx2.AsyncClient) -> None:
 
 @pytest.mark.req("NFR-004")
 @pytest.mark.security
-async def test_a_tag_tells_nobody_what_they_may_not_see(callers: dict[Role, httpx2.AsyncClient]) -> None:
+async def test_a_tag_does_not_disclose_what_a_caller_may_not_see(callers: dict[Role, httpx2.AsyncClient]) -> None:
     foreign = await new_order(callers[Role.ADMIN])
     for tag in ("*", '"1"'):
         response = await callers[Role.CUSTOMER].get(f"{ORDERS}/{foreign['id']}", headers={"If-None-Match": tag})
@@ -311,7 +311,7 @@ async def test_every_step_of_a_return_can_be_guarded(
         assert response.status_code == status
 
 
-async def test_what_is_not_there_is_not_found_whatever_its_version(api: httpx2.AsyncClient) -> None:
+async def test_what_is_not_there_is_not_found_at_any_version(api: httpx2.AsyncClient) -> None:
     for given in ("*", '"1"'):
         headers = {"If-Match": given}
         response = await api.patch(f"{ORDERS}/{uuid4()}/state", json={"new_state": "PAID"}, headers=headers)

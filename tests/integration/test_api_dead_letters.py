@@ -68,7 +68,7 @@ async def test_a_decision_is_made_once_and_recorded(
         assert error_of(second)["details"]["current_state"] == resolution
 
 
-async def test_a_job_that_dies_again_gets_a_letter_and_a_number_of_its_own(
+async def test_a_job_that_fails_again_gets_a_new_dead_letter_and_number(
     api: httpx2.AsyncClient, services: Services, owner_connection: psycopg.Connection
 ) -> None:
     first = await bury_job(services.database)

@@ -140,7 +140,7 @@ async def test_a_link_works_until_it_expires_and_then_says_so(
     assert int(expires) < int(parts_of(record.link)[1])
 
 
-async def test_whatever_is_wrong_with_a_link_looks_the_same(
+async def test_every_fault_of_a_link_gives_the_same_answer(
     attached: dict[str, Any],
     invoiced: InvoiceRecord,
     api: httpx2.AsyncClient,
@@ -185,7 +185,7 @@ async def test_whatever_is_wrong_with_a_link_looks_the_same(
     assert (await anonymous.get(attached["link"])).status_code == 200
 
 
-async def test_a_document_that_is_not_issued_yet_is_not_there(
+async def test_a_document_that_is_not_issued_is_not_there(
     invoiced: InvoiceRecord, anonymous: httpx2.AsyncClient, owner_connection: psycopg.Connection
 ) -> None:
     set_back = "UPDATE invoices SET state = 'NUMBERED', sha256 = NULL, size_bytes = NULL, issued_at = NULL"

@@ -162,7 +162,7 @@ async def test_after_a_day_the_key_is_free(
     assert owner_connection.execute("SELECT key FROM idempotency_keys ORDER BY 1").fetchall() == [("old",), ("young",)]
 
 
-async def test_the_sweep_takes_no_more_than_it_is_told(
+async def test_the_sweep_takes_no_more_than_its_limit(
     api: httpx2.AsyncClient, owner_connection: psycopg.Connection, database: Database, settings: Settings
 ) -> None:
     for number in range(5):

@@ -266,7 +266,7 @@ async def test_of_many_copies_at_once_one_is_kept(
     assert count(owner_connection, "attachments") == len(kept_files(settings)) == 1
 
 
-async def test_a_return_that_closes_meanwhile_refuses_for_good_and_keeps_no_bytes(
+async def test_a_return_that_closes_during_an_upload_refuses_it_permanently_and_keeps_no_bytes(
     api: httpx2.AsyncClient, storage: Watched, returned: dict[str, Any], settings: Settings
 ) -> None:
     async def close(operation: str) -> None:
@@ -323,7 +323,7 @@ async def test_bytes_whose_commit_failed_are_left_for_the_sweep(
     assert [path.stem for path in kept_files(settings)] == [retried.json()["id"]]
 
 
-async def test_bytes_that_no_row_was_written_for_are_taken_back_whatever_happened(
+async def test_bytes_that_no_row_was_written_for_are_always_removed(
     api: httpx2.AsyncClient,
     services: Services,
     storage: Watched,

@@ -111,7 +111,7 @@ async def test_a_revoked_key_is_dead_in_every_process_within_five_seconds(
     assert 200 not in [api.status(**caller) for api in processes]
 
 
-async def test_a_claimed_address_is_not_believed(processes: tuple[Api, Api]) -> None:
+async def test_a_claimed_address_is_not_used(processes: tuple[Api, Api]) -> None:
     """Anyone on this machine could name another address with each guess; the server's own default accepts them."""
     direct, _ = processes
     calls = [{"X-Forwarded-For": f"203.0.113.{number}", "X-API-Key": "guess"} for number in range(LIMIT + 2)]

@@ -143,7 +143,7 @@ async def test_what_is_open_to_anyone_has_no_limit(path: str, start: Start) -> N
     assert all("ratelimit" not in answer.headers for answer in answers)
 
 
-async def test_the_gateway_is_never_told_to_wait_and_a_forger_is_only_refused(start: Start) -> None:
+async def test_the_gateway_is_never_limited_and_a_forger_is_only_refused(start: Start) -> None:
     process = start(rate_limit_per_minute=1)
     forged = [
         await process.call("/api/v1/payments/webhook", "POST", **{"Content-Type": "application/json"}) for _ in "123"

@@ -30,7 +30,7 @@ async def ids(api: httpx2.AsyncClient, services: Services, customer_id: UUID) ->
     }
 
 
-async def test_a_stranger_is_told_nothing_about_what_he_sent(anonymous: httpx2.AsyncClient) -> None:
+async def test_an_unknown_caller_learns_nothing_about_the_request(anonymous: httpx2.AsyncClient) -> None:
     for response in (
         await anonymous.post("/api/v1/orders", content=b"{not json", headers={"content-type": "text/plain"}),
         await anonymous.get("/api/v1/orders/not-an-id?unknown=1"),
@@ -90,7 +90,7 @@ async def test_customers_see_and_touch_their_own_alone(
         assert {row["id"] for row in listed.json()["data"]} <= {ids["return_id"]}, query
 
 
-async def test_a_customer_orders_for_nobody_else(callers: dict[Role, httpx2.AsyncClient]) -> None:
+async def test_a_customer_orders_for_no_other_customer(callers: dict[Role, httpx2.AsyncClient]) -> None:
     response = await callers[Role.CUSTOMER].post("/api/v1/orders", json=order_payload(customer_id=str(uuid4())))
     assert response.status_code == 403
 

@@ -268,7 +268,7 @@ def test_two_newest_migrations_are_an_error_of_ours(tmp_path: Any) -> None:
         schema_check.newest_revision(tmp_path)
 
 
-async def test_the_server_is_told_one_sentence_when_the_start_is_refused(settings: Settings) -> None:
+async def test_the_server_gets_one_sentence_when_the_start_is_refused(settings: Settings) -> None:
     away = settings.model_copy(update={"database_url": f"postgresql://nobody:x@{unreachable()}/none"})
     sent: list[Any] = []
 

@@ -80,7 +80,7 @@ async def test_tokens_of_the_provider_and_our_own_are_taken(with_provider: Calle
 
 
 @pytest.mark.req("NFR-004.1")
-async def test_without_a_provider_its_tokens_are_nobody(connect: Connect) -> None:
+async def test_without_a_provider_its_tokens_are_refused(connect: Connect) -> None:
     for kind in ("RS256", "ES256", "EdDSA"):
         client = connect(Authorization=f"Bearer {token(kind)}")
         assert (await client.get(ORDERS)).status_code == 401
@@ -232,7 +232,7 @@ async def test_an_ended_key_opens_nothing(owner_database: Database, owner_connec
     assert await KeyService(owner_database).authenticate(made["key"]) is None
 
 
-async def test_a_successor_stands_for_the_same_caller(owner_database: Database) -> None:
+async def test_a_successor_is_the_same_caller(owner_database: Database) -> None:
     keys, customer = KeyService(owner_database), uuid4()
     first = await keys.create(Role.CUSTOMER, "shop", customer)
     second = await keys.rotate(first["id"])

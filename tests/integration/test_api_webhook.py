@@ -112,7 +112,7 @@ async def test_a_webhook_has_at_most_64_kib(
 
 
 @pytest.mark.req("INT-001.2")
-async def test_what_is_not_proven_to_be_the_gateways_is_not_believed(
+async def test_what_is_not_proven_to_be_the_gateways_is_refused(
     anonymous: httpx2.AsyncClient, api: httpx2.AsyncClient, settings: Settings, clock: MovableClock
 ) -> None:
     order = await new_order(api)
@@ -254,7 +254,7 @@ async def test_an_event_about_nothing_of_ours_is_acknowledged(
     assert response.json() == {"outcome": "UNKNOWN_REFERENCE"}
 
 
-async def test_credentials_do_not_stand_in_for_the_signature(api: httpx2.AsyncClient) -> None:
+async def test_credentials_do_not_replace_the_signature(api: httpx2.AsyncClient) -> None:
     order = await new_order(api)
     response = await api.post(URL, content=captured(order), headers={"content-type": "application/json"})
     assert response.status_code == 401

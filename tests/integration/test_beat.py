@@ -115,7 +115,7 @@ def test_ticks_go_on_when_the_clock_is_set_back(beat: Beat) -> None:
     assert beat.take() == Counter(MINUTELY | HOURLY)
 
 
-def test_a_schedule_from_the_future_is_not_believed(beat: Beat) -> None:
+def test_a_schedule_from_the_future_is_not_used(beat: Beat) -> None:
     beat.look(seconds=61)
     beat.stop()
     beat.take()

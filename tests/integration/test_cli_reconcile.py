@@ -130,6 +130,6 @@ def test_a_gateway_that_cannot_be_asked_is_no_agreement(live: LiveGateway, books
     assert "differences" not in result.output
 
 
-def test_money_of_nobody_ends_with_1(live: LiveGateway, settings: Settings) -> None:
+def test_money_without_an_order_ends_with_1(live: LiveGateway, settings: Settings) -> None:
     live.charge(uuid4(), "20.00", "USD", "tok_visa")
     assert "UNKNOWN_REFERENCE" in reconcile("payments", expect=1).stdout

@@ -112,7 +112,7 @@ async def test_two_workers_at_once_take_money_once(shop: Shop) -> None:
     assert order["id"] == payment.order_id
 
 
-async def test_a_worker_that_dies_after_taking_money_leaves_it_to_be_found(shop: Shop) -> None:
+async def test_a_worker_killed_after_a_capture_leaves_it_to_be_found(shop: Shop) -> None:
     _, payment = await collecting(shop)
     shop.gateway.hooks["capture", "moved"] = die
     await shop.killed(lambda: shop.work(payment.id, JobKind.CAPTURE_PAYMENT))

@@ -61,7 +61,7 @@ async def test_many_requests_at_once_find_their_idle_connections_closed(
     assert {answer.status_code for answer in answers} == {200}
 
 
-async def test_a_read_whose_connection_is_lost_under_it_is_done_once_more(
+async def test_a_read_whose_connection_is_lost_is_retried_once(
     api: httpx2.AsyncClient, database: Database, servers: TestServers
 ) -> None:
     order = await new_order(api)

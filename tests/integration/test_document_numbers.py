@@ -125,7 +125,7 @@ async def test_many_at_once_after_a_restore_get_a_number_each_without_a_gap(shop
 
 
 @pytest.mark.parametrize("step", ["before the mark", "after the mark"])
-async def test_a_try_that_dies_around_the_mark_keeps_its_number(shop: Shop, step: str) -> None:
+async def test_a_try_that_is_killed_around_the_mark_keeps_its_number(shop: Shop, step: str) -> None:
     def die(call: str, key: str) -> None:
         if call == "put" and key.startswith("series/" if step == "before the mark" else "invoices/"):
             raise StorageError("died here")

@@ -148,7 +148,7 @@ async def test_a_database_that_is_away_is_no_fault_of_ours(
     assert sentry.received() == []
 
 
-def test_whatever_an_event_holds_only_what_is_listed_goes_out() -> None:
+def test_only_listed_fields_of_an_event_are_sent() -> None:
     frame = {"function": "pay", "lineno": 7, "vars": {"card": CANARY}}
     raised = {"type": "KeyError", "module": "builtins", "value": CANARY, "stacktrace": {"frames": [frame]}}
     event = {
@@ -203,9 +203,7 @@ async def test_of_a_job_that_fails_the_unexpected_is_sent(
     assert CANARY.encode() not in sentry.raw
 
 
-async def test_a_job_that_died_is_sent_whatever_killed_it(
-    sentry: Sentry, database: Database, settings: Settings
-) -> None:
+async def test_every_dead_letter_is_reported(sentry: Sentry, database: Database, settings: Settings) -> None:
     job_id = await add_job(database, JobKind.NOTIFY_INVOICE, uuid4())
     fault = MailUnavailable(f"no session for {CANARY}@example.com")
     assert await runner_of(database, settings, fault, 0).run(job_id) is Verdict.DEAD_LETTERED
@@ -227,7 +225,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_a_process_that_dies_of_an_error_has_sent_it(intake: Sentry) -> None:
+def test_a_process_that_ends_by_an_error_has_sent_it(intake: Sentry) -> None:
     """The relay, started by its own command, on an error that is no outage."""
     ended = run_python(
         "import sys; sys.argv = ['articurated', 'relay']; from functools import partial;"

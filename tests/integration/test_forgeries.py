@@ -675,7 +675,7 @@ async def test_nothing_but_its_guard_refuses_it(scene: dict[str, Any], login: Lo
         forge(superuser, forgery, scene)
 
 
-async def test_a_job_that_stands_in_the_way_of_a_step_does_not_stop_it(
+async def test_a_conflicting_job_does_not_stop_a_transition(
     scene_of_its_own: dict[str, Any], login: Login, database: Database, admin: Actor, clock: MovableClock
 ) -> None:
     """The keys of a step's jobs can be foreseen: one that is taken must not hold the order up."""

@@ -254,7 +254,7 @@ def test_what_was_agreed_is_not_changed(clean_database: None, login: Login, tabl
             connection.execute(f"UPDATE {table} SET {column} = {column}".encode())
 
 
-async def test_totals_are_the_sum_whoever_writes_them(orders: OrderService, admin: Actor, login: Login) -> None:
+async def test_totals_are_the_sum_for_every_login(orders: OrderService, admin: Actor, login: Login) -> None:
     await orders.create(order_create(), admin)
     for name in ("owner", "superuser"):
         with pytest.raises(errors.CheckViolation) as refusal:

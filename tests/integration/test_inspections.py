@@ -88,7 +88,7 @@ async def test_an_inspection_is_kept_and_its_deduction_is_not_refunded(shop: Sho
     }
 
 
-async def test_the_customer_is_told_by_mail_and_on_the_credit_note(
+async def test_the_customer_is_informed_by_mail_and_on_the_credit_note(
     shop: Shop, desk: Desk, settings: Settings, clock: MovableClock
 ) -> None:
     order, request = await received(shop, desk)

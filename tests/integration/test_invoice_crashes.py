@@ -163,7 +163,7 @@ async def test_another_document_under_the_key_is_never_given_out(
 
 
 @pytest.mark.req("INT-004.2")
-async def test_the_database_refuses_to_issue_bytes_that_nobody_drew(
+async def test_the_database_refuses_to_issue_bytes_that_were_not_rendered(
     database: Database, orders: OrderService, settings: Settings, admin: Actor
 ) -> None:
     held = await shipped(database, orders, admin)
@@ -176,7 +176,7 @@ async def test_the_database_refuses_to_issue_bytes_that_nobody_drew(
         )
 
 
-async def test_a_zombie_neither_numbers_nor_issues(
+async def test_a_worker_without_its_lease_neither_numbers_nor_issues(
     database: Database, orders: OrderService, settings: Settings, admin: Actor
 ) -> None:
     zombie = await shipped(database, orders, admin)
@@ -186,7 +186,7 @@ async def test_a_zombie_neither_numbers_nor_issues(
     assert await rows(database, "SELECT 1 FROM invoices") == []
 
 
-async def test_a_zombie_that_wakes_after_drawing_stores_nothing(
+async def test_a_worker_that_lost_its_lease_after_rendering_stores_nothing(
     database: Database, orders: OrderService, settings: Settings, admin: Actor, owner_connection: psycopg.Connection
 ) -> None:
     zombie = await shipped(database, orders, admin)
@@ -202,7 +202,7 @@ async def test_a_zombie_that_wakes_after_drawing_stores_nothing(
     assert not await storage.exists((await document(database)).storage_key)
 
 
-async def test_a_zombie_that_wakes_after_storing_commits_nothing(
+async def test_a_worker_that_lost_its_lease_after_storing_commits_nothing(
     database: Database, orders: OrderService, settings: Settings, admin: Actor
 ) -> None:
     zombie = await shipped(database, orders, admin)

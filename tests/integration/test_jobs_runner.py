@@ -179,7 +179,7 @@ async def test_crashes_do_not_use_up_retries(database: Database, settings: Setti
 
 
 @pytest.mark.req("REQ-004.10")
-async def test_a_zombie_cannot_finish(database: Database, settings: Settings) -> None:
+async def test_a_worker_without_its_lease_cannot_finish(database: Database, settings: Settings) -> None:
     """Frozen past its lease, overtaken, and woken up again: its effect rolls back with its end of the job."""
     job_id = await add_job(database, KIND, uuid4())
     frozen, woken = asyncio.Event(), asyncio.Event()
@@ -198,7 +198,7 @@ async def test_a_zombie_cannot_finish(database: Database, settings: Settings) ->
     assert (await job(database, job_id)).fence == 2
 
 
-async def test_a_zombie_cannot_finish_what_the_relay_took_back(database: Database) -> None:
+async def test_a_worker_cannot_finish_what_the_relay_took_back(database: Database) -> None:
     job_id = await add_job(database, KIND, uuid4())
     held = await claim(database, job_id)
     await execute(database, "UPDATE jobs SET state = 'PUBLISHED', lease_until = NULL, lease_owner = NULL")

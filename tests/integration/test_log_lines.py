@@ -146,7 +146,7 @@ def refused() -> Exception:
     ],
     ids=lambda fault: type(fault).__name__,
 )
-def test_an_exception_is_told_without_what_it_quotes(fault: Exception) -> None:
+def test_an_exception_is_logged_without_what_it_quotes(fault: Exception) -> None:
     def fail() -> None:
         raise fault
 

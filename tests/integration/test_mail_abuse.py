@@ -37,7 +37,7 @@ def post(settings: Settings, database: Database, clock: MovableClock) -> Post:
 
 
 @pytest.mark.req("REQ-006.1")
-async def test_cancelling_an_unpaid_order_is_told_to_nobody(
+async def test_cancelling_an_unpaid_order_sends_no_message(
     api: httpx2.AsyncClient, post: Post, database: Database
 ) -> None:
     for _ in range(5):

@@ -241,7 +241,7 @@ async def test_what_cannot_be_sent_again_is_refused(
     assert len(await post.told()) == 2
 
 
-async def test_a_copy_with_nothing_left_to_tell_ends_with_the_reason(
+async def test_a_copy_with_nothing_left_to_say_ends_with_the_reason(
     api: httpx2.AsyncClient, post: Post, database: Database, orders: OrderService, admin: Actor
 ) -> None:
     order = await order_in(orders, admin, OrderStatus.PAID)

@@ -73,7 +73,7 @@ async def test_operations_hear_of_everything_internal_in_chat_without_anyones_da
             assert word not in message.text
 
 
-async def test_chat_that_is_out_of_order_is_told_by_mail_alone_and_that_ends(
+async def test_chat_that_is_out_of_order_is_reported_by_mail_alone_and_that_ends(
     post: Post, database: Database, settings: Settings
 ) -> None:
     held = await claim(database, await add_job(database, JobKind.PROCESS_REFUND, uuid4()))
@@ -88,7 +88,7 @@ async def test_chat_that_is_out_of_order_is_told_by_mail_alone_and_that_ends(
     assert await rows(database, "SELECT 1 FROM jobs WHERE state = 'PENDING'") == []
 
 
-async def test_mail_that_is_out_of_order_is_told_in_chat(
+async def test_mail_that_is_out_of_order_is_reported_in_chat(
     post: Post, database: Database, orders: OrderService, admin: Actor
 ) -> None:
     await order_in(orders, admin, OrderStatus.PAID)
@@ -111,7 +111,7 @@ def shop(settings: Settings, database: Database, clock: MovableClock, admin: Act
 
 
 @pytest.mark.req("INT-001")
-async def test_a_payment_of_another_amount_is_told_to_operations_once(
+async def test_a_payment_of_another_amount_is_reported_to_operations_once(
     post: Post, shop: Shop, database: Database, settings: Settings
 ) -> None:
     order = await shop.ordered()

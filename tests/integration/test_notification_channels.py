@@ -42,7 +42,7 @@ def post(settings: Settings, database: Database, clock: MovableClock) -> Post:
 
 
 @pytest.mark.req("REQ-006.5")
-async def test_a_shipping_is_told_by_mail_and_by_sms_once_each(
+async def test_a_shipping_is_sent_by_mail_and_by_sms_once_each(
     post: Post, database: Database, orders: OrderService, admin: Actor, owner_connection: psycopg.Connection
 ) -> None:
     order = await shipped(orders, admin)
@@ -66,7 +66,7 @@ async def test_a_shipping_is_told_by_mail_and_by_sms_once_each(
     assert by_sms.subject == sms.text
 
 
-async def test_delivery_and_refund_are_told_by_sms_too(
+async def test_delivery_and_refund_are_sent_by_sms_too(
     post: Post, database: Database, orders: OrderService, admin: Actor
 ) -> None:
     await order_in(orders, admin, OrderStatus.DELIVERED, metadata={"phone": PHONE})
@@ -198,7 +198,7 @@ async def test_dying_before_the_row_of_the_mail_leaves_no_sms_behind_either(
     assert (len(post.mails.sent), len(post.sms.sent)) == (1, 1)
 
 
-async def test_a_message_refused_for_good_is_done(
+async def test_a_message_refused_permanently_is_done(
     post: Post, database: Database, orders: OrderService, admin: Actor
 ) -> None:
     await shipped(orders, admin)

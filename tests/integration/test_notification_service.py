@@ -77,7 +77,7 @@ def test_every_mail_job_has_its_kind() -> None:
 
 
 @pytest.mark.req("REQ-004.8", "REQ-006.1", "REQ-006.2")
-async def test_a_whole_life_is_told_to_the_right_people(
+async def test_the_messages_of_a_whole_order_reach_the_right_people(
     database: Database,
     notifications: NotificationService,
     mails: FakeMailSender,
@@ -215,7 +215,7 @@ async def test_a_mail_server_that_is_away_is_tried_again(
 
 @pytest.mark.req("REQ-006.6")
 @pytest.mark.parametrize("fault", [MailRejected("550 no such mailbox"), ValueError("not a mail address")])
-async def test_a_mail_refused_for_good_is_not_tried_again(
+async def test_a_mail_refused_permanently_is_not_tried_again(
     database: Database,
     notifications: NotificationService,
     mails: FakeMailSender,

@@ -474,7 +474,7 @@ async def test_disputes_of_one_payment_are_each_decided(shop: Shop, cases: CaseS
     assert await shop.work(refund_id) is Verdict.SUCCEEDED
 
 
-async def test_a_dispute_that_is_told_after_its_end_opens_no_second_case(
+async def test_a_dispute_that_is_reported_after_its_end_opens_no_second_case(
     shop: Shop, cases: CaseService, admin: Actor
 ) -> None:
     order = await shop.paid()

@@ -74,7 +74,7 @@ async def test_books_that_agree(shop: Shop, reconcile: Reconcile) -> None:
     assert (report.ours, report.theirs) == (5, 3)
 
 
-async def test_money_that_nobody_recorded(shop: Shop, reconcile: Reconcile) -> None:
+async def test_money_that_was_not_recorded(shop: Shop, reconcile: Reconcile) -> None:
     order = await shop.ordered()
     payment = shop.charged(order)
     cancelled = await shop.ordered()
@@ -107,7 +107,7 @@ async def test_money_that_is_not_there(shop: Shop, reconcile: Reconcile) -> None
     assert len(await rows(shop.database, "SELECT 1 FROM cases")) == 1
 
 
-async def test_another_amount_a_second_payment_and_one_of_nobody(shop: Shop, reconcile: Reconcile) -> None:
+async def test_another_amount_a_second_payment_and_one_without_an_order(shop: Shop, reconcile: Reconcile) -> None:
     less = await shop.ordered()
     shop.charged(less, captured=Decimal("1.00"))
     twice = await shop.paid()
@@ -252,7 +252,7 @@ async def test_another_amount_that_was_decided_is_loud_when_it_changes(shop: Sho
     assert [each.kind for each in (await reconcile()).differences] == ["AMOUNT_DIFFERS"]
 
 
-async def test_money_of_nobody_is_quiet_once_it_went_back(shop: Shop, reconcile: Reconcile) -> None:
+async def test_money_without_an_order_is_not_reported_once_it_was_refunded(shop: Shop, reconcile: Reconcile) -> None:
     foreign = shop.gateway.charge(uuid4(), Decimal("5.00"))
     assert [each.kind for each in (await reconcile()).differences] == ["UNKNOWN_REFERENCE"]
     await returned_elsewhere(shop, foreign.id, "5.00")

@@ -94,7 +94,7 @@ async def test_another_amount_or_currency_pays_nothing(shop: Shop, lie: dict[str
     assert (await shop.payment(order["id"])).state == "PENDING"
 
 
-async def test_what_nobody_knows_is_kept_for_a_person(shop: Shop) -> None:
+async def test_an_unknown_outcome_is_kept_for_a_person(shop: Shop) -> None:
     payment = shop.gateway.charge(uuid4(), Decimal("10.00"))
     refund = GatewayRefund(
         id="re_1",

@@ -248,7 +248,7 @@ def alone(clock: MovableClock, limit: int = 3) -> Iterator[RateLimiter]:
     yield RateLimiter(limit, shared, clock)
 
 
-async def test_a_clock_that_is_set_back_locks_nobody_out(clock: MovableClock) -> None:
+async def test_a_clock_that_is_set_back_locks_no_caller_out(clock: MovableClock) -> None:
     with alone(clock) as limiter:
         caller = uuid4()
         assert [(await limiter.count_caller(caller)).allowed for _ in range(4)] == [True, True, True, False]
@@ -273,7 +273,7 @@ async def test_what_a_process_remembers_is_bounded(clock: MovableClock, monkeypa
             assert not (await limiter.count_caller(busy)).allowed, "who calls is not forgotten"
 
 
-async def test_the_headers_never_tell_more_than_a_window_or_less_than_a_second(clock: MovableClock) -> None:
+async def test_the_headers_never_say_more_than_a_window_or_less_than_a_second(clock: MovableClock) -> None:
     with alone(clock) as limiter:
         caller = uuid4()
         first = await limiter.count_caller(caller)

@@ -140,7 +140,7 @@ class Freezer:
 
 @pytest.mark.parametrize("moment", ["arrived", "moved"])
 @pytest.mark.parametrize("fault", [None, "decline", "timeout_after"])
-async def test_a_zombie_records_nothing(shop: Shop, moment: Any, fault: Any) -> None:
+async def test_a_worker_without_its_lease_records_nothing(shop: Shop, moment: Any, fault: Any) -> None:
     """A worker that froze at the gateway and lost its lease goes on after its successor is done, with any answer."""
     refund = await shop.part_refund()
     freeze = Freezer()
@@ -199,7 +199,7 @@ async def test_of_ten_workers_at_once_one_pays(shop: Shop) -> None:
     await shop.assert_paid_once(refund.id)
 
 
-async def test_of_ten_heirs_that_all_believe_to_hold_the_job_one_pays(shop: Shop) -> None:
+async def test_of_ten_workers_that_claim_one_job_one_pays(shop: Shop) -> None:
     """Leases that run out one after the other, while each worker goes on: the worst that clocks can do."""
     refund = await shop.part_refund()
     claims = []

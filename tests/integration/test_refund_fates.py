@@ -135,7 +135,7 @@ class Fate:
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-async def test_whatever_happens_a_refund_is_paid_once(shop: Shop, steps: list[str]) -> None:
+async def test_a_refund_is_always_paid_once(shop: Shop, steps: list[str]) -> None:
     shop.gateway.faults.clear()
     shop.gateway.hooks.clear()
     fate = Fate(shop, await shop.part_refund())

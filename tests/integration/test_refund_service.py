@@ -176,7 +176,7 @@ class LyingGateway(FakeGateway):
 
 
 @pytest.mark.parametrize("lies", [{"amount": Decimal("5.00")}, {"currency": "JPY"}, {"payment_id": "pay_other"}])
-async def test_a_look_up_that_tells_of_another_refund_settles_nothing(shop: Shop, lies: dict[str, object]) -> None:
+async def test_a_look_up_that_returns_another_refund_settles_nothing(shop: Shop, lies: dict[str, object]) -> None:
     refund = await shop.part_refund()
     shop.gateway.faults["refund"] = ["timeout_after"]
     assert await shop.work(refund.id) is Verdict.POSTPONED

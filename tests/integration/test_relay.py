@@ -262,7 +262,9 @@ async def test_it_runs_through_outages_and_says_so_once(
     assert len(events) <= 4
 
 
-async def test_ready_is_told_once(database: Database, engine: Engine, broker: FakeBroker, settings: Settings) -> None:
+async def test_ready_is_reported_once(
+    database: Database, engine: Engine, broker: FakeBroker, settings: Settings
+) -> None:
     told: list[bool] = []
     relay = Relay(engine, broker, settings, lambda: told.append(True))
     running = threading.Thread(target=relay.run)

@@ -180,7 +180,7 @@ async def test_a_replica_that_freezes_is_given_up(
         os.kill(frozen, signal.SIGCONT)
 
 
-async def test_a_replica_that_greets_nobody_is_given_up(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_replica_that_does_not_answer_is_given_up(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replica, "ANSWER_SECONDS", 0.2)
     monkeypatch.setattr(replica, "CONNECT_SECONDS", 3600)
     with hanging() as silent:
@@ -217,7 +217,7 @@ async def test_what_fails_on_the_replica_alone_is_asked_of_the_primary(database:
     assert await database.reading(asked_of_replica) is True
 
 
-async def test_what_the_replica_refuses_for_good_is_not_asked_of_the_primary(database: Database) -> None:
+async def test_what_the_replica_refuses_permanently_is_not_asked_of_the_primary(database: Database) -> None:
     """A statement that takes too long there would take too long here as well."""
     calls = []
 
@@ -278,7 +278,7 @@ async def test_health_names_a_replica_that_is_away(
         ("OperationalError", False, "PostgreSQL does not answer"),
     ],
 )
-async def test_health_tells_what_is_wrong_with_a_replica(
+async def test_health_says_what_is_wrong_with_a_replica(
     services: Services,
     fault: str,
     primary_answers: bool,  # noqa: FBT001

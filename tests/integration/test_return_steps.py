@@ -175,7 +175,7 @@ async def test_the_warehouse_may_not_ask_for_a_return(desk: Desk) -> None:
 
 
 @pytest.mark.req("REQ-002.10", "REQ-004.8")
-async def test_what_nobody_reviewed_expires(desk: Desk, clock: MovableClock) -> None:
+async def test_what_was_not_reviewed_expires(desk: Desk, clock: MovableClock) -> None:
     week = timedelta(days=7)
     clock.advance(days=-8)
     overdue, approved = await desk.return_in(R.REQUESTED), await desk.return_in(R.APPROVED)

@@ -93,7 +93,7 @@ async def drawn(settings: Settings, renderer: FakeRenderer | None = None) -> int
 
 
 @pytest.mark.req("REQ-004")
-async def test_samples_have_their_documents_and_nobody_gets_mail(
+async def test_samples_have_their_documents_and_no_mail_is_sent(
     settings: Settings, database: Database, owner_connection: psycopg.Connection
 ) -> None:
     seed(settings, 150, seed_value=7, documents=True, on_progress=lambda _: None)

@@ -39,7 +39,7 @@ async def hasty(settings: Settings, clean_database: None) -> AsyncIterator[Datab
     await database.close()
 
 
-async def test_the_locks_of_one_that_stands_still_are_free_before_those_who_wait_give_up(
+async def test_the_locks_of_an_idle_transaction_are_freed_before_waiting_statements_time_out(
     hasty: Database, database: Database, settings: Settings, orders: OrderService, admin: Actor, clock: MovableClock
 ) -> None:
     order = await order_in(orders, admin, OrderStatus.SHIPPED)

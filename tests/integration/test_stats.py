@@ -69,7 +69,7 @@ async def a_return(api: httpx2.AsyncClient) -> str:
     return str((await new_return(api, delivered["id"]))["id"])
 
 
-async def test_reviews_that_came_late_or_not_yet(
+async def test_reviews_that_are_late_or_missing(
     api: httpx2.AsyncClient, services: Services, owner_connection: psycopg.Connection
 ) -> None:
     waiting, late, in_time, expired, long_ago = [await a_return(api) for _ in range(5)]
@@ -131,7 +131,7 @@ async def test_the_steps_of_a_return_are_timed(
 
 
 @pytest.mark.req("REQ-004")
-async def test_invoices_that_came_late_or_not_yet(
+async def test_invoices_that_are_late_or_missing(
     api: httpx2.AsyncClient, services: Services, owner_connection: psycopg.Connection
 ) -> None:
     shipped = ("PAID", "PROCESSING_IN_WAREHOUSE", "SHIPPED")
@@ -156,7 +156,7 @@ async def test_invoices_that_came_late_or_not_yet(
 
 
 @pytest.mark.req("REQ-004")
-async def test_refunds_that_came_late_or_not_yet(
+async def test_refunds_that_are_late_or_missing(
     api: httpx2.AsyncClient, services: Services, owner_connection: psycopg.Connection
 ) -> None:
     orders = [(await new_order(api, "PAID", "CANCELLED"))["id"] for _ in range(4)]
@@ -179,7 +179,7 @@ async def test_refunds_that_came_late_or_not_yet(
 
 
 @pytest.mark.req("REQ-004.9")
-async def test_jobs_that_were_picked_up_late_or_not_yet(
+async def test_jobs_that_were_picked_up_late_or_not_at_all(
     api: httpx2.AsyncClient, services: Services, owner_connection: psycopg.Connection
 ) -> None:
     jobs = [await add_job(services.database, JobKind.ISSUE_INVOICE, uuid4(), f"job {number}") for number in range(6)]

@@ -378,7 +378,7 @@ async def test_no_connection_is_held_while_the_provider_is_asked(
     assert held == [0]
 
 
-async def test_who_may_not_cancel_makes_nobody_ask(
+async def test_a_caller_who_may_not_cancel_causes_no_look_up(
     api: httpx2.AsyncClient, gateway: FakeGateway, callers: dict[Role, httpx2.AsyncClient]
 ) -> None:
     order = await new_order(api)

@@ -23,7 +23,7 @@ LIMITS_ALONE = "integration/test_rate_limit_without_redis.py"
 OUTBOUND = "unit/test_outbound.py"
 CONTAINERS = "unit/test_container_files.py"
 PANGO = "unit/test_developer_files.py::test_ci_skips_no_test_of_the_html_invoice_for_want_of_pango"
-CLAIMED_ADDRESS = "integration/test_api_processes.py::test_a_claimed_address_is_not_believed"
+CLAIMED_ADDRESS = "integration/test_api_processes.py::test_a_claimed_address_is_not_used"
 HOSTILE_BODIES = f"{BODIES}::test_every_hostile_body_is_refused_and_nothing_is_written"
 PRODUCTION = "security/test_production.py"
 SUPPLY = "security/test_supply_chain.py"
@@ -78,7 +78,7 @@ ITEMS: dict[int, Item] = {
             f"{CALLERS}::test_a_revoked_key_is_dead_within_five_seconds",
             "integration/test_api_tokens.py::test_both_keys_hold_in_the_overlap_and_the_old_one_ends_with_it",
             f"{FRESHNESS}::test_a_key_taken_out_of_the_file_is_dead_within_five_seconds",
-            f"{FRESHNESS}::test_a_file_that_is_removed_lets_nobody_in_within_five_seconds",
+            f"{FRESHNESS}::test_a_file_that_is_removed_lets_no_caller_in_within_five_seconds",
             f"{FRESHNESS}::test_a_key_taken_out_at_the_url_is_dead_within_the_seconds_that_are_set",
         ),
     ),
@@ -136,7 +136,7 @@ ITEMS: dict[int, Item] = {
     18: Item(
         "Markup in a name that runs in an invoice or a mail, or a link in it that is sent to a stranger",
         (
-            "integration/test_mail_abuse.py::test_cancelling_an_unpaid_order_is_told_to_nobody",
+            "integration/test_mail_abuse.py::test_cancelling_an_unpaid_order_sends_no_message",
             "integration/test_mail_abuse.py::test_what_a_customer_typed_does_not_reach_the_address_they_gave",
             "unit/test_unlinked.py::test_no_mail_makes_a_link_of_what_a_caller_typed",
             "unit/test_mail_templates.py::test_markup_and_template_syntax_in_data_are_inert",
@@ -194,7 +194,7 @@ ITEMS: dict[int, Item] = {
     26: Item(
         "An error of ours that tells of SQL, files or code",
         (
-            "unit/test_api_errors.py::test_a_fault_of_ours_tells_nothing_but_the_request_id",
+            "unit/test_api_errors.py::test_an_internal_error_discloses_only_the_request_id",
             f"{PRODUCTION}::test_a_fault_in_production_shows_no_traceback_even_in_debug_logging",
         ),
     ),
@@ -217,8 +217,8 @@ ITEMS: dict[int, Item] = {
             f"{CONTAINERS}::test_ports_are_published_on_this_machine_alone",
             f"{CONTAINERS}::test_the_servers_are_reached_by_the_system_alone",
             f"{CONTAINERS}::test_nothing_starts_without_a_password",
-            "security/test_servers.py::test_redis_lets_nobody_in_without_the_password",
-            "security/test_servers.py::test_postgresql_has_a_password_and_trusts_nobody",
+            "security/test_servers.py::test_redis_lets_no_client_in_without_the_password",
+            "security/test_servers.py::test_postgresql_has_a_password_and_trusts_no_client",
         ),
     ),
     29: Item(
@@ -233,7 +233,7 @@ ITEMS: dict[int, Item] = {
             f"{SUPPLY}::test_what_is_found_fails_the_step",
             f"{SUPPLY}::test_nothing_keeps_the_looking_from_being_done_or_its_failure_from_counting",
             "security/test_source.py::test_no_secret_is_in_the_repository",
-            f"{CONTAINERS}::test_the_image_runs_as_nobody_in_particular",
+            f"{CONTAINERS}::test_the_image_runs_as_an_unprivileged_user",
             f"{CONTAINERS}::test_each_service_may_do_little",
         ),
     ),

@@ -176,7 +176,7 @@ def test_a_random_secret_is_never_taken_for_a_trivial_one() -> None:
     assert not [secret for secret in (secrets.token_hex(24) for _ in range(2000)) if is_trivial(secret)]
 
 
-def test_a_refused_start_tells_the_name_of_a_secret_and_not_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_start_gives_the_name_of_a_secret_and_not_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**OWN, "secret_key": "canary-7s1", "database_url": "mysql://u:canary-7s2@db"}.items():
         monkeypatch.setenv(name.upper(), value)
     config.get_settings.cache_clear()
@@ -201,7 +201,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, folder: Path, **given: str) -> list
     return str(refused.value).splitlines()
 
 
-def test_production_without_a_database_is_told_what_to_set_and_how(
+def test_production_without_a_database_says_what_to_set_and_how(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What `./dev env production` makes is for compose: `./dev run` reads the same file."""

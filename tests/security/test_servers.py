@@ -14,7 +14,7 @@ from tests.unit.test_container_files import PASSWORDS, SERVICES
 pytestmark = [pytest.mark.req("NFR-004.7", "DEV.2"), pytest.mark.security]
 
 
-def test_redis_lets_nobody_in_without_the_password(tmp_path: Path) -> None:
+def test_redis_lets_no_client_in_without_the_password(tmp_path: Path) -> None:
     """Its command is run as it is, but on a port and in a folder of the test's own."""
     shell, option, script = SERVICES["redis"]["command"]
     assert (shell, option) == ("sh", "-c")
@@ -36,7 +36,7 @@ def test_redis_lets_nobody_in_without_the_password(tmp_path: Path) -> None:
         stop(process, signal.SIGTERM, 15)
 
 
-def test_postgresql_has_a_password_and_trusts_nobody() -> None:
+def test_postgresql_has_a_password_and_trusts_no_client() -> None:
     database = SERVICES["db"]
     environment = database["environment"]
     assert environment["POSTGRES_PASSWORD"] == PASSWORDS["POSTGRES_PASSWORD"]

@@ -86,7 +86,7 @@ async def test_nothing_is_sent_to_a_mock_gateway(mock: LiveGateway) -> None:
     assert mock.ledger()["payments"] == []
 
 
-async def test_a_mock_that_takes_the_place_of_a_gateway_later_is_not_believed(mock: LiveGateway) -> None:
+async def test_a_mock_that_replaces_a_gateway_later_is_refused(mock: LiveGateway) -> None:
     """Its 200 says that the refund succeeded; no money was paid."""
     async with adapter(mock.url) as development:
         payment = await development.capture_payment(payment_request())

@@ -54,7 +54,7 @@ async def test_no_answer_can_be_framed_run_or_leak_its_address(path: str, anonym
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
-async def test_the_interactive_pages_load_what_they_need_and_are_framed_by_nobody(
+async def test_the_interactive_pages_load_what_they_need_and_cannot_be_framed(
     path: str, anonymous: httpx2.AsyncClient
 ) -> None:
     page = await anonymous.get(path)

@@ -151,7 +151,7 @@ async def test_a_database_that_is_away_is_503(fault: Exception) -> None:
     assert CANARY not in response.text
 
 
-async def test_a_connection_that_broke_is_503_whatever_the_error_is_called() -> None:
+async def test_a_connection_that_broke_is_503_for_every_kind_of_error() -> None:
     fault = InternalError("SELECT", {}, Original("gone"), connection_invalidated=True)
     assert (await answer_to(fault)).status_code == 503
 
@@ -167,7 +167,7 @@ async def test_a_value_that_only_the_database_refused_is_still_the_callers() -> 
 @pytest.mark.parametrize(
     "fault", [RuntimeError(CANARY), database_error(IntegrityError), KeyError(CANARY), RecursionError(), UnicodeError()]
 )
-async def test_a_fault_of_ours_tells_nothing_but_the_request_id(fault: Exception) -> None:
+async def test_an_internal_error_discloses_only_the_request_id(fault: Exception) -> None:
     response = await answer_to(fault)
     assert response.status_code == 500
     error = error_of(response)
@@ -254,7 +254,7 @@ async def test_a_method_that_is_not_there_is_405_with_those_that_are(method: str
     assert response.headers["allow"] == "GET, HEAD, OPTIONS"
 
 
-async def test_options_tells_the_methods() -> None:
+async def test_options_lists_the_methods() -> None:
     response = await answer_to(RuntimeError(), "OPTIONS")
     assert (response.status_code, response.headers["allow"], response.content) == (204, "GET, HEAD, OPTIONS", b"")
 

@@ -154,7 +154,7 @@ async def test_the_storage_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.req("NFR-006.2", "NFR-004")
-def test_no_label_can_be_made_up_and_none_tells_of_anyone() -> None:
+def test_no_label_can_be_made_up_and_none_names_a_person() -> None:
     """Names of labels are a list; each label is filled from a list of this code's, or a route's template."""
     filled_from_lists = {
         *("method", "route", "status", "entity", "from_state", "to_state", "kind", "queue", "state", "outcome"),

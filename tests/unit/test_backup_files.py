@@ -42,7 +42,7 @@ def test_what_is_written_is_read(tmp_path: Path, name: str, size: int) -> None:
         assert data[:16] not in (tmp_path / name).read_bytes()
 
 
-def test_two_files_with_one_content_are_not_alike(tmp_path: Path) -> None:
+def test_two_files_with_one_content_differ(tmp_path: Path) -> None:
     for name in ("a.aes", "b.aes"):
         write_file(tmp_path, name, KEY, iter((b"the same",)))
     assert (tmp_path / "a.aes").read_bytes()[-8:] != (tmp_path / "b.aes").read_bytes()[-8:]

@@ -84,7 +84,7 @@ def test_a_malformed_message_is_logged_without_its_content(argument: object) -> 
     assert "ada" not in str(logs)
 
 
-def test_presence_bears_an_outage_of_redis(tmp_path: Path) -> None:
+def test_heartbeats_tolerate_an_outage_of_redis(tmp_path: Path) -> None:
     settings = Settings(_env_file=None, redis_url=f"unix://{tmp_path}/none.sock")
     shown = Heartbeat(settings, "worker")
     with capture_logs() as logs:

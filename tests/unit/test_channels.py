@@ -101,7 +101,7 @@ def test_the_signature_is_the_one_of_the_specification() -> None:
     assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-def test_a_secret_that_is_no_base64_is_taken_as_it_stands_and_an_empty_one_is_refused() -> None:
+def test_a_secret_that_is_no_base64_is_used_unchanged_and_an_empty_one_is_refused() -> None:
     assert signing_key("whsec_not base64!") == b"not base64!"
     for secret in ("", "whsec_"):
         with pytest.raises(ValueError, match="empty"):
@@ -122,7 +122,7 @@ async def test_a_repeat_has_the_same_id_and_body_and_a_timestamp_of_its_own() ->
 
 
 @pytest.mark.parametrize("status", [400, 410, 413, 422])
-async def test_a_message_that_the_receiver_refuses_is_refused_for_good(status: int) -> None:
+async def test_a_message_that_the_receiver_refuses_is_refused_permanently(status: int) -> None:
     with pytest.raises(MessageRefused, match=str(status)):
         await WebhookChannel(URL, SECRET, answers(status)).send(MESSAGE)
 
@@ -143,7 +143,7 @@ async def test_no_answer_is_tried_again_and_says_nothing_of_the_address() -> Non
 
 @pytest.mark.security
 @pytest.mark.parametrize("shows_text", [True, False])
-async def test_the_log_never_tells_whom_a_message_is_for(shows_text: bool) -> None:  # noqa: FBT001
+async def test_the_log_never_names_the_recipient_of_a_message(shows_text: bool) -> None:  # noqa: FBT001
     with capture_logs() as logs:
         await LogChannel(shows_text=shows_text).send(MESSAGE)
     [line] = logs
@@ -228,7 +228,7 @@ def test_every_line_has_its_template_its_job_and_no_file_is_left_over() -> None:
 
 
 @pytest.mark.parametrize(("channel", "template"), LINES)
-def test_a_line_is_one_line_and_tells_its_facts(channel: Channel, template: str) -> None:
+def test_a_line_is_one_line_with_its_facts(channel: Channel, template: str) -> None:
     line = render_short(channel, template, KINDS[template].sample)
     assert line.isprintable()
     assert line == " ".join(line.split())
@@ -273,7 +273,7 @@ def test_absent_facts_leave_no_hole() -> None:
     assert "€0.00" in render_short(Channel.CHAT, "gateway_event", zero)
 
 
-def test_a_template_that_asks_for_more_than_it_may_tell_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_that_asks_for_other_facts_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     narrowed = replace(KINDS["job_failed"], short={Channel.CHAT: frozenset({"kind"})})
     monkeypatch.setattr("app.services.notifications.rendering.KINDS", {**KINDS, "job_failed": narrowed})
     with pytest.raises(ValueError, match="job_failed"):

@@ -68,7 +68,7 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
 
 
 @pytest.mark.req("DEV.3")
-def test_the_image_runs_as_nobody_in_particular() -> None:
+def test_the_image_runs_as_an_unprivileged_user() -> None:
     [user] = compose_file.instructions("USER")
     assert re.fullmatch(r"(?!0+:)\d+:(?!0+$)\d+", user), "a number, so that an orchestrator can see that it is not root"
     assert not re.search(r"\b(apt-get|apk|curl|gcc|sudo)\b", "\n".join(compose_file.instructions("RUN")))
@@ -285,7 +285,7 @@ def test_each_setting_reaches_the_application(name: str) -> None:
 
 
 @pytest.mark.req("DOC.5")
-def test_what_is_not_read_from_the_file_is_told() -> None:
+def test_what_is_not_read_from_the_file_is_listed() -> None:
     page = (ROOT / "docs" / "how-to" / "deploy-with-compose.md").read_text(encoding="utf-8")
     [told] = re.findall(r"^- Not read from `\.env` are (.*?)^- ", page, re.MULTILINE | re.DOTALL)
     assert set(re.findall(r"`([A-Z_]{3,})`", told)) == (NOT_PASSED | FIXED) - {"FLOWER_BASIC_AUTH"}
@@ -330,12 +330,12 @@ def test_development_secrets_are_judged_by_where_the_ports_are_published() -> No
 
 @pytest.mark.security
 @pytest.mark.req("NFR-004.7")
-def test_no_secret_stands_in_the_file() -> None:
+def test_no_secret_is_in_the_file() -> None:
     for secret in ("dev_password", "development-", "dev-api-key", "sk_test"):
         assert secret not in COMPOSE
 
 
-def test_each_variable_is_told_in_the_example_of_the_configuration() -> None:
+def test_each_variable_is_described_in_the_example_of_the_configuration() -> None:
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
     told = set(re.findall(r"^# ([A-Z][A-Z0-9_]*)=", example, re.MULTILINE))
     used = {found["name"] for found in compose_file.VARIABLE.finditer(COMPOSE) if found["name"]}
@@ -344,7 +344,7 @@ def test_each_variable_is_told_in_the_example_of_the_configuration() -> None:
     assert for_compose <= used | {"COMPOSE_PROFILES"}
 
 
-def test_the_defaults_are_the_ones_that_are_told() -> None:
+def test_the_defaults_are_the_documented_ones() -> None:
     example = dict(re.findall(r"^# ([A-Z][A-Z0-9_]*)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
     section = (ROOT / ".env.example").read_text().partition("# --- Docker Compose ")[2]
     for found in compose_file.VARIABLE.finditer(COMPOSE):

@@ -25,7 +25,7 @@ def looking_at(answer: Callable[[httpx2.Request], httpx2.Response]) -> Demo:
     return demo
 
 
-def test_addresses_are_told_without_a_slash_at_the_end() -> None:
+def test_addresses_are_shown_without_a_slash_at_the_end() -> None:
     info = system_at("http://api:8000/", None, Path("/nowhere"), SETTINGS)
     assert (info.api, info.docs, info.gateway) == ("http://api:8000", "http://api:8000/docs", "http://gateway:8002")
     assert info.mail is None
@@ -35,7 +35,7 @@ def test_addresses_are_told_without_a_slash_at_the_end() -> None:
     ("key", "told"),
     [("dev-api-key", "http://api:8000/api/v1/orders  with the header X-API-Key: dev-api-key"), ("", "")],
 )
-def test_whoever_looks_around_afterwards_is_told_the_key(key: str, told: str) -> None:
+def test_the_key_is_shown_at_the_end(key: str, told: str) -> None:
     """There is none where keys are made one by one, as in production."""
     settings = SETTINGS.model_copy(update={"api_key": SecretStr(key)})
     shown = io.StringIO()

@@ -213,7 +213,7 @@ def test_the_secrets_that_may_be_committed_are_the_ones_production_refuses() -> 
         assert re.search(pattern, config), pattern
 
 
-def test_the_levels_of_tests_that_are_told_exist() -> None:
+def test_the_documented_levels_of_tests_exist() -> None:
     told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     markers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["markers"]
     for level in ("e2e", "security", "performance"):

@@ -167,13 +167,13 @@ def test_the_roles_are_the_ones_that_run() -> None:
 
 
 @pytest.mark.req("REQ-004", "REQ-006")
-def test_every_kind_of_job_is_told() -> None:
+def test_every_kind_of_job_is_documented() -> None:
     text = page("workflow-design.md")
     assert [kind for kind in JobKind if f"`{kind}`" not in text] == []
 
 
 @pytest.mark.req("DOC.2")
-def test_every_table_is_told() -> None:
+def test_every_table_is_documented() -> None:
     told = set(re.findall(r"^\| `(\w+)` \|", section("workflow-design.md", "## Tables"), re.MULTILINE))
     assert told == set(Base.metadata.tables) | {"alembic_version"}
 
@@ -183,7 +183,7 @@ def test_every_table_is_told() -> None:
 
 @pytest.mark.req("DOC.5")
 @pytest.mark.parametrize(("name", "command"), [*commands()])
-def test_every_command_is_told_with_its_options(name: str, command: Any) -> None:
+def test_every_command_is_documented_with_its_options(name: str, command: Any) -> None:
     row = row_of(page("reference/commands.md"), f"`{name}")
     for parameter in command.params:
         # A hidden option is for the system itself, which starts its processes with it.
@@ -191,7 +191,7 @@ def test_every_command_is_told_with_its_options(name: str, command: Any) -> None
             assert any(spelling in row for spelling in parameter.opts), f"{name} has {parameter.opts}"
 
 
-def test_no_command_is_told_that_does_not_exist() -> None:
+def test_no_documented_command_is_missing() -> None:
     known = {name for name, _ in commands()}
     for file in PAGES:
         for words in re.findall(
@@ -202,7 +202,7 @@ def test_no_command_is_told_that_does_not_exist() -> None:
 
 
 @pytest.mark.req("REQ-005")
-def test_every_address_is_told() -> None:
+def test_every_address_is_documented() -> None:
     told = set(re.findall(r"`([A-Z]+ /[\w/{}-]*)`", section("reference/api.md", "## Addresses")))
     routes = {
         f"{method.upper()} {short(path)}" for path, methods in openapi_document()["paths"].items() for method in methods
@@ -211,7 +211,7 @@ def test_every_address_is_told() -> None:
 
 
 @pytest.mark.req("DOC.5", "REQ-005")
-def test_every_error_is_told_with_its_status() -> None:
+def test_every_error_is_documented_with_its_status() -> None:
     text = page("reference/errors.md")
     for code, kind in ERROR_KINDS.items():
         rows = [line for line in text.splitlines() if line.startswith("| `") and f"`{code}`" in line]
@@ -219,7 +219,7 @@ def test_every_error_is_told_with_its_status() -> None:
 
 
 @pytest.mark.req("INT-001")
-def test_money_tells_every_outcome_state_and_difference() -> None:
+def test_the_page_on_money_has_every_outcome_state_and_difference() -> None:
     outcomes_told = section("explanation/money.md", "## What the gateway reports")
     services = ROOT / "app" / "services" / "payments"
     sources = [services / f"{name}.py" for name in ("service", "money_in", "disputes")]
@@ -237,7 +237,7 @@ def test_money_tells_every_outcome_state_and_difference() -> None:
 
 
 @pytest.mark.req("NFR-006.2")
-def test_metrics_that_are_told_exist() -> None:
+def test_documented_metrics_exist() -> None:
     """The page of metrics is made from the code; what other pages name is on it."""
     named = re.compile(r"`(articurated_[a-z_]+)`")
     known = set(named.findall(page("reference/metrics.md"))) | {"articurated_app", "articurated_api"}
@@ -280,7 +280,7 @@ def test_the_script_for_auditors_finds_what_was_changed(tmp_path: Path, change: 
 @pytest.mark.parametrize(
     ("name", "read", "statuses"), [("payment", read_payment, PaymentStatus), ("refund", read_refund, RefundStatus)]
 )
-def test_the_events_of_the_gateway_are_told_with_every_field_that_is_needed(
+def test_the_events_of_the_gateway_are_documented_with_every_required_field(
     name: str, read: Callable[[Any], object], statuses: Any
 ) -> None:
     text = section("reference/webhooks.md", "## From the payment gateway")

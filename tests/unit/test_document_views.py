@@ -129,7 +129,7 @@ def test_a_whole_order_is_credited_as_it_was_invoiced(
     assert invoice.total == order.total_amount
 
 
-def test_more_than_the_order_cost_is_told_apart() -> None:
+def test_an_excess_over_the_order_total_is_distinguished() -> None:
     order = order_of([(1, Decimal(100), Decimal("0.2"))], Decimal(0))
     assert credited(order, Decimal(130), None) == {"Paid in excess": Decimal(-10)}
 

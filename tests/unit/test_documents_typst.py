@@ -99,7 +99,7 @@ def test_sixty_lines_flow_over_pages_with_the_header_on_each(renderer: TypstRend
     assert all(f"ART-{1000 + number}" in text for number in range(60))
 
 
-def test_the_same_view_gives_the_same_bytes_whoever_draws_it(renderer: TypstRenderer) -> None:
+def test_the_same_view_gives_the_same_bytes_in_every_process(renderer: TypstRenderer) -> None:
     first = renderer.render(view())
     renderer.render(credit_note())
 

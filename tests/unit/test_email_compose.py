@@ -90,7 +90,7 @@ def test_both_parts_say_the_same_with_plain_text_first() -> None:
 
 
 @pytest.mark.req("INT-002.2")
-def test_attachments_stand_beside_the_message_and_arrive_whole() -> None:
+def test_attachments_are_beside_the_message_and_arrive_whole() -> None:
     message = composed(attachments=(PDF, Attachment("résumé 📎.txt", "text/plain", "é".encode())))
 
     assert message.get_content_type() == "multipart/mixed"
@@ -148,7 +148,7 @@ def test_a_control_character_in_a_header_value_is_refused(field: str, control: s
 @pytest.mark.security
 @settings(deadline=None)
 @given(subject=st.text(st.characters(), max_size=120), name=st.text(st.characters(), max_size=60))
-def test_whatever_is_accepted_adds_no_header(subject: str, name: str) -> None:
+def test_no_accepted_value_adds_a_header(subject: str, name: str) -> None:
     try:
         message = compose(outgoing(subject=subject), "orders@articurated.example", name, SENT_AT)
     except ValueError:

@@ -121,7 +121,7 @@ async def test_many_at_once_do_not_mix() -> None:
         ("530 Authentication required", MailUnavailable),
     ],
 )
-async def test_a_refusal_is_told_apart_by_its_code(step: str, answer: str, kind: type[Exception]) -> None:
+async def test_a_refusal_is_classified_by_its_code(step: str, answer: str, kind: type[Exception]) -> None:
     mailbox = Mailbox(**{step: answer})
     async with serving(mailbox) as settings:
         with pytest.raises(kind, match=answer) as caught:

@@ -75,7 +75,7 @@ def test_a_port_that_is_taken_is_one_message_and_exit_code_1(tmp_path: Path) -> 
         ("REDIS_URL", "unix://:s3cret@/nowhere/redis.sock"),
     ],
 )
-def test_a_given_server_that_is_not_there_is_told_before_anything_starts(
+def test_a_given_server_that_is_not_there_is_reported_before_anything_starts(
     variable: str, url: str, tmp_path: Path
 ) -> None:
     found = run("-m", "app", "up", "--json", "--port", "0", "--data-dir", str(tmp_path / "data"), **{variable: url})
@@ -87,7 +87,7 @@ def test_a_given_server_that_is_not_there_is_told_before_anything_starts(
     assert [file.name for file in (tmp_path / "data" / "logs").glob("*.log") if file.name != "supervisor.log"] == []
 
 
-def test_a_part_that_cannot_start_is_told_with_the_end_of_its_log(tmp_path: Path, servers: TestServers) -> None:
+def test_a_part_that_cannot_start_is_reported_with_the_end_of_its_log(tmp_path: Path, servers: TestServers) -> None:
     """The schema cannot be brought up to date: the role that the application is to take on is the login itself."""
     given = {"DATABASE_URL": servers.app_url, "REDIS_URL": servers.redis_url, "DATABASE_ROLE": "pg_monitor"}
     found = run("-m", "app", "up", "--json", "--port", "0", "--data-dir", str(tmp_path / "data"), **given)

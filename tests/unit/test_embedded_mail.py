@@ -64,7 +64,7 @@ def test_a_mail_that_was_not_written_to_its_end_is_not_there(store: MailStore, t
     assert list(MailStore(tmp_path / "mail").find()) == []
 
 
-def test_it_is_on_disk_before_the_sender_is_told(store: MailStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_on_disk_before_the_sender_gets_an_answer(store: MailStore, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     real = os.fsync
 

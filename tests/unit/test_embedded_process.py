@@ -54,7 +54,7 @@ def test_output_through_a_pipe_leaves_the_log_to_errors(tmp_path: Path) -> None:
     assert (out, log.read_bytes()) == (b"out\n", b"err\n")
 
 
-def test_a_child_dies_with_its_parent_however_that_ends(tmp_path: Path) -> None:
+def test_a_child_ends_with_its_parent_in_every_case(tmp_path: Path) -> None:
     program = (
         "import sys, time, pathlib; from app.local.process import spawn;"
         f"child = spawn({SLEEP!r}, log=pathlib.Path(sys.argv[1]));"
@@ -176,7 +176,7 @@ def test_one_system_at_a_time_over_a_data_folder(tmp_path: Path) -> None:
         assert is_in_use(folder)
 
 
-def test_who_asks_for_a_free_data_folder_gets_one_nobody_else_gets(tmp_path: Path) -> None:
+def test_a_free_data_folder_is_given_to_one_process_only(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     with locked(tmp_path / "data-2"):
         assert free_data_dir(folder) == folder
@@ -195,7 +195,7 @@ def test_a_start_waits_for_the_rest_of_a_killed_system(tmp_path: Path, monkeypat
             pytest.fail("held twice")
 
 
-def test_a_data_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_data_folder_that_cannot_be_made_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EmbeddedError, match="cannot be used"), locked(tmp_path / "file" / "data"):
         pytest.fail("a folder below a file")

@@ -202,7 +202,7 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
         assert running.rest() == 0
 
 
-def test_when_the_supervisor_is_killed_everything_dies(tmp_path: Path) -> None:
+def test_when_the_supervisor_is_killed_everything_ends(tmp_path: Path) -> None:
     children: list[Specification] = [{"name": "relay", "code": IDLE}, {"name": "api", "code": PARENT}]
     with supervised(tmp_path, *children) as running:
         running.until("ready")
@@ -255,7 +255,7 @@ def test_a_part_killed_while_it_starts_gets_another_try(tmp_path: Path) -> None:
         assert any("killed by SIGKILL" in line for line in running.lines)
 
 
-def test_a_part_that_never_gets_ready_is_started_anew(tmp_path: Path) -> None:
+def test_a_part_that_never_gets_ready_is_restarted(tmp_path: Path) -> None:
     code = "first = not (folder / 'was').exists(); (folder / 'was').touch(); first and time.sleep(600); " + IDLE
     with supervised(tmp_path, {"name": "api", "code": code, "start_seconds": 3.0}) as running:
         running.until("ready")

@@ -46,7 +46,7 @@ async def test_a_key_taken_out_of_the_file_is_dead_within_five_seconds(tmp_path:
     await cache.close()
 
 
-async def test_a_file_that_is_removed_lets_nobody_in_within_five_seconds(tmp_path: Path) -> None:
+async def test_a_file_that_is_removed_lets_no_caller_in_within_five_seconds(tmp_path: Path) -> None:
     path, watch = tmp_path / "keys.json", Stopwatch()
     path.write_bytes(key_set(jwk("ES256")))
     cache = from_file(path, watch)
@@ -62,7 +62,7 @@ async def test_a_file_that_is_removed_lets_nobody_in_within_five_seconds(tmp_pat
     await cache.close()
 
 
-async def test_a_file_that_was_never_there_lets_nobody_in(tmp_path: Path) -> None:
+async def test_a_file_that_was_never_there_lets_no_caller_in(tmp_path: Path) -> None:
     cache = from_file(tmp_path / "misspelt" / "keys.json", Stopwatch())
     assert not await knows(cache, "k1")
     await cache.close()
@@ -147,7 +147,7 @@ async def test_there_is_one_fetch_at_a_time_however_long_it_takes() -> None:
         await cache.close()
 
 
-async def test_a_busy_service_fetches_ahead_and_keeps_nobody_waiting() -> None:
+async def test_a_busy_service_fetches_ahead_and_keeps_no_request_waiting() -> None:
     watch = Stopwatch()
     with key_server(key_set(jwk("ES256"))) as server:
         cache = from_url(server, watch)
@@ -213,7 +213,7 @@ async def test_a_failing_provider_leaves_the_last_good_set_for_an_hour(change: d
         await cache.close()
 
 
-async def test_a_provider_that_hangs_holds_nobody_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_provider_that_hangs_delays_no_request_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_cache, "FETCH_SECONDS", 0.1)
     watch = Stopwatch()
     with key_server(key_set(jwk("ES256"))) as server:

@@ -275,7 +275,7 @@ def test_a_return_mail_knows_the_request_from_the_goods() -> None:
     assert "refund" not in request.text
 
 
-def test_a_rejection_tells_its_category_in_words() -> None:
+def test_a_rejection_names_its_category_in_words() -> None:
     told = render_mail("return_rejected", KINDS["return_rejected"].sample)
     unknown = render_mail("return_rejected", {**KINDS["return_rejected"].sample, "category": "NEW_REASON"})
 

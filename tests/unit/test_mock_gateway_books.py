@@ -51,7 +51,7 @@ def test_bad_queries(client: TestClient, query: Mapping[str, Any]) -> None:
     assert error_of(client.get("/v1/transactions", params=query))[0] == 400
 
 
-def test_balance_and_ledger_tell_the_same(client: TestClient) -> None:
+def test_balance_and_ledger_agree(client: TestClient) -> None:
     usd = captured(client)
     give_back(client, usd, "20.50")
     captured(client, reference="p-2", currency="JPY", amount="500.00")

@@ -61,7 +61,7 @@ def report(gateway: LiveGateway, reference: str = "p-1") -> str:
     return payment_id
 
 
-def test_every_movement_is_told(gateway: LiveGateway, receiver: Receiver) -> None:
+def test_every_movement_is_reported(gateway: LiveGateway, receiver: Receiver) -> None:
     payment = gateway.send("POST", "/v1/payments", {**PAYMENT, "capture": True})["id"]
     refund = {"payment": payment, "reference": "r-1", "amount": "10", "currency": "USD"}
     gateway.send("POST", "/v1/refunds", refund)

@@ -51,7 +51,7 @@ def headings(page: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", EXPRESSIONS)
-def test_the_application_tells_what_is_asked_for(name: str) -> None:
+def test_the_application_exports_the_metrics_that_are_used(name: str) -> None:
     for expression in EXPRESSIONS[name]:
         promql.labels_of(promql.parse(expression))
 
@@ -154,7 +154,7 @@ def test_they_reach_what_they_read_and_not_the_servers(name: str) -> None:
 # --- alerts ----------------------------------------------------------------------------------------------------
 
 
-def test_alerts_are_told_apart_by_their_names() -> None:
+def test_alerts_have_different_names() -> None:
     named = re.findall(r"^ +- alert: (\w+)$", (FOLDER / "alerts.yml").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(named) == sorted(RULES)
     groups = [group["name"] for group in load("alerts.yml")["groups"]]

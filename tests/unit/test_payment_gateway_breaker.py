@@ -74,7 +74,7 @@ def test_other_ends_are_no_failures(breaker: CircuitBreaker, fault: Exception | 
     assert not breaker.is_open
 
 
-def test_a_success_starts_the_count_anew(breaker: CircuitBreaker) -> None:
+def test_a_success_resets_the_count(breaker: CircuitBreaker) -> None:
     fail(breaker, 4)
     call(breaker)
     fail(breaker, 4)
@@ -95,7 +95,7 @@ def test_open_for_thirty_seconds(breaker: CircuitBreaker, clock: Clock) -> None:
     assert not breaker.is_open
 
 
-def test_a_failed_probe_opens_it_anew(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_a_failed_probe_opens_it_again(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 5)
     clock.now += 30
     fail(breaker)

@@ -26,7 +26,7 @@ def test_as_many_are_reported_as_a_refusal_shows() -> None:
     assert errors_of(order_payload() | {"k": 1}) == [("k",)]
 
 
-def test_what_is_known_is_looked_at_wherever_it_stands() -> None:
+def test_what_is_known_is_found_at_any_place() -> None:
     unknown = {f"k{number}": number for number in range(1_000)}
     with pytest.raises(ValidationError) as refused:
         OrderCreate.model_validate({**unknown, **order_payload(currency="dollars")})

@@ -78,7 +78,7 @@ def test_what_meets_them_exists() -> None:
 
 
 @pytest.mark.req("TEST.3")
-def test_a_marker_counts_for_what_stands_below_it(tmp_path: Path) -> None:
+def test_a_marker_counts_for_what_is_below_it(tmp_path: Path) -> None:
     file = ROOT / "tests" / "unit" / "no_such_file.py"  # names are told from the root; the text comes from elsewhere
     text = """
 import pytest

@@ -34,7 +34,7 @@ def test_case_form_width_and_marks_make_no_difference(given_text: str, expected:
 
 
 @given(st.text(max_size=40))
-def test_every_normal_form_folds_alike(text: str) -> None:
+def test_every_normal_form_folds_to_the_same(text: str) -> None:
     forms = {folded(unicodedata.normalize(form, text)) for form in ("NFC", "NFD", "NFKC", "NFKD")}
     assert len(forms) == 1
     assert folded(folded(text)) == folded(text)

@@ -182,7 +182,7 @@ def test_only_customers_speak_for_a_customer(customer_id: UUID | None) -> None:
         Principal(ID, Role.CUSTOMER if customer_id is None else Role.ADMIN, customer_id)
 
 
-def test_secrets_are_compared_whatever_is_in_them() -> None:
+def test_secrets_of_any_characters_are_compared() -> None:
     assert same_secret("dév\udcff", "dév\udcff")
     assert not same_secret("dev-api-key", "dev-api-kez")
     assert not same_secret("", "x")

@@ -135,7 +135,7 @@ async def test_a_file_is_stored_as_bytes_are(storage: Storage, folder: Path) -> 
         await storage.put_file("../a", io.BytesIO(b"x"), PDF)
 
 
-async def test_a_missing_key_is_told_apart(storage: Storage) -> None:
+async def test_a_missing_key_is_distinguished(storage: Storage) -> None:
     with pytest.raises(StorageKeyMissing):
         await storage.get(KEY)
 

@@ -95,7 +95,7 @@ async def test_the_four_verbs(bucket: Bucket, storage: Storage) -> None:
     assert bucket.objects == {}
 
 
-async def test_the_storage_is_told_how_to_answer_by_itself(bucket: Bucket, storage: Storage) -> None:
+async def test_a_signed_address_sets_the_headers_of_the_storages_answer(bucket: Bucket, storage: Storage) -> None:
     disposition = "attachment; filename=\"a_.jpg\"; filename*=UTF-8''a%C3%A9.jpg"
     await storage.put_new("attachments/a/b.jpg", b"photo", "image/jpeg", disposition)
     await storage.put_new(KEY, b"pdf", "application/pdf")
@@ -136,7 +136,7 @@ async def test_a_storage_that_cannot_sign_says_so_in_no_exception(monkeypatch: p
     assert [line["event"] for line in logged] == ["storage cannot sign"]
 
 
-async def test_old_keys_are_told_from_new_ones(bucket: Bucket, storage: Storage) -> None:
+async def test_old_keys_are_distinguished_from_new_ones(bucket: Bucket, storage: Storage) -> None:
     for key in ("attachments/r/a.jpg", "attachments/r/b.jpg", "attachments/rr/c.jpg", KEY):
         await storage.put_new(key, b"x", "image/jpeg")
 
@@ -156,7 +156,7 @@ async def test_after_a_lost_answer_the_writer_finds_its_own_bytes(bucket: Bucket
 
 
 @pytest.mark.parametrize("status", [403, 500, 503])
-async def test_a_refusal_is_retryable_and_tells_callers_nothing(bucket: Bucket, storage: Storage, status: int) -> None:
+async def test_a_refusal_is_retryable_and_discloses_nothing(bucket: Bucket, storage: Storage, status: int) -> None:
     bucket.answer_always = status
 
     before = datetime.now(UTC)
