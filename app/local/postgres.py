@@ -15,7 +15,9 @@ import secrets
 import shutil
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import quote
 
 import psycopg
@@ -70,6 +72,9 @@ class EmbeddedPostgres:
         port: port to listen on; 0 takes the one used last time when free, else any free one.
         durable: false gives up every promise about crashes for speed and starts empty: for tests.
     """
+
+    throwaway: ClassVar[Mapping[str, str]] = THROWAWAY
+    """The settings of a server whose data nothing depends on."""
 
     def __init__(self, data_dir: Path, port: int = 0, *, durable: bool = True) -> None:
         self.home = data_dir.resolve() / "postgres"
@@ -175,7 +180,7 @@ class EmbeddedPostgres:
             "timezone": "UTC",
             "log_timezone": "UTC",
             "jit": "off",
-            **(DURABLE if self.durable else THROWAWAY),
+            **(DURABLE if self.durable else self.throwaway),
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         self._roles_made = False

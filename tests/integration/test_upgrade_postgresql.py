@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import psycopg
 import pytest
@@ -40,6 +41,11 @@ pytestmark = [
 
 class OldPostgres(EmbeddedPostgres):
     """A server of Debian's PostgreSQL 15."""
+
+    # Version 16 brought this setting.
+    throwaway: ClassVar = {
+        name: value for name, value in EmbeddedPostgres.throwaway.items() if name != "scram_iterations"
+    }
 
     def run_program(self, program: str, *arguments: str | Path, install: Path | None = None) -> Process:
         """Start a program of PostgreSQL 15."""

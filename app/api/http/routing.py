@@ -120,14 +120,21 @@ class ApiRoute(APIRoute):
                 return shaped(scope, await handle(request), chosen)
 
             try:
-                return await self._once(request, key, work)
+                return await self._once(request, key, query_string, work)
             finally:
                 if takes_body:
                     self.release(request)
 
         return strictly
 
-    async def _once(self, request: Request, key: str | None, work: Callable[[], Awaitable[Response]]) -> Response:
+    async def _once(
+        self, request: Request, key: str | None, query_string: bytes, work: Callable[[], Awaitable[Response]]
+    ) -> Response:
+        """Do the work, once for a key.
+
+        Args:
+            query_string: as it came; that of the scope has lost `fields`, with which it is another request.
+        """
         scope = request.scope
         surrounding = self.around if self.takes_body else _no_surroundings
         if key is None:
@@ -135,7 +142,7 @@ class ApiRoute(APIRoute):
                 return await work()
         service = request.app.state.services.idempotency
         essence = await self.essence(request) if self.takes_body else b""
-        fingerprint = idempotency.fingerprint_of(scope, scope["query_string"], essence)
+        fingerprint = idempotency.fingerprint_of(scope, query_string, essence)
         if self.replays_early:
             replay = await idempotency.stored_answer(service, scope, key, fingerprint)
             if replay is not None:
