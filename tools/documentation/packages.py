@@ -1,6 +1,5 @@
 """The map of the packages, drawn from the imports."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -19,9 +18,9 @@ def page() -> str:
     sections = [
         HEAD,
         "## The layers of the application\n",
-        _drawn(_imports(graph, "app", leave_out=("app.__main__",))),
+        drawn(_imports(graph, "app", leave_out=("app.__main__",))),
         "\n## The capabilities in `app/services`\n",
-        _drawn(_imports(graph, "app.services")),
+        drawn(_imports(graph, "app.services")),
         "\n## Modules of each capability\n",
         _modules(graph),
     ]
@@ -39,22 +38,35 @@ def _imports(graph: grimp.ImportGraph, parent: str, leave_out: Iterable[str] = (
     return {name.rpartition(".")[2]: {other.rpartition(".")[2] for other in others} for name, others in found.items()}
 
 
-def _drawn(imports: Mapping[str, set[str]]) -> str:
-    """Return a Mermaid graph without the arrows that follow from others."""
-    reached: dict[str, set[str]] = defaultdict(set)
+def drawn(imports: Mapping[str, set[str]]) -> str:
+    """Return a Mermaid graph that leaves out each arrow whose end is reached by the other arrows too.
 
-    def reach(name: str) -> set[str]:
-        if name not in reached:
-            reached[name] = set(imports[name])
-            for other in imports[name]:
-                reached[name] |= reach(other)
-        return reached[name]
+    Arrows are taken away one at a time, so that of packages that import each other each stays within reach.
 
-    lines = ["```mermaid", "graph TD"]
+    Args:
+        imports: package → the packages that it imports; each of them is a key too.
+    """
+    kept = {name: set(others) for name, others in imports.items()}
     for name, others in imports.items():
-        needed = {other for other in others if not any(other in reach(between) for between in others - {other})}
-        lines += [f"    {name} --> {other}" for other in sorted(needed)] or [f"    {name}"]
+        for other in sorted(others):
+            kept[name].remove(other)
+            if other not in _reached(kept, name):
+                kept[name].add(other)
+    lines = ["```mermaid", "graph TD"]
+    for name, others in kept.items():
+        lines += [f"    {name} --> {other}" for other in sorted(others)] or [f"    {name}"]
     return "\n".join([*lines, "```", ""])
+
+
+def _reached(imports: Mapping[str, set[str]], start: str) -> set[str]:
+    """Return the packages that `start` reaches, itself only by way of others."""
+    found: set[str] = set()
+    waiting = [start]
+    while waiting:
+        new = imports[waiting.pop()] - found
+        found |= new
+        waiting.extend(new)
+    return found
 
 
 def _modules(graph: grimp.ImportGraph) -> str:
