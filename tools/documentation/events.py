@@ -33,7 +33,7 @@ customer; a recipient is masked. Amounts are decimal strings. `operator` is the 
 _JOBS_HEAD = """\
 ## Jobs
 
-A job is made due in the transaction of its cause. [Any job](../workflow-design.md#any-job) says how it is done once;
+A job is made due in the transaction of its cause. [Job execution](../workflow-design.md#job-execution) says how it is done once;
 [Configuration](CONFIGURATION#jobs) how often and after what wait it is tried again.
 
 | Kind | Queue | Made due by |

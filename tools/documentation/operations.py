@@ -18,9 +18,9 @@ A field without "required" may be left out. Types are JSON's, with their format.
 _ANYWHERE = frozenset({"401", "413", "415", "422", "429", "500", "503"})
 _PREFIX = "/api/v1"
 _TOLD = {
-    "Idempotency-Key": "api.md#ask-once-even-if-you-ask-twice",
-    "If-Match": "api.md#change-what-you-have-seen",
-    "If-None-Match": "api.md#change-what-you-have-seen",
+    "Idempotency-Key": "api.md#idempotency-keys",
+    "If-Match": "api.md#optimistic-locking-with-if-match",
+    "If-None-Match": "api.md#optimistic-locking-with-if-match",
     "fields": "api.md#lists",
 }
 """Parameters of many operations, and where the guide explains them."""
