@@ -1,1 +1,1 @@
-"""The pages of docs/ that are made from the code, and what MkDocs needs to build the site (requirement DOC)."""
+"""The pages and files that are made from the code, and what MkDocs needs to build the site (requirement DOC)."""

@@ -1,4 +1,4 @@
-"""`python -m tools.documentation`: write every generated page. A test compares them with what is committed."""
+"""`python -m tools.documentation`: write every generated file. A test compares them with what is committed."""
 
 import sys
 
@@ -6,7 +6,7 @@ from tools.documentation.pages import GENERATED
 
 
 def main() -> None:
-    """Write each page whose text has changed, and name it."""
+    """Write each file whose text has changed, and name it."""
     for file, text in GENERATED.items():
         made = text()
         if not file.exists() or file.read_text(encoding="utf-8") != made:

@@ -1,10 +1,10 @@
-"""Which pages are generated, and by what."""
+"""Which files are generated, in whole or between marks, and by what."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from app.config import ROOT
-from tools.documentation import attacks, events, metrics, operations, packages, traceability
+from tools.documentation import attacks, events, metrics, operations, packages, settings, traceability
 
 DOCS = ROOT / "docs"
 
@@ -15,5 +15,8 @@ GENERATED: Mapping[Path, Callable[[], str]] = {
     DOCS / "reference" / "metrics.md": metrics.page,
     DOCS / "reference" / "attacks.md": attacks.page,
     DOCS / "development" / "packages.md": packages.page,
+    DOCS / "configuration.md": settings.page,
+    ROOT / ".env.example": settings.example,
+    ROOT / "docker-compose.yml": settings.compose,
 }
 """File → what gives its text."""
