@@ -67,7 +67,9 @@ def test_a_tiny_comparison_of_the_drivers_measures_both(servers: TestServers) ->
 def _assert_sane(measured: dict[str, Any]) -> None:
     assert 0 < measured["operations"] <= measured["answered"]
     assert measured["throughput"] == pytest.approx(measured["operations"] / 0.3)
-    assert 0 < measured["p50_ms"] <= measured["p95_ms"] <= measured["p99_ms"]
+    # The clock of a virtual machine may stop for half of so short a run: then its median is 0.
+    assert 0 <= measured["p50_ms"] <= measured["p95_ms"] <= measured["p99_ms"]
+    assert measured["p99_ms"] > 0
     assert measured["errors"] == {}
 
 

@@ -39,7 +39,8 @@ def process(
 ) -> Iterator[tuple[Target, int]]:
     """Start one API process; return where it is, and its pid."""
     number = int(worker_id.removeprefix("gw")) + 1 if worker_id.startswith("gw") else 1
-    known = {name.upper() for name in Settings.model_fields}
+    # What coverage holds in a process that it traces is not the API's: up to 20 MiB.
+    known = {name.upper() for name in Settings.model_fields} | {"COVERAGE_PROCESS_CONFIG"}
     environment = {
         **{name: value for name, value in os.environ.items() if name not in known},
         "PYTHONPATH": str(ROOT),
