@@ -44,6 +44,7 @@ from app.database import Database
 from app.services.operations.probes import refuse_stand_ins
 from app.services.operations.redis_check import refuse_cluster
 from app.services.operations.schema_check import SchemaMismatchError, verify_schema
+from app.utils.memory import limit_arenas
 
 ROUTERS = (
     orders,
@@ -129,6 +130,7 @@ def _aliases() -> list[BaseRoute]:
 async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
     """Refuse to serve a database that this code was not written for; close every connection at the end."""
     services: Services = application.state.services
+    limit_arenas()
     configure_logging(services.settings)
     error_tracking.configure(services.settings, "api")
     try:
