@@ -109,9 +109,7 @@ EVENTS: Mapping[str, EventKind] = {
     "case.opened": EventKind(
         EntityType.CASE, "a person must decide something", ("kind", "entity_type", "entity_id", "order_id")
     ),
-    "case.closed": EventKind(
-        EntityType.CASE, "a person decided it", ("actor_id", "operator", "trigger", "action")
-    ),
+    "case.closed": EventKind(EntityType.CASE, "a person decided it", ("actor_id", "operator", "trigger", "action")),
     "job.retried": EventKind(
         EntityType.JOB, "a dead job was made due again, by a person or by what the gateway reported", _RESOLVED
     ),
