@@ -87,22 +87,18 @@ async def receive(
     if outcome == "DISPUTE_CLOSED":
         note = f"The dispute has ended at the bank ({dispute.status or event_type}); another case takes over."
         await case_service.supersede(session, opening_key, note, actor, at)
-    if payment is not None and await _may_move_hold(session, payment):
-        payment.refunds_held_by = case_id
-        await session.flush()
+    if payment is not None:
+        await _hold(session, payment, case_id)
     return outcome
 
 
-async def match(session: AsyncSession, payment: Payment, actor: Actor, at: datetime) -> bool:
+async def match(session: AsyncSession, payment: Payment, actor: Actor, at: datetime) -> None:
     """Hold the refunds of a locked payment that was disputed before its id at the provider was booked.
 
     The dispute then named a payment that was not known, so its case has no order. A case of the order takes its place.
-
-    Returns:
-        Whether there was such a dispute.
     """
     if payment.gateway_payment_id is None:
-        return False
+        return
     named = Case.evidence["gateway_payment_id"].astext == payment.gateway_payment_id
     found = select(Case).where(
         Case.kind == CaseKind.DISPUTE, Case.state == CaseState.OPEN, Case.order_id.is_(None), named
@@ -121,10 +117,7 @@ async def match(session: AsyncSession, payment: Payment, actor: Actor, at: datet
         )
         note = "The disputed payment is known now; a case of its order takes over."
         await case_service.supersede(session, case.dedupe_key, note, actor, at)
-        if await _may_move_hold(session, payment):
-            payment.refunds_held_by = successor
-            await session.flush()
-    return bool(unmatched)
+        await _hold(session, payment, successor)
 
 
 async def keep(session: AsyncSession, case: Case, _: Actor, __: datetime) -> None:
@@ -197,9 +190,11 @@ async def _is_known(session: AsyncSession, dedupe_key: str) -> bool:
     return (await session.execute(select(Case.id).where(Case.dedupe_key == dedupe_key))).first() is not None
 
 
-async def _may_move_hold(session: AsyncSession, payment: Payment) -> bool:
-    """Return whether a new case may take the hold over: no open one has it."""
-    if payment.refunds_held_by is None:
-        return True
-    state = select(Case.state).where(Case.id == payment.refunds_held_by)
-    return (await session.execute(state)).scalar_one() != CaseState.OPEN
+async def _hold(session: AsyncSession, payment: Payment, case_id: UUID | None) -> None:
+    """Have a new case hold the refunds, unless an open one does."""
+    if payment.refunds_held_by is not None:
+        state = select(Case.state).where(Case.id == payment.refunds_held_by)
+        if (await session.execute(state)).scalar_one() == CaseState.OPEN:
+            return
+    payment.refunds_held_by = case_id
+    await session.flush()
