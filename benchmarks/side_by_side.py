@@ -4,7 +4,6 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -12,6 +11,7 @@ from rich.progress import Progress
 from app.core.enums import Role
 from app.database import Database
 from app.services.access.keys import KeyService
+from app.services.access.views import NewKeyView
 from benchmarks import checks, environment, options, pgbench, servers
 from benchmarks.options import Options
 from benchmarks.pools import Pools
@@ -114,7 +114,7 @@ class _Run:
             )
         self._pools.extend(Pool.READ, min(READABLE, self._options.orders))
 
-    async def _make_key(self) -> dict[str, Any]:
+    async def _make_key(self) -> NewKeyView:
         # The application's role may not make keys.
         settings = self._target.settings().model_copy(update={"database_admin_url": self._target.owner_url})
         database = Database(settings, "articurated-benchmark", pool_size=1, as_owner=True)

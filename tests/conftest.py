@@ -17,6 +17,7 @@ from app.core.actor import Actor
 from app.core.enums import ActorType, Role, Trigger
 from app.database import Database
 from app.services.access.keys import KeyService
+from app.services.access.views import NewKeyView
 from app.services.orders.service import OrderService
 from app.services.returns.service import ReturnService
 from app.utils.shop_time import ReturnWindow
@@ -131,7 +132,7 @@ async def owner_database(settings: Settings, clean_database: None) -> AsyncItera
 
 async def new_key(
     settings: Settings, role: Role = Role.MANAGER, name: str = "till", customer_id: UUID | None = None
-) -> dict[str, Any]:
+) -> NewKeyView:
     """Make a key as the owner: the application's role may not."""
     database = Database(settings, pool_size=1, as_owner=True)
     try:

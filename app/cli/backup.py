@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -10,8 +10,8 @@ from app.cli import operations as cli_operations
 from app.cli.operations import Json, print_json, print_table
 
 if TYPE_CHECKING:
-    from app.backup.repository import Repository
-    from app.backup.source import Source
+    from app.backup.repository import Manifest, Repository
+    from app.backup.source import Progress, Source
 
 backup = typer.Typer(
     help="Backups of database and documents; without a command, make one.", invoke_without_command=True
@@ -22,6 +22,20 @@ From = Annotated[
         "--repository", help="Folder of the backups.", show_default="BACKUP_PATH, or backups in the data folder"
     ),
 ]
+
+
+class BackupFacts(TypedDict):
+    """What is shown of a backup; see `Manifest` for its members."""
+
+    id: str
+    started_at: str
+    finished_at: str
+    postgres: str
+    parent: str | None
+    label: str | None
+    bytes: int
+    documents: int
+    missing_documents: tuple[str, ...]
 
 
 @backup.callback()
@@ -244,22 +258,20 @@ def _source() -> "Source":
     return Source(url, settings, extra)
 
 
-def _progress(json: bool) -> Any:
+def _progress(json: bool) -> "Progress":
     """Return what says on standard error how far it is; nothing with `--json`."""
     return (lambda _line: None) if json else (lambda line: typer.echo(f"  {line} …", err=True))
 
 
-def _facts(made: Any) -> dict[str, Any]:
-    """Return what is shown of a backup."""
-    names = (
-        "id",
-        "started_at",
-        "finished_at",
-        "postgres",
-        "parent",
-        "label",
-        "bytes",
-        "documents",
-        "missing_documents",
-    )
-    return {name: getattr(made, name) for name in names}
+def _facts(made: "Manifest") -> BackupFacts:
+    return {
+        "id": made.id,
+        "started_at": made.started_at,
+        "finished_at": made.finished_at,
+        "postgres": made.postgres,
+        "parent": made.parent,
+        "label": made.label,
+        "bytes": made.bytes,
+        "documents": made.documents,
+        "missing_documents": made.missing_documents,
+    }

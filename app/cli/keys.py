@@ -3,13 +3,17 @@
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 from uuid import UUID
 
 import typer
 
 from app.cli.operations import Json, connect_to_running_system, print_json, print_table, with_database
 from app.core.enums import Role
+
+if TYPE_CHECKING:
+    from app.database import Database
+    from app.services.access.views import NewKeyView
 
 T = TypeVar("T")
 
@@ -129,7 +133,7 @@ def token_revoke(
     typer.echo(f"revoked {jti}")
 
 
-def _as_owner(work: Callable[[Any], Awaitable[T]]) -> T:
+def _as_owner(work: Callable[["Database"], Awaitable[T]]) -> T:
     """Return what `work` gives of the database; the application's role has no right to make or end a key."""
     from sqlalchemy.exc import ProgrammingError
 
@@ -148,7 +152,7 @@ def _days(number: int | None) -> timedelta | None:
     return None if number is None else timedelta(days=number)
 
 
-def _print_key(made: dict[str, Any], json: bool) -> None:
+def _print_key(made: "NewKeyView", json: bool) -> None:
     if json:
         print_json(made)
         return

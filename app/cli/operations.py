@@ -10,10 +10,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeVar
 from uuid import UUID
 
 import typer
+
+if TYPE_CHECKING:
+    from app.core.actor import Actor
+    from app.database import Database
+    from app.services.jobs.resolution import Resolution
+    from app.services.operations.dead_letters import DeadLetterView
+    from app.services.payments.refund_reconciliation import Reconciliation
 
 T = TypeVar("T")
 
@@ -62,7 +69,7 @@ def connect_to_running_system(*, needed: bool = True) -> None:
 
 
 @asynccontextmanager
-async def _database(*, as_owner: bool) -> AsyncIterator[Any]:
+async def _database(*, as_owner: bool) -> AsyncIterator["Database"]:
     from app.config import get_settings
     from app.database import Database
 
@@ -73,7 +80,7 @@ async def _database(*, as_owner: bool) -> AsyncIterator[Any]:
         await database.close()
 
 
-def with_database(work: Callable[[Any], Awaitable[T]], *, as_owner: bool = False) -> T:
+def with_database(work: Callable[["Database"], Awaitable[T]], *, as_owner: bool = False) -> T:
     """Return what `work` gives of the configured database, or of the system that runs.
 
     Args:
@@ -94,7 +101,7 @@ By = Annotated[
 ]
 
 
-def operator(by: str | None = None) -> Any:
+def operator(by: str | None = None) -> "Actor":
     """Who acts here: someone with the server's own credentials, so the system, through the CLI, and who says so.
 
     Args:
@@ -203,7 +210,7 @@ def audit_export(
 
     from app.services.workflow.audit import AuditService
 
-    async def write(database: Any) -> int:
+    async def write(database: "Database") -> int:
         written = 0
         stream = open_private(output) if output else sys.stdout.buffer
         try:
@@ -259,7 +266,7 @@ def jobs_retry(
     by: By = None,
 ) -> None:
     """Make a dead job due again, with all its retries."""
-    _resolve("retry", job_id, note, by)
+    _resolve("RETRIED", job_id, note, by)
 
 
 @jobs.command("dismiss")
@@ -269,21 +276,21 @@ def jobs_dismiss(
     by: By = None,
 ) -> None:
     """Dismiss a dead letter: its job is never run again."""
-    _resolve("dismiss", job_id, note, by)
+    _resolve("DISMISSED", job_id, note, by)
 
 
-def _resolve(verb: str, job_id: UUID, note: str | None, by: str | None) -> None:
+def _resolve(resolution: "Resolution", job_id: UUID, note: str | None, by: str | None) -> None:
     from app.services.operations.dead_letters import DeadLetterService
 
-    async def resolve(database: Any) -> dict[str, Any]:
+    async def resolve(database: "Database") -> "DeadLetterView":
         service = DeadLetterService(database)
         letter_id = await service.open_letter(job_id)
-        resolved: dict[str, Any] = await getattr(service, verb)(letter_id, actor, note)
-        return resolved
+        decide = service.retry if resolution == "RETRIED" else service.dismiss
+        return await decide(letter_id, actor, note)
 
     actor = operator(by)
     letter = with_database(resolve)
-    typer.echo(f"{letter['resolution'].lower()}: {letter['kind']} of {letter['order_number'] or letter['entity_id']}")
+    typer.echo(f"{resolution.lower()}: {letter['kind']} of {letter['order_number'] or letter['entity_id']}")
 
 
 # --- refunds ---------------------------------------------------------------------------------------------------
@@ -327,7 +334,7 @@ def refunds_reconcile(
     from app.services.payments.gateway.http import HttpPaymentGateway
     from app.services.payments.refunds import RefundService
 
-    async def compare(database: Any) -> Any:
+    async def compare(database: "Database") -> "Reconciliation":
         settings = get_settings()
         async with HttpPaymentGateway.from_settings(settings) as gateway:
             is_production = settings.environment == "production"

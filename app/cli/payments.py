@@ -1,11 +1,15 @@
 """The verbs of `articurated` about money in."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.cli import operations as cli_operations
 from app.cli.operations import Json
+
+if TYPE_CHECKING:
+    from app.database import Database
+    from app.services.payments.reconciliation import PaymentReconciliation
 
 payments = typer.Typer(help="Payments, and their comparison with the gateway's ledger.", no_args_is_help=True)
 
@@ -27,7 +31,7 @@ def payments_reconcile(
     from app.services.payments.reconciliation import PaymentReconciler
     from app.services.payments.unpaid import UnpaidOrders
 
-    async def compare(database: Any) -> Any:
+    async def compare(database: "Database") -> "PaymentReconciliation":
         async with HttpPaymentGateway.from_settings(get_settings()) as gateway:
             unpaid_orders = UnpaidOrders(database, OrderService(database), gateway)
             reconciler = PaymentReconciler(database, gateway, unpaid_orders)

@@ -1,8 +1,9 @@
 """`articurated replication`: what the database needs before and after a logical replication (NFR-003)."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict, TypeVar
 
 import typer
 
@@ -10,10 +11,30 @@ from app.cli.operations import Json, connect_to_running_system, print_json
 
 if TYPE_CHECKING:
     from app.config import Settings
+    from app.database import Database
+    from app.services.workflow.views import VerificationView
+
+T = TypeVar("T")
 
 replication = typer.Typer(
     help="Logical replication to another server: for an upgrade of PostgreSQL.", no_args_is_help=True
 )
+
+
+class FinishReport(TypedDict):
+    """What `finish` prints.
+
+    Attributes:
+        guards, sequences, rows: as in `Finished`.
+        audit: of the whole audit trail.
+        differing: what is not as on the publisher, and what does not hold; empty where all is well.
+    """
+
+    guards: int
+    sequences: dict[str, int]
+    rows: dict[str, int]
+    audit: "VerificationView"
+    differing: list[str]
 
 
 class Side(StrEnum):
@@ -41,26 +62,20 @@ def prepare(
 
     settings = _owner_settings()
 
-    async def work() -> dict[str, Any]:
-        from app.database import Database
-
-        owner = Database(settings, "articurated-replication", pool_size=1, as_owner=True)
-        try:
-            if on is Side.PUBLISHER:
-                tables = await replication_service.prepare_publisher(owner)
-                return {"publication": replication_service.PUBLICATION, "tables": tables}
-            return {"guards": await replication_service.prepare_subscriber(owner)}
-        finally:
-            await owner.close()
-
-    done = asyncio.run(work())
+    if on is Side.PUBLISHER:
+        publication = replication_service.PUBLICATION
+        tables = asyncio.run(_as_owner(settings, replication_service.prepare_publisher))
+        if json:
+            print_json({"publication": publication, "tables": tables})
+        else:
+            typer.echo(f"Publication {publication} has {len(tables)} tables.")
+        return
+    guards = asyncio.run(_as_owner(settings, replication_service.prepare_subscriber))
     if json:
-        print_json(done)
-    elif on is Side.PUBLISHER:
-        typer.echo(f"Publication {done['publication']} has {len(done['tables'])} tables.")
+        print_json({"guards": guards})
     else:
         typer.echo(
-            f"{done['guards']} guards let a subscription pass. Production refuses to start on this database until"
+            f"{guards} guards let a subscription pass. Production refuses to start on this database until"
             " `articurated replication finish`."
         )
 
@@ -123,7 +138,17 @@ def compare(publisher: Publisher = None, json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-async def _finish(settings: "Settings", publisher_url: str | None) -> dict[str, Any]:
+async def _as_owner(settings: "Settings", work: Callable[["Database"], Awaitable[T]]) -> T:
+    from app.database import Database
+
+    owner = Database(settings, "articurated-replication", pool_size=1, as_owner=True)
+    try:
+        return await work(owner)
+    finally:
+        await owner.close()
+
+
+async def _finish(settings: "Settings", publisher_url: str | None) -> FinishReport:
     from app.database import Database
     from app.services.operations import replication as replication_service
     from app.services.operations.schema_check import guard_differences

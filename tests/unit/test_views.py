@@ -13,6 +13,7 @@ from app.schemas.attachment import AttachmentResponse
 from app.schemas.case import CaseResponse, WayOutResponse
 from app.schemas.common import Pagination
 from app.schemas.note import NoteResponse
+from app.schemas.notification import NotificationResponse
 from app.schemas.operations import (
     CurrencyFigures,
     DayFigures,
@@ -39,6 +40,7 @@ from app.schemas.state_history import (
 from app.schemas.system import HealthCheck, HealthResponse, MachineResponse
 from app.services.cases.views import CaseView, WayOutView
 from app.services.documents.invoices import InvoiceRecordView
+from app.services.notifications.views import NotificationView
 from app.services.operations.dead_letters import DeadLetterView
 from app.services.operations.health import Check, HealthView
 from app.services.operations.service_levels import DayView, LevelView, ReturnTimesView, ServiceLevelsView, StepTimeView
@@ -69,6 +71,7 @@ VIEWS: list[tuple[type, type[BaseModel]]] = [
     (InspectionItemView, InspectionItemResponse),
     (ReturnView, ReturnResponse),
     (AttachmentView, AttachmentResponse),
+    (NotificationView, NotificationResponse),
     (InvoiceRecordView, InvoiceRecord),
     (RefundView, RefundResponse),
     (OrderRefundView, OrderRefund),

@@ -17,13 +17,13 @@ from uuid import UUID
 
 from sqlalchemy import extract, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.engine import Row
 from sqlalchemy.sql.dml import ReturningInsert
 
 from app.core.enums import Role
 from app.core.security import KEY_SHAPE, Principal, key_digest, new_key
 from app.database import Database
 from app.models.api_key import ApiKey
+from app.services.access.views import KeyView, NewKeyView, key_view, new_key_view
 from app.utils.exceptions import InvalidInputError, NotFoundError
 
 REMEMBERED_SECONDS = 5.0
@@ -31,7 +31,7 @@ _REMEMBERED_MAXIMUM = 10_000
 _LAST_USED_GRAIN = timedelta(minutes=1)
 OVERLAP = timedelta(hours=24)
 _NEVER = datetime.max.replace(tzinfo=UTC)
-_SHOWN = {"id", "prefix", "name", "role", "customer_id", "principal_id", "created_at", "expires_at"}
+_SHOWN = NewKeyView.__annotations__.keys() - {"key"}
 
 
 class KeyService:
@@ -45,7 +45,7 @@ class KeyService:
 
     async def create(
         self, role: Role, name: str, customer_id: UUID | None = None, lifetime: timedelta | None = None
-    ) -> dict[str, Any]:
+    ) -> NewKeyView:
         """Make a key and return it with its record; the key itself can never be had again.
 
         Args:
@@ -64,11 +64,9 @@ class KeyService:
         key, statement = _insertion(name=name, role=role, customer_id=customer_id, lifetime=lifetime)
         async with self._database.autocommit() as connection:
             row = (await connection.execute(statement)).one()
-        return _shown_once(key, row)
+        return new_key_view(key, row)
 
-    async def rotate(
-        self, key_id: UUID, overlap: timedelta = OVERLAP, lifetime: timedelta | None = None
-    ) -> dict[str, Any]:
+    async def rotate(self, key_id: UUID, overlap: timedelta = OVERLAP, lifetime: timedelta | None = None) -> NewKeyView:
         """Make a successor of a key: same principal, role, name and customer. Return it as `create` does.
 
         Args:
@@ -103,14 +101,14 @@ class KeyService:
             old.expires_at = min(now + overlap, old.expires_at or _NEVER)
             digest = old.sha256
         self._remembered.pop(bytes(digest), None)
-        return _shown_once(key, row)
+        return new_key_view(key, row)
 
-    async def list(self) -> list[dict[str, Any]]:
+    async def list(self) -> list[KeyView]:
         """Return the record of every key, oldest first; never a key, nor its hash."""
         columns = [column for column in ApiKey.__table__.c if column.name != "sha256"]
         async with self._database.autocommit() as connection:
             rows = await connection.execute(select(*columns).order_by(ApiKey.created_at, ApiKey.id))
-            return [_record(row) for row in rows]
+            return [key_view(row) for row in rows]
 
     async def revoke(self, key_id: UUID) -> None:
         """Revoke a key permanently; revoking it again changes nothing.
@@ -206,11 +204,3 @@ def _insertion(
     )
     columns = [column for column in ApiKey.__table__.c if column.name in _SHOWN]
     return key, statement.returning(*columns)
-
-
-def _shown_once(key: str, row: Row[Any]) -> dict[str, Any]:
-    return {**_record(row), "key": key}
-
-
-def _record(row: Row[Any]) -> dict[str, Any]:
-    return {**row._asdict(), "principal_id": row.principal_id or row.id}

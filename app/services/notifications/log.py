@@ -1,19 +1,16 @@
 """The log of messages: what was sent to whom, and whether it arrived (REQ-006)."""
 
-from typing import Any
-
-from sqlalchemy import Row, select
+from sqlalchemy import select
 
 from app.core.actor import Actor
 from app.database import Database
 from app.models.notification import Notification
-from app.schemas.notification import NotificationQuery, NotificationResponse
+from app.schemas.notification import NotificationQuery
 from app.services import paging as pages
 from app.services.access import permissions
 from app.services.access.permissions import Action
+from app.services.notifications.views import SHOWN, NotificationView, notification_view
 from app.services.paging import Page
-
-_SHOWN = tuple(Notification.__table__.c[name] for name in NotificationResponse.model_fields)
 
 
 class NotificationLog:
@@ -22,7 +19,7 @@ class NotificationLog:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def list(self, query: NotificationQuery, actor: Actor) -> Page[dict[str, Any]]:
+    async def list(self, query: NotificationQuery, actor: Actor) -> Page[NotificationView]:
         """Return a page of messages, newest first, with their recipients in full: staff sees the order's address too.
 
         Raises:
@@ -41,14 +38,10 @@ class NotificationLog:
         return await self._database.reading(
             lambda connection: pages.fetch_page(
                 connection,
-                select(*_SHOWN).where(*filters),
+                select(*SHOWN).where(*filters),
                 (columns.created_at, columns.id),
                 query,
-                _view,
+                notification_view,
                 newest_first=True,
             )
         )
-
-
-def _view(row: Row[Any]) -> dict[str, Any]:
-    return row._asdict()

@@ -17,7 +17,6 @@ from app.database import Database
 from app.mail_address import mail_address, masked
 from app.models.job import Job
 from app.models.notification import Notification
-from app.schemas.notification import NotificationResponse
 from app.services import events
 from app.services.access import permissions
 from app.services.access.permissions import Action
@@ -26,6 +25,7 @@ from app.services.notifications import rows as notification_rows
 from app.services.notifications.kind import job_kind
 from app.services.notifications.parts import E164
 from app.services.notifications.rows import NewRow
+from app.services.notifications.views import SHOWN, NotificationView, notification_view
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.email_sender import message_id_for
 from app.utils.exceptions import InvalidInputError, InvalidStateTransitionError, NotFoundError
@@ -33,7 +33,6 @@ from app.utils.exceptions import InvalidInputError, InvalidStateTransitionError,
 RESENT = "resent"
 """In the payload of a job that sends a message again: `{"notification_id", "recipient"}`."""
 
-_SHOWN = tuple(Notification.__table__.c[name] for name in NotificationResponse.model_fields)
 _ENDED = (
     NotificationState.SENT,
     NotificationState.REJECTED,
@@ -50,7 +49,7 @@ class MessageResend:
         self._settings = settings
         self._clock = clock
 
-    async def resend(self, notification_id: UUID, to: str | None, actor: Actor) -> dict[str, Any]:
+    async def resend(self, notification_id: UUID, to: str | None, actor: Actor) -> NotificationView:
         """Make a message due again, and return its new row.
 
         Args:
@@ -87,7 +86,7 @@ class MessageResend:
                 "recipient": masked(recipient),
             }
             await events.append(session, EntityType.JOB, job_id, 1, "job.resent", new.created_at, facts)
-            return (await session.execute(select(*_SHOWN).where(Notification.id == new.id))).one()._asdict()
+            return notification_view((await session.execute(select(*SHOWN).where(Notification.id == new.id))).one())
 
     def _row(self, earlier: Notification, recipient: str, actor: Actor) -> NewRow:
         now = self._clock()
