@@ -312,7 +312,7 @@ def refunds_list(
         query = RefundQuery(state=[state.upper()] if state else [], limit=limit)
     except ValidationError:
         raise typer.BadParameter(f"{state} is no state of a refund") from None
-    page = with_database(lambda database: RefundService(database).list(query))
+    page = with_database(lambda database: RefundService(database).list(query, operator()))
     rows = [{**refund, "amount": float(refund["amount"])} for refund in page["data"]]
     if json:
         print_json(rows)

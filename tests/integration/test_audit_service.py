@@ -44,7 +44,9 @@ async def test_full_lifecycle_writes_four_rows(
     orders: OrderService, audit: AuditService, admin: Actor, clock: MovableClock
 ) -> None:
     order_id = await delivered(orders, admin, clock)
-    found = cast("list[RecordView]", (await audit.search(AuditQuery(entity="ORDER", entity_id=order_id)))["data"])
+    found = cast(
+        "list[RecordView]", (await audit.search(AuditQuery(entity="ORDER", entity_id=order_id), admin))["data"]
+    )
     assert [(row["previous_state"], row["new_state"]) for row in found] == [
         ("PENDING_PAYMENT", "PAID"),
         ("PAID", "PROCESSING_IN_WAREHOUSE"),
@@ -68,7 +70,7 @@ async def test_search_by_date_actor_and_state(
     await delivered(orders, manager, clock)
 
     async def count(**filters: Any) -> int:
-        return len((await audit.search(AuditQuery(limit=100, **filters)))["data"])
+        return len((await audit.search(AuditQuery(limit=100, **filters), admin))["data"])
 
     assert await count() == 8
     assert await count(actor=manager.id) == 4
@@ -88,7 +90,7 @@ async def test_pages_are_in_order_and_complete(
     seen: list[Any] = []
     cursor = None
     while True:
-        page = await audit.search(AuditQuery(limit=5, cursor=cursor, include_total=True))
+        page = await audit.search(AuditQuery(limit=5, cursor=cursor, include_total=True), admin)
         assert page["pagination"]["total"] == 12
         seen += page["data"]
         cursor = page["pagination"]["next_cursor"]
@@ -99,9 +101,9 @@ async def test_pages_are_in_order_and_complete(
 
 
 @pytest.mark.parametrize("cursor", ["", "nonsense", "MjAyNnwx", "%00", "e30"])
-async def test_foreign_cursor_is_refused(audit: AuditService, cursor: str) -> None:
+async def test_foreign_cursor_is_refused(audit: AuditService, admin: Actor, cursor: str) -> None:
     with pytest.raises(InvalidInputError):
-        await audit.search(AuditQuery(cursor=cursor))
+        await audit.search(AuditQuery(cursor=cursor), admin)
 
 
 @pytest.mark.req("REQ-001.4")
@@ -109,12 +111,12 @@ async def test_refused_attempt_is_on_record(orders: OrderService, audit: AuditSe
     order = await orders.create(order_create(), admin)
     with pytest.raises(InvalidStateTransitionError):
         await orders.transition(order["id"], OrderStateUpdate(new_state=OrderStatus.SHIPPED, reason="try"), admin)
-    page = await audit.search(AuditQuery(rejected=True, entity_id=order["id"]))
+    page = await audit.search(AuditQuery(rejected=True, entity_id=order["id"]), admin)
     [refusal] = cast("list[RejectionView]", page["data"])
     assert (refusal["current_state"], refusal["requested_state"]) == ("PENDING_PAYMENT", "SHIPPED")
     assert refusal["actor_id"] == admin.id
     assert refusal["metadata"] == {"reason": "try"}
-    assert (await audit.search(AuditQuery()))["data"] == []
+    assert (await audit.search(AuditQuery(), admin))["data"] == []
     assert (await orders.get(order["id"], admin))["version"] == 1
 
 

@@ -290,14 +290,14 @@ async def test_refunds_are_listed_newest_first(shop: Shop) -> None:
     shop.clock.advance(minutes=1)
     newer = await shop.part_refund()
     await shop.work(newer.id)
-    listed = (await shop.refunds.list(RefundQuery()))["data"]
+    listed = (await shop.refunds.list(RefundQuery(), shop.admin))["data"]
     assert [(entry["id"], entry["state"]) for entry in listed] == [(newer.id, "SUCCEEDED"), (older.id, "PENDING")]
-    [pending] = (await shop.refunds.list(RefundQuery.model_validate({"state": ["PENDING"]})))["data"]
-    [of_order] = (await shop.refunds.list(RefundQuery(order_id=newer.order_id)))["data"]
-    assert (pending["id"], of_order) == (older.id, await shop.refunds.get(newer.id))
+    [pending] = (await shop.refunds.list(RefundQuery.model_validate({"state": ["PENDING"]}), shop.admin))["data"]
+    [of_order] = (await shop.refunds.list(RefundQuery(order_id=newer.order_id), shop.admin))["data"]
+    assert (pending["id"], of_order) == (older.id, await shop.refunds.get(newer.id, shop.admin))
     assert of_order["amount"] == Decimal("50.00")
     with pytest.raises(NotFoundError):
-        await shop.refunds.get(uuid4())
+        await shop.refunds.get(uuid4(), shop.admin)
 
 
 async def test_a_job_without_refund_gives_up_in_the_open(shop: Shop) -> None:

@@ -4,7 +4,7 @@ import importlib.util
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from app import config
 from app.composition import Services
 from app.config import ROOT, Settings, SettingsError
 from app.config_rules import is_trivial
+from app.core.actor import Actor
 from app.core.enums import Role
 from app.main import create_app
+from app.services.operations.health import HealthService
 from app.tasks import processes
-from tests.conftest import new_key
+from app.utils.exceptions import AppError, ForbiddenError, UnauthenticatedError
+from tests.conftest import actor, new_key
 from tests.integration.conftest import API_KEY, error_of
 
 pytestmark = [pytest.mark.req("NFR-004.7"), pytest.mark.security]
@@ -229,12 +232,14 @@ def test_each_fault_of_a_refused_start_is_on_a_line_of_its_own(monkeypatch: pyte
 
 
 @pytest.fixture
-def production(settings: Settings, services: Services) -> Iterator[Settings]:
+async def production(settings: Settings, services: Services) -> AsyncIterator[Settings]:
     """Settings of production, for the services too."""
-    before = services.settings
+    before = services.settings, services.health
     services.settings = settings.model_copy(update={"environment": "production", "api_key": None})
+    services.health = HealthService(services.database, services.settings)
     yield services.settings
-    services.settings = before
+    await services.health.close()
+    services.settings, services.health = before
 
 
 async def test_production_shows_no_pages_and_its_figures_to_managers_alone(
@@ -292,3 +297,16 @@ def test_flower_wants_a_login_in_production(login: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(SettingsError, match="FLOWER_BASIC_AUTH"):
         processes.run_flower("127.0.0.1", 0)
+
+
+@pytest.mark.parametrize(
+    ("actor", "error"),
+    [(None, UnauthenticatedError), (actor(Role.WAREHOUSE), ForbiddenError)],
+    ids=["none", "warehouse"],
+)
+async def test_the_figures_for_metrics_are_refused_by_the_service_itself(
+    production: Settings, services: Services, actor: Actor | None, error: type[AppError]
+) -> None:
+    assert production.environment == "production"
+    with pytest.raises(error):
+        await services.health.scrape(actor)

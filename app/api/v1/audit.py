@@ -8,8 +8,6 @@ from app.api.deps import Context
 from app.api.http.responses import answer, refuses
 from app.api.http.routing import ApiRoute
 from app.schemas.state_history import AuditList, AuditProgress, AuditQuery, AuditVerification
-from app.services.access import permissions
-from app.services.access.permissions import Action
 
 router = APIRouter(prefix="/api/v1/audit", tags=["Audit"], route_class=ApiRoute)
 
@@ -17,8 +15,7 @@ router = APIRouter(prefix="/api/v1/audit", tags=["Audit"], route_class=ApiRoute)
 @router.get("", response_model=AuditList, responses=refuses("FORBIDDEN"), summary="Search the audit trail")
 async def search(query: Annotated[AuditQuery, Query()], context: Context) -> Response:
     """Oldest first; with `rejected=true`, the attempts that the transition table refused."""
-    permissions.require(context.actor, Action.SEARCH_AUDIT)
-    return answer(await context.services.audit.search(query))
+    return answer(await context.services.audit.search(query, context.actor))
 
 
 @router.get(

@@ -19,8 +19,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import __version__
 from app.config import Settings
+from app.core.actor import Actor
 from app.core.enums import WORKER_QUEUES
 from app.database import Database
+from app.services.access import permissions
+from app.services.access.permissions import Action
 from app.services.jobs.figures import PICKUP_SECONDS, JobFigures, job_figures
 from app.services.operations import guard_manifest
 from app.services.operations.backup_watch import (
@@ -35,6 +38,7 @@ from app.services.operations.guard_watch import GuardsDifferError, GuardWatch, S
 from app.services.operations.probes import SharedLook, StandInError, gateway_look, smtp_look, storage_look
 from app.services.operations.replica_watch import ReplicaBehindError, ReplicaWatch
 from app.utils.disk import Room, database_full, room_of
+from app.utils.exceptions import UnauthenticatedError
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -199,8 +203,27 @@ class HealthService:
             return _not_well("disk-low", "degraded", mount=worst.mount, megabytes=worst.free_bytes // 2**20)
         return {"status": "ok"}
 
+    async def scrape(self, actor: Actor | None) -> tuple[JobFigures | None, BackupTimes | None]:
+        """Return what `/metrics` shows beside the counts of processes: the state of the work, and of the backups.
+
+        Args:
+            actor: who asks. Outside of production anyone may, so it can be None there.
+
+        Returns:
+            None for the work while the database does not answer in time, and for backups where none are known.
+
+        Raises:
+            UnauthenticatedError: in production, without an actor.
+            ForbiddenError: in production, the role may not.
+        """
+        if self._settings.environment == "production":
+            if actor is None:
+                raise UnauthenticatedError
+            permissions.require(actor, Action.READ_STATS)
+        return await self.figures(), await self.backup_times()
+
     async def figures(self) -> JobFigures | None:
-        """Return the state of the work for `/metrics`, or None when the database does not answer in time."""
+        """Return the state of the work, or None when the database does not answer in time."""
         try:
             async with asyncio.timeout(self._check_seconds), self._database.autocommit() as connection:
                 return await job_figures(connection, self._settings.return_review_sla_hours)

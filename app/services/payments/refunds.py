@@ -221,12 +221,14 @@ class RefundService:
             # The job gives up all the same; what the refund's record says is for a person to find out.
             await tampering.open_case(session, fault)
 
-    async def list(self, query: RefundQuery) -> Page[RefundView]:
+    async def list(self, query: RefundQuery, actor: Actor) -> Page[RefundView]:
         """Return a page of refunds, newest first.
 
         Raises:
+            ForbiddenError: the role may not.
             InvalidInputError: a cursor that is not one.
         """
+        permissions.require(actor, Action.READ_REFUNDS)
         table = Refund.__table__.c
         statement = select(*table, _RETURN_NUMBER)
         if query.state:
@@ -268,12 +270,14 @@ class RefundService:
                 newest_first=True,
             )
 
-    async def get(self, refund_id: UUID) -> RefundView:
+    async def get(self, refund_id: UUID, actor: Actor) -> RefundView:
         """Return a refund.
 
         Raises:
+            ForbiddenError: the role may not.
             NotFoundError: there is none.
         """
+        permissions.require(actor, Action.READ_REFUNDS)
         table = Refund.__table__.c
         async with self._database.autocommit() as connection:
             row = (await connection.execute(select(*table, _RETURN_NUMBER).where(table.id == refund_id))).first()

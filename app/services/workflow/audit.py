@@ -28,6 +28,8 @@ from app.models.state_history import StateHistory, TransitionRejection
 from app.schemas.common import PageQuery
 from app.schemas.state_history import AuditQuery
 from app.services import paging as pages
+from app.services.access import permissions
+from app.services.access.permissions import Action
 from app.services.paging import Page
 from app.services.workflow.state_machine import INITIAL_STATES, StateMachine
 from app.services.workflow.views import (
@@ -115,12 +117,14 @@ class AuditService:
         self._database = database
         self._clock = clock
 
-    async def search(self, query: AuditQuery) -> Page[RecordView | RejectionView]:
+    async def search(self, query: AuditQuery, actor: Actor) -> Page[RecordView | RejectionView]:
         """Return a page of transitions, or of refused attempts, oldest first.
 
         Raises:
+            ForbiddenError: the role may not.
             InvalidInputError: a cursor that is not one.
         """
+        permissions.require(actor, Action.SEARCH_AUDIT)
         model = TransitionRejection if query.rejected else StateHistory
         table = model.__table__.c
         state = table.requested_state if query.rejected else table.new_state
