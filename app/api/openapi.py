@@ -32,6 +32,10 @@ says how many are left and for how long, 429 comes with `Retry-After`.
 **Lists** are `{"data": [...], "pagination": {...}}`; follow `next_cursor`. Unknown fields and unknown query
 parameters are refused. Amounts are numbers with at most two decimals, times RFC 3339 in UTC.
 
+**Texts** may be printed on documents and in mails. They are refused where they have a control character, a private-use
+character (U+E000 to U+F8FF, planes 15 and 16) or a noncharacter (U+FDD0 to U+FDEF, the last two of each plane), or
+nothing that is seen. The patterns of their schemas say so up to U+FFFF. An unassigned code point is no fault.
+
 **Sent twice** is done once: with an `Idempotency-Key`, a repeated POST or PATCH is answered as the first one was.
 **Changed meanwhile** is noticed: `ETag` is the version, and with `If-Match` another one is not changed (412).
 **Only what is needed**: `fields=id,status` leaves the rest of an answer out.

@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from itertools import islice
@@ -35,14 +36,28 @@ COUNTRY_ALPHA_3 = {"USA": "US"}
 
 _CONTROLS_OF_A_LINE = r"\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069"
 _CONTROLS_OF_A_BLOCK = r"\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069"
-TEXT_LINE_PATTERN = f"^[^{_CONTROLS_OF_A_LINE}]*$"
-TEXT_BLOCK_PATTERN = f"^[^{_CONTROLS_OF_A_BLOCK}]*$"
+# Private use and noncharacters of the first 65,536 code points. The others are not in the published patterns: the
+# dialects of regular expressions do not agree on how to write them.
+_NEVER_SHOWN = r"\ue000-\uf8ff\ufdd0-\ufdef\ufffe\uffff"
+QUERY_TEXT_PATTERN = f"^[^{_CONTROLS_OF_A_LINE}]*$"
+TEXT_LINE_PATTERN = f"^[^{_CONTROLS_OF_A_LINE}{_NEVER_SHOWN}]*$"
+TEXT_BLOCK_PATTERN = f"^[^{_CONTROLS_OF_A_BLOCK}{_NEVER_SHOWN}]*$"
 """What the document says of texts; the validators below say which fault a text has. A test compares the two."""
 
 
 # Controls, line separators, and what turns text around: none belongs into a name. Compiled, for text is long.
 _NOT_IN_A_LINE = re.compile(f"[{_CONTROLS_OF_A_LINE}]")
 _NOT_IN_A_BLOCK = re.compile(f"[{_CONTROLS_OF_A_BLOCK}]")
+# Unicode never gives these code points a meaning, so no font can show them. Unassigned code points are accepted: a newer
+# version of Unicode than Python's tables may have assigned them.
+_NOT_SHOWN_BY_ANY_FONT = re.compile(
+    f"[{_NEVER_SHOWN}"
+    # Planes 15 and 16 are private use as a whole; the last two code points of each plane are noncharacters.
+    + "".join(rf"\U{plane:04x}fffe\U{plane:04x}ffff" for plane in range(1, 15))
+    + r"\U000f0000-\U0010ffff]"
+)
+_NOT_SEEN = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs", "Mn", "Mc", "Me"})
+"""Categories of characters that show nothing without another one."""
 
 
 def has_control_characters(value: str) -> bool:
@@ -62,6 +77,13 @@ def _no_control_but_line_breaks(value: str) -> str:
     return value
 
 
+def _can_be_shown(value: str) -> str:
+    """Refuse what no font can show: texts are printed on documents and in mails."""
+    if _NOT_SHOWN_BY_ANY_FONT.search(value):
+        raise ValueError("must not contain private-use characters or noncharacters")
+    return value
+
+
 def _no_card_number(value: str) -> str:
     if holds_card_number(value):
         raise ValueError(CARD_NUMBER_REFUSED)
@@ -69,17 +91,22 @@ def _no_card_number(value: str) -> str:
 
 
 def _not_blank(value: str) -> str:
-    if not value.strip():
+    # Nearly always the first character is seen.
+    if all(unicodedata.category(character) in _NOT_SEEN for character in value):
         raise ValueError("must not be blank")
     return value
 
 
 def text_line(maximum: int, minimum: int = 1) -> Any:
-    """Return the type of one line of text: a string of 1 to `maximum` characters, none a control character."""
+    """Return the type of one line of text: a string of 1 to `maximum` characters.
+
+    None is a control character, a private-use character or a noncharacter.
+    """
     return Annotated[
         str,
         Field(strict=True, min_length=minimum, max_length=maximum, json_schema_extra={"pattern": TEXT_LINE_PATTERN}),
         AfterValidator(_no_control_characters),
+        AfterValidator(_can_be_shown),
         AfterValidator(_not_blank),
     ]
 
@@ -90,6 +117,7 @@ def text_block(maximum: int) -> Any:
         str,
         Field(strict=True, min_length=1, max_length=maximum, json_schema_extra={"pattern": TEXT_BLOCK_PATTERN}),
         AfterValidator(_no_control_but_line_breaks),
+        AfterValidator(_can_be_shown),
         AfterValidator(_not_blank),
         AfterValidator(_no_card_number),
     ]

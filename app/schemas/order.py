@@ -9,7 +9,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from app.core.enums import OrderStatus, Role
 from app.schemas.common import (
     CARD_NUMBER_REFUSED,
-    TEXT_LINE_PATTERN,
+    QUERY_TEXT_PATTERN,
     Address,
     Answer,
     Count,
@@ -228,7 +228,7 @@ class OrderQuery(CreatedQuery):
 
     status: Annotated[list[OrderStatus], Field(max_length=6)] = Field(default_factory=list)
     customer_id: UUID | None = None
-    order_number: Annotated[str, Field(max_length=50, json_schema_extra={"pattern": TEXT_LINE_PATTERN})] | None = None
+    order_number: Annotated[str, Field(max_length=50, json_schema_extra={"pattern": QUERY_TEXT_PATTERN})] | None = None
     q: (
         Annotated[
             str,
@@ -239,7 +239,7 @@ class OrderQuery(CreatedQuery):
                     "Words of a name, a part of an e-mail address before the @, or the beginning or the end of a number:"
                     " of an order, a document or a parcel. Case and accents make no difference. One letter finds whole words alone."
                 ),
-                json_schema_extra={"pattern": TEXT_LINE_PATTERN},
+                json_schema_extra={"pattern": QUERY_TEXT_PATTERN},
             ),
         ]
         | None

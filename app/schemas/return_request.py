@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 
 from app.core.enums import RejectionReason, ReturnStatus
 from app.schemas.common import (
-    TEXT_LINE_PATTERN,
+    QUERY_TEXT_PATTERN,
     Answer,
     Count,
     CreatedQuery,
@@ -184,4 +184,4 @@ class ReturnQuery(CreatedQuery):
     status: Annotated[list[ReturnStatus], Field(max_length=6)] = Field(default_factory=list)
     customer_id: UUID | None = None
     order_id: UUID | None = None
-    return_number: Annotated[str, Field(max_length=50, json_schema_extra={"pattern": TEXT_LINE_PATTERN})] | None = None
+    return_number: Annotated[str, Field(max_length=50, json_schema_extra={"pattern": QUERY_TEXT_PATTERN})] | None = None

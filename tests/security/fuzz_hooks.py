@@ -29,6 +29,8 @@ BEYOND_JSON_SCHEMA = (
     (r"body", r"The event's id is not the one in the webhook-id header\."),
     # A pattern for it makes texts of all fields costly to generate and hard to read.
     (r".*", r"must not be blank"),
+    # Beyond U+FFFF the dialects of patterns differ; the document says it in words.
+    (r".*", r"must not contain private-use characters or noncharacters"),
     (r"line_items", r"the order's total is beyond 9999999999\.99"),
     # What the order holds, or the return.
     (r"restocking_fee|refund_amount", r"must not exceed the returned lines( less the fee)?: -?[\d.]+"),

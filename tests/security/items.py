@@ -115,9 +115,10 @@ ITEMS: dict[int, Item] = {
         (HOSTILE_BODIES, f"{BODIES}::test_what_metadata_cannot_hold_is_refused"),
     ),
     14: Item(
-        "NUL characters and lone surrogates, in text and in metadata",
+        "NUL characters and lone surrogates, in text and in metadata; text that no font can show",
         (
             HOSTILE_BODIES,
+            "security/test_texts.py::test_every_text_in_a_body_must_be_one_that_can_be_shown",
             f"{JSON}::test_what_could_not_be_kept_is_refused",
             "unit/test_api_errors.py::test_a_value_that_only_the_database_refused_is_still_the_callers",
         ),
