@@ -6,7 +6,7 @@ from a short list of members. The message of an exception is sent only when one 
 quote a value, so of those only the type and the place are sent.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import structlog
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -15,10 +15,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from app import __version__
 from app.config import Settings
 from app.core import monitoring
+from app.utils.json_values import JsonObject
 from app.utils.redaction import without_addresses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sentry_sdk.types import Event, Hint
 
 FLUSH_SECONDS = 2.0
 TAGS = ("request_id", "order_id", "return_id", "refund_id", "job_id", "job_kind", "method", "route")
@@ -30,6 +33,27 @@ _MECHANISM = ("type", "handled", "exception_id", "parent_id", "source", "is_exce
 _OURS = "app."
 
 _report: "Callable[[BaseException, dict[str, str]], None] | None" = None
+
+
+class ScrubbedFrames(TypedDict):
+    """The stack of an exception, as Sentry has it: frames without local variables, outermost first."""
+
+    frames: list[JsonObject]
+
+
+class ScrubbedException(TypedDict):
+    """An exception as it is sent.
+
+    Attributes:
+        value: its message, empty where one of our own classes did not make it.
+        mechanism: how it was caught.
+    """
+
+    type: str | None
+    module: str | None
+    value: str
+    mechanism: JsonObject
+    stacktrace: ScrubbedFrames
 
 
 def configure(settings: Settings, process: str, **options: Any) -> None:
@@ -114,18 +138,18 @@ def is_outage(fault: BaseException) -> bool:
     return hasattr(fault, "retryable") or hasattr(fault, "consumes_retry")
 
 
-def scrubbed(event: Any, _hint: Any) -> Any:
+def scrubbed(event: "Event", _hint: "Hint | None") -> "Event":
     """Return an event with nothing in it but where a fault happened, of what type, and under which ids."""
-    kept = {name: event[name] for name in _SENT if name in event}
+    kept = {name: value for name, value in event.items() if name in _SENT}
     raised = (event.get("exception") or {}).get("values") or []
     kept["exception"] = {"values": [_exception(each) for each in raised]}
-    return kept
+    return cast("Event", kept)
 
 
-def _exception(raised: dict[str, Any]) -> dict[str, Any]:
+def _exception(raised: JsonObject) -> ScrubbedException:
     module = str(raised.get("module") or "")
     message = str(raised.get("value") or "") if module.startswith(_OURS) else ""
-    frames = [
+    frames: list[JsonObject] = [
         {name: value for name, value in frame.items() if name != "vars"}
         for frame in (raised.get("stacktrace") or {}).get("frames") or []
     ]

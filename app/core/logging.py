@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 from datetime import UTC, datetime
-from typing import Any, TextIO, cast
+from typing import Any, Required, TextIO, TypedDict, cast
 
 import orjson
 import structlog
@@ -41,13 +41,32 @@ def entity_of_path(path: str) -> dict[str, str]:
     return {f"{found[1]}_id": found[2].lower()} if found else {}
 
 
-def describe_exception(fault: BaseException, depth: int = 4) -> dict[str, Any]:
+class ExceptionFacts(TypedDict, total=False):
+    """An exception as a log line has it.
+
+    Attributes:
+        type: module and name of its class; always there.
+        stack: file, line and function of each frame, outermost first; always there.
+        message: where it cannot quote data.
+        sqlstate, constraint: of an error of the database.
+        cause: the exception that it was raised from, or while handling.
+    """
+
+    type: Required[str]
+    sqlstate: str
+    constraint: str
+    message: str
+    stack: list[str]
+    cause: "ExceptionFacts"
+
+
+def describe_exception(fault: BaseException, depth: int = 4) -> ExceptionFacts:
     """Return an exception for a log: its type, where it was raised, what caused it, and its message.
 
     The message is left out where it may quote data, and mail addresses are taken out of every other; of a database
     error the SQLSTATE and the constraint are given instead. `depth` is how many causes are followed.
     """
-    described: dict[str, Any] = {"type": f"{type(fault).__module__}.{type(fault).__qualname__}"}
+    described: ExceptionFacts = {"type": f"{type(fault).__module__}.{type(fault).__qualname__}"}
     package = type(fault).__module__.partition(".")[0]
     if package in _QUOTING_PACKAGES:
         original = getattr(fault, "orig", fault)

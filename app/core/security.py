@@ -10,7 +10,6 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,6 +19,7 @@ import jwt
 
 from app.config import Settings
 from app.core.enums import Role
+from app.utils.json_values import JsonObject
 
 KEY_SHAPE = re.compile(r"ack_([0-9a-f]{8})_[A-Za-z0-9_-]{43}", re.ASCII)
 JWT_ALGORITHM = "HS256"
@@ -106,7 +106,7 @@ def issue_token(
     return jwt.encode(claims, settings.secret_key.get_secret_value(), algorithm=JWT_ALGORITHM)
 
 
-def token_header(token: str) -> Mapping[str, Any]:
+def token_header(token: str) -> JsonObject:
     """Return what a token says of itself, none of it checked: good for choosing where to look, no more.
 
     Raises:
@@ -142,7 +142,7 @@ def read_token(settings: Settings, token: str) -> VerifiedToken:
         raise CredentialsError(type(fault).__name__) from fault
 
 
-def _claims_of_ours(settings: Settings, token: str, secret: str) -> dict[str, Any]:
+def _claims_of_ours(settings: Settings, token: str, secret: str) -> JsonObject:
     return jwt.decode(
         token,
         secret,
@@ -193,7 +193,7 @@ def token_id_of(token: str) -> str:
         raise CredentialsError(type(fault).__name__) from fault
 
 
-def _token_id(token: str, claims: Mapping[str, Any]) -> str:
+def _token_id(token: str, claims: JsonObject) -> str:
     token_id = claims.get("jti")
     if token_id is None:
         return f"sha256:{hashlib.sha256(token.rpartition('.')[0].encode()).hexdigest()}"
@@ -202,7 +202,7 @@ def _token_id(token: str, claims: Mapping[str, Any]) -> str:
     return token_id
 
 
-def _verified(settings: Settings, token: str, claims: Mapping[str, Any]) -> VerifiedToken:
+def _verified(settings: Settings, token: str, claims: JsonObject) -> VerifiedToken:
     """Return what the claims of a proven token say.
 
     The maximum age is counted from `iat`; a token without one must expire within it.
@@ -219,7 +219,7 @@ def _verified(settings: Settings, token: str, claims: Mapping[str, Any]) -> Veri
     return VerifiedToken(_principal(claims), _token_id(token, claims))
 
 
-def _principal(claims: Mapping[str, Any]) -> Principal:
+def _principal(claims: JsonObject) -> Principal:
     customer_id = claims.get("customer_id")
     return Principal(
         id=UUID(str(claims["sub"])),

@@ -5,6 +5,7 @@ from typing import Any
 
 import structlog
 from celery.beat import PersistentScheduler
+from celery.result import AsyncResult
 
 from app.core import monitoring
 from app.core.enums import SWEEPS
@@ -28,7 +29,7 @@ class Scheduler(PersistentScheduler):  # type: ignore[misc]
         heartbeat.process("beat")
         return seconds
 
-    def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> Any:
+    def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> AsyncResult | None:
         """Send a tick, unless one of its kind waits still: when that is taken, it does what this one would.
 
         So ticks do not pile up while no worker takes them, to be carried out one after the other once one does.

@@ -6,7 +6,7 @@ what they are chosen for is to lose few, to notice soon, and never to give up.
 
 import logging
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypedDict, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from celery import Celery, signals
@@ -48,7 +48,14 @@ def broker_url(redis_url: str) -> str:
     return f"redis+socket://{credentials}{parts.path}?{urlencode({'virtual_host': database})}"
 
 
-def _beat_entry(name: str, seconds: float) -> dict[str, Any]:
+class BeatEntry(TypedDict):
+    """A line of the beat schedule: a task, and its interval in seconds."""
+
+    task: str
+    schedule: float
+
+
+def _beat_entry(name: str, seconds: float) -> BeatEntry:
     return {"task": f"app.tasks.scheduled_tasks.{name}", "schedule": seconds}
 
 

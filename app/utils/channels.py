@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypedDict
 
 import orjson
 import structlog
@@ -46,11 +46,35 @@ class LogChannel:
         )
 
 
+class WebhookData(TypedDict):
+    """The message in a webhook; `id` is that of the notification."""
+
+    id: str
+    channel: str
+    template: str
+    recipient: str
+    text: str
+
+
+class WebhookPayload(TypedDict):
+    """The JSON body of a webhook.
+
+    Attributes:
+        type: `notification.` and the channel.
+        timestamp: when the message was made.
+        text: that of the message; chat servers look for it here.
+    """
+
+    type: str
+    timestamp: datetime
+    text: str
+    data: WebhookData
+
+
 class WebhookChannel:
     """Messages as JSON, posted to one address and signed in the manner of Standard Webhooks.
 
-    `{"type", "timestamp", "text", "data": {"id", "channel", "template", "recipient", "text"}}`; `text` is also at
-    the top, where chat servers look for it. `webhook-id` is the notification's id at each attempt,
+    The body is a `WebhookPayload`. `webhook-id` is the notification's id at each attempt,
     `webhook-timestamp` the attempt's time, `webhook-signature` covers both and the body.
 
     Args:
@@ -87,7 +111,7 @@ class WebhookChannel:
         raise MessageDelayed(f"the receiver answered {answer.status}", answer.retry_after)
 
 
-def _payload(message: Message) -> dict[str, object]:
+def _payload(message: Message) -> WebhookPayload:
     return {
         "type": f"notification.{message.channel.lower()}",
         "timestamp": message.created_at,

@@ -5,7 +5,7 @@ Labels, formats and the choice of what to show are made here once, so a template
 
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypedDict
 
 from app.utils.documents import DocumentView, Party
 from app.utils.formatting import date_text, money_text, payment_text, printable, rate_text
@@ -19,7 +19,69 @@ MAXIMUM_NOTES = 30
 """Lines of notes that are printed."""
 
 
-def page_of(view: DocumentView, clean: Clean = printable) -> dict[str, Any]:
+class PageParty(TypedDict):
+    """Someone the page names.
+
+    Attributes:
+        label: such as `Bill to`.
+        name: person or company.
+        lines: postal address, one printed line each.
+        more: tax number and mail address, where there are any.
+    """
+
+    label: str
+    name: str
+    lines: list[str]
+    more: list[str]
+
+
+class PageLine(TypedDict):
+    """One position, formatted for print; `rate` is the tax rate, `amount` that of all pieces without tax."""
+
+    description: str
+    sku: str
+    quantity: str
+    unit_price: str
+    rate: str
+    amount: str
+
+
+class DocumentPage(TypedDict):
+    """The texts of an invoice or credit note, formatted. A `Row` is a label and its value.
+
+    Attributes:
+        credit: whether it is a credit note.
+        seller: name of the shop.
+        issued: year, month and day of issue.
+        facts: number, dates and order, at the top.
+        taxes: tax rate, net amount and tax, one row a rate.
+        totals, total: the sums, and the amount to pay or credited.
+        payment, delivery: empty where nothing is known of it.
+        reason: why it is credited; empty on an invoice.
+        notes: lines of free text.
+        imprint: the seller, at the foot of each page.
+    """
+
+    title: str
+    credit: bool
+    number: str
+    seller: str
+    issued: tuple[int, int, int]
+    facts: list[Row]
+    parties: list[PageParty]
+    lines: list[PageLine]
+    currency: str
+    taxes: list[Row]
+    totals: list[Row]
+    total: Row
+    payment: list[Row]
+    delivery: list[Row]
+    reason: str
+    notes: list[str]
+    imprint: list[str]
+
+
+def page_of(view: DocumentView, clean: Clean = printable) -> DocumentPage:
     """Return the page's texts as JSON values.
 
     Args:
@@ -35,7 +97,7 @@ def page_of(view: DocumentView, clean: Clean = printable) -> dict[str, Any]:
         "credit": credit,
         "number": clean(view.number),
         "seller": clean(view.seller.name),
-        "issued": [view.issued_on.year, view.issued_on.month, view.issued_on.day],
+        "issued": (view.issued_on.year, view.issued_on.month, view.issued_on.day),
         "facts": _facts(view, title, clean),
         "parties": _parties(view, clean),
         "lines": _lines(view, clean),
@@ -87,7 +149,7 @@ def _facts(view: DocumentView, title: str, clean: Clean) -> list[Row]:
     return [*facts, ["Order", clean(view.order_number)], ["Order date", date_text(view.order_date)]]
 
 
-def _parties(view: DocumentView, clean: Clean) -> list[dict[str, Any]]:
+def _parties(view: DocumentView, clean: Clean) -> list[PageParty]:
     payer = "Credited to" if view.kind == "CREDIT_NOTE" else "Bill to"
     named = [(payer, view.bill_to), ("Ship to", view.ship_to), ("From", view.seller)]
     return [
@@ -106,7 +168,7 @@ def _parties(view: DocumentView, clean: Clean) -> list[dict[str, Any]]:
     ]
 
 
-def _lines(view: DocumentView, clean: Clean) -> list[dict[str, str]]:
+def _lines(view: DocumentView, clean: Clean) -> list[PageLine]:
     return [
         {
             "description": clean(line.description),

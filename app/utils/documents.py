@@ -7,15 +7,15 @@ that was already issued. A view whose lines do not add up to its totals cannot b
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 
 from app.config import Settings
+from app.utils.json_values import JsonObject
 from app.utils.postal_address import postal_lines
 
 DocumentKind = Literal["INVOICE", "CREDIT_NOTE"]
@@ -177,13 +177,13 @@ class DocumentView:
             )
         return tuple(sorted(bands.values(), key=lambda band: band.rate, reverse=True))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain JSON values, decimals as strings and dates as ISO 8601: nothing is lost."""
-        values: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        values: JsonObject = _ADAPTER.dump_python(self, mode="json")
         return values
 
     @staticmethod
-    def from_json(data: Mapping[str, Any] | str | bytes) -> "DocumentView":
+    def from_json(data: JsonObject | str | bytes) -> "DocumentView":
         """Build the view that `to_json` described.
 
         Args:

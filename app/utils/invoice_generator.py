@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import jinja2
 import typst
@@ -25,6 +25,9 @@ from app.utils.document_fonts import DESIGN, DocumentFonts, Unprintable
 from app.utils.document_page import page_of, texts_of
 from app.utils.documents import DocumentView
 from app.utils.formatting import is_right_to_left
+
+if TYPE_CHECKING:
+    from weasyprint.urls import URLFetcher
 
 TEMPLATES = ROOT / "templates" / "invoices"
 
@@ -186,7 +189,7 @@ def _families(folders: tuple[Path, ...]) -> list[str]:
     return named
 
 
-def _our_fonts_only(files: list[Path]) -> Any:
+def _our_fonts_only(files: list[Path]) -> "URLFetcher":
     """Return a WeasyPrint fetcher that answers `font:<file>` for these fonts and nothing else.
 
     WeasyPrint would otherwise open any address or file that a document names. A refusal stops the rendering: an
@@ -197,7 +200,7 @@ def _our_fonts_only(files: list[Path]) -> Any:
     fonts = {f"font:{path.name}": path for path in files}
 
     class OurFontsOnly(URLFetcher):  # type: ignore[misc]
-        def fetch(self, url: str, _headers: Mapping[str, str] | None = None) -> Any:
+        def fetch(self, url: str, _headers: Mapping[str, str] | None = None) -> URLFetcherResponse:
             """Return a font of ours, or refuse."""
             if url not in fonts:
                 raise ValueError(f"refused to fetch {url!r}: documents load nothing but their own fonts")

@@ -193,10 +193,12 @@ async def test_a_correction_and_a_step_at_once_are_one_after_the_other(
     """Either the parcel goes to the new address, or the correction comes too late and says so."""
     for _ in range(5):
         order = await order_in(orders, admin, OrderStatus.PROCESSING_IN_WAREHOUSE)
-        answers: list[Any] = await asyncio.gather(
-            orders.transition(order["id"], OrderStateUpdate(new_state=OrderStatus.SHIPPED), admin),
-            corrections.correct(order["id"], fix(shipping_address=ADDRESS), admin),
-            return_exceptions=True,
+        answers: list[Any] = list(
+            await asyncio.gather(
+                orders.transition(order["id"], OrderStateUpdate(new_state=OrderStatus.SHIPPED), admin),
+                corrections.correct(order["id"], fix(shipping_address=ADDRESS), admin),
+                return_exceptions=True,
+            )
         )
         assert isinstance(answers[0], dict)
         now = await orders.get(order["id"], admin)

@@ -151,7 +151,7 @@ async def test_a_database_that_is_away_is_no_fault_of_ours(
 def test_only_listed_fields_of_an_event_are_sent() -> None:
     frame = {"function": "pay", "lineno": 7, "vars": {"card": CANARY}}
     raised = {"type": "KeyError", "module": "builtins", "value": CANARY, "stacktrace": {"frames": [frame]}}
-    event = {
+    event: Any = {
         "event_id": "1",
         "level": "error",
         "tags": {"order_id": "2"},
@@ -163,7 +163,7 @@ def test_only_listed_fields_of_an_event_are_sent() -> None:
         "contexts": {"state": CANARY},
         "logentry": {"message": CANARY},
     }
-    sent = error_tracking.scrubbed(event, {})
+    sent: Any = error_tracking.scrubbed(event, {})
     assert set(sent) == {"event_id", "level", "tags", "exception"}
     [frame] = sent["exception"]["values"][0]["stacktrace"]["frames"]
     assert frame == {"function": "pay", "lineno": 7}

@@ -327,7 +327,7 @@ class InvoiceService:
                 document.year, document.number_in_year = year, taken
                 document.number = number
                 document.storage_key = key_of(number)
-                document.view = view_of(number).to_json()
+                document.view = dict(view_of(number).to_json())
                 session.add(document)
                 await session.flush()
         except _NumberedMeanwhileError:

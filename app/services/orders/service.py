@@ -242,9 +242,7 @@ class OrderService:
                     else await order_search.condition(connection, query.q, listed, read)
                 )
                 wanted = statement.where(found)
-            return await pages.fetch_page(
-                connection, wanted, key, query, lambda row: order_summary(row._mapping), newest_first=True
-            )
+            return await pages.fetch_page(connection, wanted, key, query, order_summary, newest_first=True)
 
         return await self._database.reading(page)
 

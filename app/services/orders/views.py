@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Row
 
 from app.models.order import Order, OrderLineItem
+from app.utils.json_values import JsonObject
 
 
 class OrderLineView(TypedDict):
@@ -62,52 +63,47 @@ class OrderSummaryView(TypedDict):
 class OrderView(OrderSummaryView):
     """An order with its metadata and lines."""
 
-    metadata: Mapping[str, Any]
+    metadata: JsonObject
     line_items: list[OrderLineView]
 
 
-def order_summary(row: Mapping[Any, Any]) -> OrderSummaryView:
+def order_summary(row: Row[Any] | Order) -> OrderSummaryView:
     """Return an order row as lists show it: without lines and without the caller's own metadata."""
     return {
-        "id": row["id"],
-        "order_number": row["order_number"],
-        "status": row["status"],
-        "version": row["version"],
-        "customer_id": row["customer_id"],
-        "customer_email": row["customer_email"],
-        "customer_name": row["customer_name"],
-        "customer_phone": row["customer_phone"],
-        "customer_company": row["customer_company"],
-        "customer_vat_id": row["customer_vat_id"],
-        "locale": row["locale"],
-        "currency": row["currency"],
-        "subtotal_amount": row["subtotal_amount"],
-        "tax_amount": row["tax_amount"],
-        "shipping_amount": row["shipping_amount"],
-        "total_amount": row["total_amount"],
-        "payment_method": row["payment_method"],
-        "payment_transaction_id": row["payment_transaction_id"],
-        "shipping_address": row["shipping_address"],
-        "billing_address": row["billing_address"],
-        "carrier": row["carrier"],
-        "tracking_number": row["tracking_number"],
-        "cancellation_reason": row["cancellation_reason"],
-        "created_at": row["created_at"],
-        "updated_at": row["updated_at"],
-        "paid_at": row["paid_at"],
-        "shipped_at": row["shipped_at"],
-        "delivered_at": row["delivered_at"],
-        "cancelled_at": row["cancelled_at"],
+        "id": row.id,
+        "order_number": row.order_number,
+        "status": row.status,
+        "version": row.version,
+        "customer_id": row.customer_id,
+        "customer_email": row.customer_email,
+        "customer_name": row.customer_name,
+        "customer_phone": row.customer_phone,
+        "customer_company": row.customer_company,
+        "customer_vat_id": row.customer_vat_id,
+        "locale": row.locale,
+        "currency": row.currency,
+        "subtotal_amount": row.subtotal_amount,
+        "tax_amount": row.tax_amount,
+        "shipping_amount": row.shipping_amount,
+        "total_amount": row.total_amount,
+        "payment_method": row.payment_method,
+        "payment_transaction_id": row.payment_transaction_id,
+        "shipping_address": row.shipping_address,
+        "billing_address": row.billing_address,
+        "carrier": row.carrier,
+        "tracking_number": row.tracking_number,
+        "cancellation_reason": row.cancellation_reason,
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+        "paid_at": row.paid_at,
+        "shipped_at": row.shipped_at,
+        "delivered_at": row.delivered_at,
+        "cancelled_at": row.cancelled_at,
     }
 
 
-def order_view(row: Mapping[Any, Any], lines: Iterable[Mapping[str, Any]]) -> OrderView:
-    """Return an order row and its lines as one order."""
-    return {**order_summary(row), "metadata": row["metadata"], "line_items": [line_view(line) for line in lines]}
-
-
-def line_view(row: Mapping[str, Any]) -> OrderLineView:
-    """Return a line, whose amounts are exact or numbers from JSON."""
+def line_view(row: JsonObject) -> OrderLineView:
+    """Return a line from JSON of the database, whose amounts are numbers or text."""
     return {
         "id": str(row["id"]),
         "product_id": row["product_id"],
@@ -123,18 +119,30 @@ def line_view(row: Mapping[str, Any]) -> OrderLineView:
 
 def with_lines(row: Row[Any]) -> OrderView:
     """Return an order from a row that has its lines as JSON."""
-    mapping = row._mapping
-    return order_view(mapping, mapping["line_items"])
+    return {
+        **order_summary(row),
+        "metadata": row._mapping["metadata"],
+        "line_items": [line_view(line) for line in row.line_items],
+    }
 
 
 def written_view(order: Order, lines: Iterable[OrderLineItem]) -> OrderView:
     """Return an order that was just written, and its lines."""
-    columns = _columns(order)
-    return order_view({**columns, "metadata": columns["details"]}, map(_columns, lines))
+    return {**order_summary(order), "metadata": order.details, "line_items": [_written_line(line) for line in lines]}
 
 
-def _columns(row: Order | OrderLineItem) -> dict[str, Any]:
-    return {attribute.key: getattr(row, attribute.key) for attribute in type(row).__mapper__.column_attrs}
+def _written_line(line: OrderLineItem) -> OrderLineView:
+    return {
+        "id": str(line.id),
+        "product_id": line.product_id,
+        "product_name": line.product_name,
+        "sku": line.sku,
+        "quantity": line.quantity,
+        "unit_price": line.unit_price,
+        "tax_rate": line.tax_rate,
+        "tax_amount": line.tax_amount,
+        "subtotal": line.subtotal,
+    }
 
 
 def _exact(amount: Decimal | float) -> Decimal:

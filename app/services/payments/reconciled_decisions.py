@@ -1,21 +1,21 @@
 """Which differences a person has decided: a closed case makes a comparison silent about that difference, and no other."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from decimal import Decimal, InvalidOperation
-from typing import Any
 
 from sqlalchemy import select
 
 from app.core.enums import CaseState
 from app.database import Database
 from app.models.case import Case
+from app.utils.json_values import JsonObject
 
 _AT_ONCE = 1_000
 
 
-async def decided(database: Database, keys: Collection[str]) -> dict[str, Mapping[str, Any]]:
+async def decided(database: Database, keys: Collection[str]) -> dict[str, JsonObject]:
     """Return the closed cases among the dedupe keys, each with its evidence."""
-    found: dict[str, Mapping[str, Any]] = {}
+    found: dict[str, JsonObject] = {}
     wanted = sorted(set(keys))
     async with database.autocommit() as connection:
         for begin in range(0, len(wanted), _AT_ONCE):
@@ -26,7 +26,7 @@ async def decided(database: Database, keys: Collection[str]) -> dict[str, Mappin
     return found
 
 
-def is_about(evidence: Mapping[str, Any], amount: Decimal | None) -> bool:
+def is_about(evidence: JsonObject, amount: Decimal | None) -> bool:
     """Return whether a case was about this amount."""
     try:
         return amount is not None and Decimal(str(evidence.get("reported_amount"))) == amount

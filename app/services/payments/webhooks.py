@@ -28,6 +28,7 @@ from app.services.payments.gateway.wire import (
     read_refund,
     reference_or_none,
 )
+from app.utils.json_values import JsonObject
 
 MAX_BODY_BYTES = 65_536
 """An event of the gateway has about 1 KB."""
@@ -172,7 +173,7 @@ def _unreadable(event_id: str, kind: str, payload: Mapping[str, Any], problem: s
     )
 
 
-def _told(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+def _told(payload: JsonObject) -> JsonObject:
     """Return the object that an event is about; empty where there is none."""
     data = payload.get("data")
     told = data.get("object") if isinstance(data, dict) else None

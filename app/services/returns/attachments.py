@@ -6,15 +6,14 @@ that no row names, never a row without bytes. `remove_orphans` finds those bytes
 them.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import RowMapping, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.config import Settings
@@ -87,7 +86,7 @@ class PreparedUpload:
     id: UUID
     kind: MediaType
     storage_key: str
-    found: Mapping[Any, Any] | None = None
+    found: RowMapping | None = None
     refusal: AppError | None = None
     may_be_named: bool = False
 
@@ -244,7 +243,7 @@ class AttachmentService:
         actor: Actor,
         *,
         lock: bool = False,
-    ) -> Mapping[Any, Any] | None:
+    ) -> RowMapping | None:
         """Return the attachment of this return that has the same bytes, or None where a new one may be added.
 
         Raises:
@@ -274,9 +273,7 @@ class AttachmentService:
             )
         return None
 
-    async def _insert(
-        self, session: AsyncSession, return_id: UUID, new: PreparedUpload, actor: Actor
-    ) -> Mapping[Any, Any]:
+    async def _insert(self, session: AsyncSession, return_id: UUID, new: PreparedUpload, actor: Actor) -> RowMapping:
         now, upload = self._clock(), new.upload
         inserted = await session.execute(
             insert(Attachment.__table__)  # type: ignore[arg-type]
@@ -312,7 +309,7 @@ class AttachmentService:
         except StorageError as fault:
             logger.warning("attachment left behind", key=key, reason=fault.reason)
 
-    def _view(self, row: Mapping[Any, Any], actor: Actor) -> AttachmentView:
+    def _view(self, row: RowMapping, actor: Actor) -> AttachmentView:
         # For customers, the identity of staff is omitted.
         is_told = actor.sees_only is None or row["uploaded_by_role"] == Role.CUSTOMER
         return {

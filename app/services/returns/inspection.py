@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypedDict
 
 from app.core.enums import ReturnStatus
 from app.schemas.return_request import InspectionItem, ReturnStateUpdate
 from app.utils.exceptions import InvalidInputError
+from app.utils.json_values import JsonObject
 
 FIELDS = ("inspection", "deduction_amount", "deduction_reason")
 
@@ -30,7 +31,30 @@ def require_inspection_fits(update: ReturnStateUpdate) -> None:
         raise InvalidInputError(*faults)
 
 
-def inspected(row: Mapping[Any, Any], update: ReturnStateUpdate) -> tuple[dict[str, Any], dict[str, Any]]:
+class InspectionChanges(TypedDict, total=False):
+    """The columns of a return that an inspection sets; one without findings or without a deduction leaves those out.
+
+    Attributes:
+        inspection: one entry a line, as JSON.
+        refund_amount: the approved one less the deduction.
+    """
+
+    inspection: list[JsonObject]
+    deduction_amount: Decimal
+    deduction_reason: str | None
+    refund_amount: Decimal
+
+
+class InspectionRecord(TypedDict, total=False):
+    """The same in the metadata of an audit row: JSON, with amounts as text, which keeps their digits."""
+
+    inspection: list[JsonObject]
+    deduction_amount: str
+    deduction_reason: str | None
+    refund_amount: str
+
+
+def inspected(row: Mapping[Any, Any], update: ReturnStateUpdate) -> tuple[InspectionChanges, InspectionRecord]:
     """Return the columns that an inspection sets, and what the audit row says of it.
 
     Args:
@@ -47,16 +71,24 @@ def inspected(row: Mapping[Any, Any], update: ReturnStateUpdate) -> tuple[dict[s
         faults.append(("deduction_amount", f"must not exceed the approved refund: {row['refund_amount']}"))
     if faults:
         raise InvalidInputError(*faults)
-    changes: dict[str, Any] = {}
+    changes: InspectionChanges = {}
+    record: InspectionRecord = {}
     if update.inspection is not None:
-        changes["inspection"] = [item.model_dump(mode="json", exclude_none=True) for item in update.inspection]
+        lines: list[JsonObject] = [item.model_dump(mode="json", exclude_none=True) for item in update.inspection]
+        changes["inspection"] = record["inspection"] = lines
     if deduction:
-        changes["deduction_amount"] = deduction
-        changes["deduction_reason"] = update.deduction_reason
-        changes["refund_amount"] = row["refund_amount"] - deduction
-    amounts = {"deduction_amount", "refund_amount"}
-    metadata = {name: str(value) if name in amounts else value for name, value in changes.items()}
-    return changes, metadata
+        refund: Decimal = row["refund_amount"] - deduction
+        changes |= {
+            "deduction_amount": deduction,
+            "deduction_reason": update.deduction_reason,
+            "refund_amount": refund,
+        }
+        record |= {
+            "deduction_amount": str(deduction),
+            "deduction_reason": update.deduction_reason,
+            "refund_amount": str(refund),
+        }
+    return changes, record
 
 
 def _line_faults(items: list[Mapping[str, Any]], found: list[InspectionItem]) -> list[tuple[str, str]]:

@@ -290,9 +290,9 @@ class ReturnService:
             row = await self._row(return_id, actor)
             # It matters only where the step itself is legal; the approved amounts of such a return are fixed.
             if row.status == ReturnStatus.RECEIVED:
-                found, told = inspected(row._mapping, update)
+                found, record = inspected(row._mapping, update)
                 given |= found
-                metadata |= told
+                metadata |= record
         return await self._move(return_id, update.new_state, actor, metadata, given, expected)
 
     async def expire_unreviewed(self, older_than: timedelta, limit: int = 500) -> int:

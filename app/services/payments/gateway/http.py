@@ -5,7 +5,7 @@ another payment, amount or currency than was asked for is `GatewayOutcomeUnknown
 and it may not be this; a 2xx whose object has `failed` is `GatewayDeclined`.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -26,6 +26,7 @@ from app.services.payments.gateway.port import (
 )
 from app.services.payments.gateway.transport import GatewayTransport
 from app.services.payments.gateway.wire import WireFormatError, read_payment, read_refund, read_transaction
+from app.utils.json_values import JsonObject
 
 _MAX_PAGE = 100
 _REFUND_RANK = {"succeeded": 0, "pending": 1, "failed": 2}
@@ -238,7 +239,7 @@ def _read(reader: Callable[[Any], _T], value: Any) -> _T:
         raise GatewayOutcomeUnknown(f"The payment gateway's answer cannot be read: {fault}.") from fault
 
 
-def _records(answer: Mapping[str, Any]) -> tuple[list[Any], bool]:
+def _records(answer: JsonObject) -> tuple[Sequence[object], bool]:
     """Return what a list holds and whether there is more: a list cut short in silence would look complete."""
     records, more = answer.get("data"), answer.get("has_more")
     if not isinstance(records, list) or not isinstance(more, bool):

@@ -40,6 +40,7 @@ from app.services.payments.gateway.port import (
     GatewayRejected,
     GatewayUnavailable,
 )
+from app.utils.json_values import JsonObject
 from app.utils.redaction import redact_foreign_text
 
 _MAX_ANSWER_BYTES = 2_097_152
@@ -106,7 +107,7 @@ class GatewayTransport:
 
     async def call(
         self, method: Literal["GET", "POST"], path: str, fields: Mapping[str, Any], key: str | None = None
-    ) -> Mapping[str, Any]:
+    ) -> JsonObject:
         """Make one call.
 
         Args:
@@ -161,7 +162,7 @@ class GatewayTransport:
             message = "PAYMENT_GATEWAY_URL leads to a mock gateway, which moves no money."
             raise GatewayUnavailable(message, code="mock_gateway")
 
-    async def _exchange(self, request: httpx2.Request) -> tuple[int, Mapping[str, Any]]:
+    async def _exchange(self, request: httpx2.Request) -> tuple[int, JsonObject]:
         """Send and read. Returns a 2xx or 4xx status and its JSON object ({} when a 4xx has none).
 
         Raises:

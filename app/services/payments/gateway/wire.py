@@ -16,6 +16,7 @@ from app.services.payments.gateway.port import (
     RefundStatus,
     TransactionType,
 )
+from app.utils.json_values import JsonObject
 
 _AMOUNT = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,3})?", re.ASCII)
 _MOMENT = re.compile(
@@ -124,7 +125,7 @@ def read_transaction(record: Any) -> GatewayTransaction:
     )
 
 
-def read_object(record: Any, what: str) -> Mapping[str, Any]:
+def read_object(record: Any, what: str) -> JsonObject:
     """Return a JSON object as it is.
 
     Raises:
