@@ -198,6 +198,58 @@ async def test_only_the_signature_decides_whether_an_event_is_taken(
     assert (response.status_code, response.json()) == (200, {"outcome": "PAID"})
 
 
+# A member inside of the payment that a captured event is about → what becomes of the event.
+AMBIGUOUS = {
+    "a name given twice": (b'"note": 1, "note": 2', "PAID"),
+    "the id given twice": (b'"id": "pay_1", "id": "pay_2"', "PAID"),
+    "NaN": (b'"fee": NaN', "PAID"),
+    "an infinity": (b'"fee": -Infinity', "PAID"),
+    "a number beyond a double": (b'"fee": 1e999', "PAID"),
+    "a NUL character": (b'"note": "\\u0000"', "PAID"),
+    "a lone surrogate": (b'"note": "\\ud800"', "PAID"),
+}
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/x-www-form-urlencoded", ""])
+@pytest.mark.parametrize(("member", "outcome"), AMBIGUOUS.values(), ids=AMBIGUOUS)
+async def test_an_event_that_readers_could_read_differently_is_kept_as_it_came(
+    anonymous: httpx2.AsyncClient,
+    api: httpx2.AsyncClient,
+    services: Services,
+    settings: Settings,
+    clock: MovableClock,
+    member: bytes,
+    outcome: str,
+    content_type: str,
+) -> None:
+    body = captured(await new_order(api)).replace(b'"object":{', b'"object":{' + member + b", ")
+    body = body.replace(b'{"id":"evt_ORD', b'{"id":"evt_1","former_id":"evt_ORD', 1)
+    headers = signed(body, settings, clock, event_id="evt_1") | {"content-type": content_type}
+    response = await anonymous.post(URL, content=body, headers=headers)
+    assert (response.status_code, response.json()) == (200, {"outcome": outcome})
+    [row] = await rows(services.database, "SELECT * FROM gateway_events")
+    assert (row.outcome, row.body) == (outcome, {"text": body.decode()})
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", "image/png", ""])
+@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"5", b'"x"', b"true", b'[{"id": "evt_1"}]', b"{}{}"])
+async def test_a_signed_body_that_is_no_object_is_kept_as_text_with_a_case(
+    anonymous: httpx2.AsyncClient,
+    api: httpx2.AsyncClient,
+    services: Services,
+    settings: Settings,
+    clock: MovableClock,
+    body: bytes,
+    content_type: str,
+) -> None:
+    headers = signed(body, settings, clock, event_id="evt_1") | {"content-type": content_type}
+    response = await anonymous.post(URL, content=body, headers=headers)
+    assert (response.status_code, response.json()) == (200, {"outcome": "UNREADABLE"})
+    [row] = await rows(services.database, "SELECT * FROM gateway_events")
+    assert (row.type, row.outcome, row.body) == ("unreadable", "UNREADABLE", {"text": body.decode()})
+    assert [case["kind"] for case in (await api.get("/api/v1/cases")).json()["data"]] == ["UNREADABLE_EVENT"]
+
+
 async def test_a_packed_event_is_kept_for_a_person(
     anonymous: httpx2.AsyncClient, api: httpx2.AsyncClient, settings: Settings, clock: MovableClock
 ) -> None:
