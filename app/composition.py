@@ -28,6 +28,7 @@ from app.services.payments import decisions as payment_decisions
 from app.services.payments.refunds import RefundService
 from app.services.payments.service import PaymentService
 from app.services.payments.unpaid import UnpaidOrders
+from app.services.payments.webhooks import WebhookVerifier
 from app.services.returns.service import ReturnService
 from app.services.workflow.audit import AuditService
 from app.services.workflow.verification import VerificationService
@@ -91,6 +92,11 @@ class Services:
     def payments(self) -> PaymentService:
         """What the gateway reports."""
         return PaymentService(self.database, order_service.STATEMENT, self.clock)
+
+    @cached_property
+    def webhooks(self) -> WebhookVerifier:
+        """Proves that webhooks are the gateway's."""
+        return WebhookVerifier.from_settings(self.settings, self.clock)
 
     @cached_property
     def refunds(self) -> RefundService:

@@ -226,12 +226,17 @@ class IdempotencyKeyReusedError(AppError):
 
 
 class InvalidInputError(AppError):
-    """The input is well-formed JSON, but cannot be accepted; one entry per field."""
+    """The input is well-formed JSON, but cannot be accepted; one entry per field.
+
+    Attributes:
+        faults: (field, message) of each.
+    """
 
     code = "VALIDATION_ERROR"
     status = 422
 
     def __init__(self, *faults: tuple[str, str]) -> None:
+        self.faults = faults
         super().__init__(
             "The request is not valid.", [{"field": field, "message": message} for field, message in faults]
         )

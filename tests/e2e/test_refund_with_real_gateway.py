@@ -17,7 +17,7 @@ from app.schemas.order import OrderCancel, OrderStateUpdate
 from app.services.jobs.service import JobKind
 from app.services.payments.gateway.breaker import CircuitBreaker
 from app.services.payments.gateway.http import HttpPaymentGateway
-from app.services.payments.webhooks import verify_webhook
+from app.services.payments.webhooks import WebhookVerifier
 from app.tasks.runner import Verdict
 from tests.conftest import MovableClock
 from tests.integration.jobs_support import order_in, refund_of
@@ -196,10 +196,9 @@ async def test_what_the_gateway_reports_without_a_request(
         return [delivery for delivery in receiver.deliveries if delivery.event["type"] == "refund.succeeded"]
 
     await asyncio.to_thread(wait_for, lambda: len(told()) == 2)
-    events = [
-        verify_webhook(delivery.headers, delivery.body, SECRET, clock(), timedelta(minutes=5)) for delivery in told()
-    ]
-    outcomes = await asyncio.gather(*(shop.payments.receive_webhook(event, {}) for event in events))
+    verifier = WebhookVerifier(SECRET, timedelta(minutes=5), clock)
+    events = [verifier.proven(verifier.claimed(delivery.headers), delivery.body) for delivery in told()]
+    outcomes = await asyncio.gather(*(shop.payments.receive_webhook(event) for event in events))
     assert sorted(outcomes) == ["DUPLICATE", "REFUND_SETTLED"]
     assert await shop.work(refund.id, gateway=gateway) is Verdict.SUCCEEDED
     await assert_one_movement(shop, live, refund)

@@ -74,7 +74,7 @@ class Shop:
         self, kind: str, subject: GatewayPayment | GatewayRefund | GatewayDispute | None, event_id: str | None = None
     ) -> str:
         """Deliver a webhook and return its outcome."""
-        return await self.payments.receive_webhook(event(kind, subject, event_id), {})
+        return await self.payments.receive_webhook(event(kind, subject, event_id))
 
     async def ordered(self, **fields: Any) -> OrderView:
         """Return a new order."""

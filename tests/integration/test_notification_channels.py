@@ -23,7 +23,7 @@ from app.services.notifications.parts import phone_of
 from app.services.notifications.rows import NewRow
 from app.services.operations.dead_letters import DeadLetterService
 from app.services.orders.service import OrderService
-from app.services.payments.webhooks import verify_webhook
+from app.services.payments.webhooks import WebhookVerifier
 from app.utils.email_sender import MailUnavailable
 from app.utils.messages import MessageDelayed, MessageRefused
 from app.utils.outbound import DestinationRefusedError
@@ -296,7 +296,8 @@ async def test_a_webhook_arrives_signed_at_a_real_server(
     for headers, body in received:
         # Our own reading of the gateway's webhooks proves the signature, then finds that this is no such event.
         secret = on.channel_webhook_secret.get_secret_value()
-        assert verify_webhook(headers, body, secret, clock(), timedelta(minutes=5)).object is None
+        verifier = WebhookVerifier(secret, timedelta(minutes=5), clock)
+        assert verifier.proven(verifier.claimed(headers), body).object is None
 
 
 @pytest.fixture

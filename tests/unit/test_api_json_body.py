@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from app.api.http.incoming import Budget, Share
-from app.api.http.json_body import DEPTH_MAXIMUM, VALUES_MAXIMUM, parse_object, printable, read_body, require_json
+from app.api.http.json_body import read_body, require_json
 from app.api.http.routing import check_query
 from app.utils.exceptions import (
     InvalidInputError,
@@ -20,6 +20,7 @@ from app.utils.exceptions import (
     ServiceUnavailableError,
     UnsupportedMediaTypeError,
 )
+from app.utils.strict_json import DEPTH_MAXIMUM, VALUES_MAXIMUM, parse_object, printable
 
 pytestmark = [pytest.mark.req("REQ-005", "NFR-004"), pytest.mark.security]
 

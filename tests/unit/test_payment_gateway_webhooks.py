@@ -20,8 +20,8 @@ from app.services.payments.webhooks import (
     MAX_BODY_BYTES,
     WebhookEvent,
     WebhookSignatureError,
+    WebhookVerifier,
     concerns_money,
-    verify_webhook,
 )
 from tests.unit.gateway_support import SECRET, live_gateway, wait_for, webhook_receiver
 
@@ -70,8 +70,9 @@ def headers_for(body: bytes, **changes: str | None) -> dict[str, str]:
     return {name: value for name, value in headers.items() if value is not None}
 
 
-def verify(headers: Mapping[str, str], body: bytes, secret: str = SECRET) -> WebhookEvent:
-    return verify_webhook(headers, body, secret, NOW, TOLERANCE)
+def verify(headers: Mapping[str, str], body: bytes, secret: str = SECRET, now: datetime = NOW) -> WebhookEvent:
+    verifier = WebhookVerifier(secret, TOLERANCE, lambda: now)
+    return verifier.proven(verifier.claimed(headers), body)
 
 
 def test_a_payment() -> None:
@@ -224,7 +225,7 @@ def test_the_example_of_the_standard_is_proven_then_found_wanting() -> None:
     }
     at = datetime.fromtimestamp(1614265330, UTC)
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-    event = verify_webhook(headers, b'{"test": 2432232314}', secret, at, TOLERANCE)
+    event = verify(headers, b'{"test": 2432232314}', secret, at)
     assert (event.id, event.type, event.object) == (headers["webhook-id"], "unreadable", None)
     assert event.problem == "the event has no type"
 
@@ -327,7 +328,7 @@ def test_what_the_gateway_sends_is_what_is_read(tmp_path: Path) -> None:
     accepted, refused = [], 0
     for delivery in receiver.deliveries:
         try:
-            accepted.append(verify_webhook(delivery.headers, delivery.body, SECRET, datetime.now(UTC), TOLERANCE))
+            accepted.append(verify(delivery.headers, delivery.body, now=datetime.now(UTC)))
         except WebhookSignatureError:
             refused += 1
     assert refused == 1

@@ -13,12 +13,12 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.api.http.json_body import printable
 from app.api.http.responses import ERROR_KINDS, refusal
 from app.core.logging import describe_exception
 from app.services.workflow import tampering
 from app.utils.disk import database_full, is_disk_full
 from app.utils.exceptions import AppError, RecordTamperedError
+from app.utils.strict_json import printable
 
 REQUEST_ID = "articurated.request_id"
 """Where a request's scope holds its id."""

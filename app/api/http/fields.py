@@ -9,9 +9,9 @@ from fastapi import Response
 from pydantic import BaseModel
 from starlette.types import Scope
 
-from app.api.http.json_body import printable
 from app.api.http.responses import Answer
 from app.utils.exceptions import InvalidInputError
+from app.utils.strict_json import printable
 
 FIELDS = "fields"
 _LIST = frozenset({"data", "pagination"})

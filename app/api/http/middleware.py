@@ -17,11 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.http.errors import REQUEST_ID, plain_refusal
 from app.api.http.hosts import foreign_host
 from app.api.http.incoming import SHARE, in_time
-from app.api.http.json_body import printable
 from app.api.http.responses import ERROR_KINDS, refusal
 from app.core import error_tracking, monitoring
 from app.core.logging import ENTITY_IDS, entity_of_path
 from app.dependencies import ACTOR, RATE_LIMIT, client_address
+from app.utils.strict_json import printable
 
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _HEALTH = frozenset({"/api/v1/health", "/api/v1/health/live"})

@@ -14,9 +14,9 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from app.api.http.json_body import BODY, printable
 from app.utils.exceptions import InvalidInputError, PayloadTooLargeError, UnsupportedMediaTypeError
 from app.utils.held_file import HeldFile
+from app.utils.strict_json import BODY, printable
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

@@ -20,11 +20,12 @@ from starlette.types import Scope
 
 from app.api.http import conditional, fields, idempotency
 from app.api.http.fields import Representation
-from app.api.http.json_body import StrictRequest, printable, require_json
+from app.api.http.json_body import StrictRequest, require_json
 from app.api.http.responses import Answer
 from app.dependencies import admit
 from app.schemas.common import has_control_characters
 from app.utils.exceptions import InvalidInputError
+from app.utils.strict_json import printable
 
 T = TypeVar("T")
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]

@@ -1,7 +1,5 @@
 """Money in: what the gateway reports, and the payments that it has not heard of (INT-001)."""
 
-from collections.abc import Mapping
-from typing import Any
 from uuid import UUID
 
 import structlog
@@ -51,7 +49,7 @@ class PaymentService:
         self._order_statement = order_statement
         self._clock = clock
 
-    async def receive_webhook(self, event: WebhookEvent, body: Mapping[str, Any]) -> str:
+    async def receive_webhook(self, event: WebhookEvent) -> str:
         """Store a verified webhook together with its effect and return the outcome.
 
         The event's id is its key: the same event twice has one effect and gives DUPLICATE. Every event is kept, also
@@ -71,7 +69,7 @@ class PaymentService:
                     id=event.id,
                     type=event.type,
                     reference=event.object.reference if event.object is not None else event.reference,
-                    body=dict(body),
+                    body=dict(event.body),
                     outcome=outcome,
                 )
                 .on_conflict_do_nothing()

@@ -9,26 +9,28 @@ import base64
 import binascii
 import hashlib
 import hmac
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
-from app.services.payments.gateway.port import GatewayDispute, GatewayPayment, GatewayRefund
+from app.config import Settings
+from app.services.payments.gateway.port import MOCK_HEADER, GatewayDispute, GatewayPayment, GatewayRefund
 from app.services.payments.gateway.wire import (
     WireFormatError,
     read_dispute,
     read_moment,
-    read_object,
     read_payment,
     read_refund,
     reference_or_none,
 )
+from app.utils.clock import Clock, utc_now
+from app.utils.exceptions import InvalidInputError, UnauthenticatedError
 from app.utils.json_values import JsonObject
+from app.utils.strict_json import parse_object
 
 MAX_BODY_BYTES = 65_536
 """An event of the gateway has about 1 KB."""
@@ -76,8 +78,8 @@ def concerns_money(event: "WebhookEvent") -> bool:
     return event.type == UNREADABLE or event.type.startswith(_MONEY) or "amount" in event.facts
 
 
-class WebhookSignatureError(Exception):
-    """Nothing proves that the gateway sent this now; the message says what is missing. Answer 401."""
+class WebhookSignatureError(UnauthenticatedError):
+    """Nothing proves that the gateway sent this now; the message says what is missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,7 @@ class WebhookEvent:
         reference: our id that the event names, if it names one.
         problem: why an event that should be acted on cannot be read; None when it can.
         facts: what a person needs to know of an event that cannot be acted on.
+        body: what is kept of it: the JSON object, or `{"text": …}` where it is none that can be stored as it came.
     """
 
     id: str
@@ -101,38 +104,126 @@ class WebhookEvent:
     reference: UUID | None = None
     problem: str | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
+    body: JsonObject = field(default_factory=dict)
 
 
-def verify_webhook(
-    headers: Mapping[str, str], body: bytes, secret: str, now: datetime, tolerance: timedelta
-) -> WebhookEvent:
-    """Return the event that a webhook holds, if the gateway signed it and it is fresh.
+@dataclass(frozen=True, slots=True)
+class ClaimedSignature:
+    """What the headers of a webhook claim; nothing of it is proven."""
 
-    Args:
-        headers: of the request, in any capitalisation.
-        body: exactly the bytes that were received.
-        secret: `whsec_…`; what follows the prefix is the key, decoded when it is valid standard base64
-            (padded), else as UTF-8 bytes.
-        now: the present, aware.
-        tolerance: how far the signed timestamp may be from `now`, either way.
+    event_id: str
+    timestamp: str
+    signatures: tuple[str, ...]
 
-    Raises:
-        WebhookSignatureError: forged, stale, from the future, incomplete or oversized.
-        ValueError: the secret is empty, with which anyone could sign.
+
+class WebhookVerifier:
+    """Proves that webhooks are the gateway's, and reads them.
+
+    Attributes:
+        limit: bytes that a body may have.
     """
-    return read_event(_verify_signature(signature_of(headers, now, tolerance), body, _key(secret)), body)
+
+    def __init__(
+        self,
+        secret: str,
+        tolerance: timedelta,
+        clock: Clock = utc_now,
+        *,
+        limit: int = MAX_BODY_BYTES,
+        takes_mock: bool = True,
+    ) -> None:
+        """Take what a signature is checked with.
+
+        Args:
+            secret: `whsec_…`; what follows the prefix is the key, decoded when it is valid standard base64
+                (padded), else as UTF-8 bytes.
+            tolerance: how far the signed timestamp may be from the present, either way.
+            limit: bytes that a body may have, at most `MAX_BODY_BYTES`.
+            takes_mock: whether events of a mock gateway are taken.
+
+        Raises:
+            ValueError: the secret is empty, with which anyone could sign.
+        """
+        self._key = _key(secret)
+        self._tolerance = tolerance
+        self._clock = clock
+        self._takes_mock = takes_mock
+        self.limit = min(limit, MAX_BODY_BYTES)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, clock: Clock = utc_now) -> Self:
+        """Return the verifier of a deployment; production takes no events of a mock gateway."""
+        return cls(
+            settings.payment_webhook_secret.get_secret_value(),
+            timedelta(seconds=settings.payment_webhook_tolerance_seconds),
+            clock,
+            limit=settings.max_body_bytes,
+            takes_mock=settings.environment != "production",
+        )
+
+    def claimed(self, headers: Mapping[str, str]) -> ClaimedSignature:
+        """Return the signature that a webhook's headers claim, before any of its body is read.
+
+        Args:
+            headers: of the request, in any capitalisation.
+
+        Raises:
+            WebhookSignatureError: a header is missing or malformed, or the time is too far off: no body could make it
+                hold. Or a mock gateway sent it, and none is taken.
+        """
+        lower = {name.lower(): value for name, value in headers.items()}
+        if not self._takes_mock and MOCK_HEADER in lower:
+            raise WebhookSignatureError("Production takes no events of a mock gateway.")
+        event_id = lower.get("webhook-id", "")
+        timestamp = lower.get("webhook-timestamp", "")
+        given = lower.get("webhook-signature", "")
+        if not _ID.fullmatch(event_id) or not _TIMESTAMP.fullmatch(timestamp):
+            raise WebhookSignatureError("The webhook-id or webhook-timestamp header is missing or malformed.")
+        if len(given) > _MAX_SIGNATURE_CHARACTERS:
+            raise WebhookSignatureError("The webhook-signature header is too large.")
+        if abs(self._clock().timestamp() - int(timestamp)) > self._tolerance.total_seconds():
+            raise WebhookSignatureError("The timestamp is too far from the present.")
+        signatures = tuple(signature for signature in given.split(" ") if _SIGNATURE.fullmatch(signature))
+        if not signatures:
+            raise WebhookSignatureError("No signature fits.")
+        return ClaimedSignature(event_id, timestamp, signatures)
+
+    def proven(self, claimed: ClaimedSignature, body: bytes) -> WebhookEvent:
+        """Return the event that a webhook holds, if the gateway signed it.
+
+        Args:
+            claimed: from `claimed`.
+            body: exactly the bytes that were received. Nothing looks into them before the signature holds.
+
+        Raises:
+            WebhookSignatureError: forged or oversized.
+        """
+        if len(body) > MAX_BODY_BYTES:
+            raise WebhookSignatureError("The body is too large.")
+        signed = f"{claimed.event_id}.{claimed.timestamp}.".encode() + body
+        expected = base64.b64encode(hmac.new(self._key, signed, hashlib.sha256).digest())
+        proven = False
+        for signature in claimed.signatures:
+            proven |= hmac.compare_digest(signature.removeprefix(_VERSION).encode(), expected)
+        if not proven:
+            raise WebhookSignatureError("No signature fits.")
+        return read_event(claimed.event_id, body)
 
 
 def read_event(event_id: str, body: bytes) -> WebhookEvent:
     """Return what a proven event says, as far as it can be read; none is lost for being written otherwise.
 
+    A body that two readers could read differently, such as one that gives a name twice, is not acted on.
+
     Args:
         event_id: the proven webhook id.
     """
     try:
-        payload = read_object(json.loads(body), "the event")
-    except (ValueError, RecursionError):
-        return _unreadable(event_id, UNREADABLE, {}, "the body is not a JSON object")
+        payload = parse_object(body)
+    except InvalidInputError as refusal:
+        kept = {"text": body.decode("utf-8", "backslashreplace").replace("\x00", "\\x00")}
+        [(place, fault)] = refusal.faults
+        return _unreadable(event_id, UNREADABLE, kept, f"the body is not strict JSON: {place} {fault}")
     kind = payload.get("type")
     if not isinstance(kind, str) or not 1 <= len(kind) <= _MAX_KIND or not kind.isprintable():
         return _unreadable(event_id, UNREADABLE, payload, "the event has no type")
@@ -157,11 +248,12 @@ def read_event(event_id: str, body: bytes) -> WebhookEvent:
         object=subject,
         reference=subject.reference if subject is not None else reference_or_none(told),
         facts=_facts(told),
+        body=payload,
     )
 
 
-def _unreadable(event_id: str, kind: str, payload: Mapping[str, Any], problem: str) -> WebhookEvent:
-    told = _told(payload)
+def _unreadable(event_id: str, kind: str, kept: JsonObject, problem: str) -> WebhookEvent:
+    told = _told(kept)
     return WebhookEvent(
         id=event_id,
         type=kind,
@@ -170,6 +262,7 @@ def _unreadable(event_id: str, kind: str, payload: Mapping[str, Any], problem: s
         reference=reference_or_none(told),
         problem=problem,
         facts=_facts(told),
+        body=kept,
     )
 
 
@@ -188,56 +281,6 @@ def clean(value: object) -> str:
     """Return a fact as text that the database can store: no NUL, no lone surrogate, at most 255 characters."""
     text = str(value)[:_MAX_KIND]
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedSignature:
-    """What the headers of a webhook claim; nothing of it is proven."""
-
-    event_id: str
-    timestamp: str
-    signatures: tuple[str, ...]
-
-
-def signature_of(headers: Mapping[str, str], now: datetime, tolerance: timedelta) -> ClaimedSignature:
-    """Return the signature that a webhook's headers claim, before any of its body is read.
-
-    Args:
-        headers: of the request, in any capitalisation.
-        now: the present, aware.
-        tolerance: how far the signed timestamp may be from `now`, either way.
-
-    Raises:
-        WebhookSignatureError: a header is missing or malformed, or the time is too far off: no body could make it hold.
-    """
-    lower = {name.lower(): value for name, value in headers.items()}
-    event_id = lower.get("webhook-id", "")
-    timestamp = lower.get("webhook-timestamp", "")
-    given = lower.get("webhook-signature", "")
-    if not _ID.fullmatch(event_id) or not _TIMESTAMP.fullmatch(timestamp):
-        raise WebhookSignatureError("The webhook-id or webhook-timestamp header is missing or malformed.")
-    if len(given) > _MAX_SIGNATURE_CHARACTERS:
-        raise WebhookSignatureError("The webhook-signature header is too large.")
-    if abs(now.timestamp() - int(timestamp)) > tolerance.total_seconds():
-        raise WebhookSignatureError("The timestamp is too far from the present.")
-    signatures = tuple(signature for signature in given.split(" ") if _SIGNATURE.fullmatch(signature))
-    if not signatures:
-        raise WebhookSignatureError("No signature fits.")
-    return ClaimedSignature(event_id, timestamp, signatures)
-
-
-def _verify_signature(claimed: ClaimedSignature, body: bytes, key: bytes) -> str:
-    """Return the proven event id."""
-    if len(body) > MAX_BODY_BYTES:
-        raise WebhookSignatureError("The body is too large.")
-    signed = f"{claimed.event_id}.{claimed.timestamp}.".encode() + body
-    expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest())
-    proven = False
-    for signature in claimed.signatures:
-        proven |= hmac.compare_digest(signature.removeprefix(_VERSION).encode(), expected)
-    if not proven:
-        raise WebhookSignatureError("No signature fits.")
-    return claimed.event_id
 
 
 def _key(secret: str) -> bytes:
