@@ -26,8 +26,8 @@ from app.models.return_request import ReturnRequest
 from app.services.jobs.service import JobKind, queue_of
 from app.services.orders import service as order_service
 from app.services.orders.draft import CENT
-from app.services.payments.ledger import SETTLED_EFFECTS
 from app.services.payments.refund_reconciliation import SAMPLE_REFUND_PREFIX
+from app.services.payments.settlement import SETTLED_EFFECTS
 from app.services.returns import service as return_service
 from app.services.workflow import transitions
 from app.services.workflow.transitions import Statement, TransitionRequest

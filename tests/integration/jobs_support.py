@@ -18,10 +18,11 @@ from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateU
 from app.services.documents.invoices import InvoiceService
 from app.services.jobs import service as job_service
 from app.services.jobs.service import Claim, JobKind, queue_of
+from app.services.ledger import refunds as refund_ledger
 from app.services.notifications.kind import Addressed, FactsRequest, Kind, NothingToSend
 from app.services.orders.service import OrderService
 from app.services.orders.views import OrderView
-from app.services.payments import ledger as money_ledger
+from app.services.payments import settlement
 from app.services.payments.gateway.port import PaymentGateway
 from app.services.payments.unpaid import UnpaidOrders
 from app.services.returns.service import ReturnService
@@ -202,6 +203,6 @@ async def refund_of(database: Database, order_id: UUID) -> Row[*tuple[Any, ...]]
 async def settle(database: Database, refund_id: UUID, at: datetime | None = None) -> None:
     """Let the money of a refund have moved, just now or at a moment."""
     async with database.transaction() as session:
-        refund = await money_ledger.locked_refund(session, refund_id)
+        refund = await refund_ledger.locked_refund(session, refund_id)
         assert refund is not None
-        await money_ledger.settle(session, refund, f"re_{refund_id.hex[-8:]}", at or utc_now())
+        await settlement.settle(session, refund, f"re_{refund_id.hex[-8:]}", at or utc_now())

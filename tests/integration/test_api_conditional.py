@@ -15,8 +15,9 @@ from app.core.enums import OrderStatus, RefundState, Role
 from app.core.precondition import Precondition
 from app.database import Database
 from app.schemas.order import OrderStateUpdate
+from app.services.ledger import refunds as refund_ledger
 from app.services.orders.service import STATEMENT
-from app.services.payments import ledger as money_ledger
+from app.services.payments.settlement import settle
 from app.services.workflow import transitions
 from app.services.workflow.transitions import Outcome, TransitionRequest
 from app.utils.exceptions import VersionConflictError
@@ -143,21 +144,26 @@ async def test_nothing_that_is_shown_changes_without_a_new_version(
     for state in (*tried, RefundState.FAILED):
         clock.advance(minutes=1)
         async with database.transaction() as session:
-            refund = await money_ledger.locked_refund(session, refund_id)
+            refund = await refund_ledger.locked_refund(session, refund_id)
             assert refund is not None
-            values = {"last_error": f"gateway said {state}", "declines": refund.declines + 1}
-            await money_ledger.change_refund(session, refund, state, clock.now, **values)
+            if state is RefundState.PROCESSING:
+                await refund_ledger.record_sending(session, refund, clock.now)
+            elif state is RefundState.FAILED:
+                await refund_ledger.record_given_up(session, refund, clock.now)
+            else:
+                error = f"gateway said {state}"
+                await refund_ledger.record_failed_try(session, refund, state, clock.now, error=error, declined=True)
         await witness.look(*paths)
     async with database.transaction() as session:
-        refund = await money_ledger.locked_refund(session, refund_id)
+        refund = await refund_ledger.locked_refund(session, refund_id)
         assert refund is not None
-        assert await money_ledger.release(session, refund)
+        assert await refund_ledger.release_reservation(session, refund)
     await witness.look(*paths)
     clock.advance(minutes=1)
     async with database.transaction() as session:
-        refund = await money_ledger.locked_refund(session, refund_id)
+        refund = await refund_ledger.locked_refund(session, refund_id)
         assert refund is not None
-        assert await money_ledger.settle(session, refund, "re_1", clock.now)
+        assert await settle(session, refund, "re_1", clock.now)
     await witness.look(*paths)
     tags = Counter(path for path, _ in witness.shown)
     assert tags == {order_path: 5, return_path: 6, refund_path: 7}

@@ -16,7 +16,8 @@ from app.core.actor import Actor
 from app.database import Database
 from app.services.jobs import service as job_service
 from app.services.jobs.service import JobKind
-from app.services.payments import ledger as money_ledger
+from app.services.ledger import refunds as refund_ledger
+from app.services.payments import settlement
 from app.tasks.runner import Verdict
 from tests.conftest import MovableClock
 from tests.integration.jobs_support import claim_for, rows
@@ -82,9 +83,9 @@ async def test_killed_within_a_transaction(shop: Shop, monkeypatch: pytest.Monke
     refund = await shop.part_refund()
     with monkeypatch.context() as patched:
         if when == "before PROCESSING":
-            patched.setattr(money_ledger, "change_refund", dying_after(money_ledger.change_refund))
+            patched.setattr(refund_ledger, "record_sending", dying_after(refund_ledger.record_sending))
         elif when == "before the answer is recorded":
-            patched.setattr(money_ledger, "settle", dying)
+            patched.setattr(settlement, "settle", dying)
         else:
             patched.setattr(job_service, "finish", dying_after(job_service.finish))
         await shop.killed(lambda: shop.work(refund.id))

@@ -16,17 +16,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.core import error_tracking
-from app.core.enums import EntityType, RefundReason, ReturnStatus
+from app.core.enums import RefundReason, ReturnStatus
 from app.database import Database
 from app.models.order import Order
 from app.models.payment import Payment, Refund
 from app.models.return_request import ReturnRequest
-from app.services import events
 from app.services.access.idempotency import KEPT_FOR
 from app.services.jobs import service as job_service
 from app.services.jobs.due_time import due_time, hold_overdue
 from app.services.jobs.service import JobKind
-from app.utils.clock import Clock, utc_now, uuid7
+from app.services.ledger import refunds as refund_ledger
+from app.utils.clock import Clock, utc_now
 from app.utils.shop_time import ShopTime
 
 logger = structlog.get_logger(__name__)
@@ -202,23 +202,7 @@ class SweepService:
         )
         if (await session.execute(known)).scalar_one():
             return False
-        now = self._clock()
-        payment.refund_reserved_amount += row.amount
-        refund = Refund(
-            id=uuid7(now),
-            payment_id=payment.id,
-            order_id=payment.order_id,
-            return_id=return_id,
-            reason=reason,
-            amount=row.amount,
-            currency=payment.currency,
-            created_at=now,
-            updated_at=now,
-        )
-        session.add(refund)
-        await session.flush()
-        facts = {"order_id": str(payment.order_id), "amount": str(refund.amount), "currency": refund.currency}
-        await events.append(session, EntityType.REFUND, refund.id, 1, "refund.created", now, facts)
+        refund = await refund_ledger.reserve_refund(session, payment, row.amount, reason, self._clock(), return_id)
         return await job_service.add(
             session, JobKind.PROCESS_REFUND, refund.id, f"{JobKind.PROCESS_REFUND}:{refund.id}"
         )

@@ -18,9 +18,9 @@ from app.services.access.permissions import Action
 from app.services.jobs import resolution as job_resolution
 from app.services.jobs.resolution import Resolution
 from app.services.jobs.service import JobKind
+from app.services.ledger import refunds as refund_ledger
 from app.services.order_lookup import order_id_of, order_number_of
 from app.services.paging import Page
-from app.services.payments import ledger as money_ledger
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import InvalidStateTransitionError, NotFoundError
 
@@ -119,12 +119,12 @@ class DeadLetterService:
         async with self._database.transaction() as session:
             kind, entity_id = await _subject(session, dead_letter_id)
             # First the refund, then the letter, then the job: as everything else that money goes through locks them.
-            refund = await money_ledger.locked_refund(session, entity_id) if kind == JobKind.PROCESS_REFUND else None
+            refund = await refund_ledger.locked_refund(session, entity_id) if kind == JobKind.PROCESS_REFUND else None
             letter = await session.get_one(DeadLetter, dead_letter_id, with_for_update=True)
             if refund is not None and resolution == "DISMISSED" and letter.resolution is None:
                 if refund.state not in _SURE:
                     raise InvalidStateTransitionError(refund.state, resolution, ["RETRIED"])
-                await money_ledger.release(session, refund)
+                await refund_ledger.release_reservation(session, refund)
             await job_resolution.resolve(session, letter, resolution, self._clock(), actor, note)
             statement = select(*_COLUMNS).join(Job, Job.id == DeadLetter.job_id).where(DeadLetter.id == letter.id)
             return _view((await session.execute(statement)).one())

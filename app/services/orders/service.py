@@ -9,11 +9,10 @@ from sqlalchemy import ColumnElement, Select, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.core.actor import Actor
-from app.core.enums import ActorType, EntityType, OrderStatus, RefundReason, Role, Trigger
+from app.core.enums import ActorType, EntityType, OrderStatus, Role, Trigger
 from app.core.precondition import Precondition
 from app.database import Database
 from app.models.order import Order, order_number_seq
-from app.models.payment import Payment
 from app.schemas.common import PageQuery
 from app.schemas.order import OrderCancel, OrderCreate, OrderQuery, OrderStateUpdate
 from app.services import events
@@ -22,6 +21,8 @@ from app.services.access import permissions
 from app.services.access.permissions import Action
 from app.services.jobs.due_time import due_time, hold_overdue
 from app.services.jobs.service import JobKind, queue_of
+from app.services.ledger import payments as payment_ledger
+from app.services.ledger import statements as money_statements
 from app.services.orders import draft as order_draft
 from app.services.orders import search as order_search
 from app.services.orders.views import OrderSummaryView, OrderView, order_summary, with_lines, written_view
@@ -44,38 +45,17 @@ EFFECTS = (
 )
 """Which job follows which transition. Money follows in `MONEY`, for it needs rows of its own."""
 
+# PAID: unless the gateway itself reported the money, a job finds it there, or reports it as received elsewhere.
+#
 # CANCELLED, unpaid: the provider was asked before. What it reserved after that, and reported before this statement, is
 # released by a job; what it reports later is released by the webhook's own.
-#
-# PAID: what the order costs counts as captured; unless the gateway itself reported it, a job finds the money
-# there, or reports it as received elsewhere. It takes no money. PAID → CANCELLED: all that was captured is reserved for a refund, which
-# is due from this very statement on. The payment row is as old as the order, so it is never outside the
-# statement's snapshot, and the UPDATE ends with its newest version; it begins with the snapshot's and checks
-# the constraints on that too, so nothing is set that would contradict a version from before the payment.
-MONEY = f"""money AS (
-    UPDATE payments p SET
-        state = CASE WHEN m.status = 'PAID' THEN 'CAPTURED' ELSE p.state END,
-        captured_amount = CASE WHEN m.status = 'PAID' THEN coalesce(p.accepted_amount, p.amount) ELSE p.captured_amount END,
-        captured_at = CASE WHEN m.status = 'PAID' THEN m.updated_at ELSE p.captured_at END,
-        gateway_payment_id = CASE WHEN m.status = 'PAID' AND m.payment_transaction_id IS NOT NULL
-            THEN m.payment_transaction_id ELSE p.gateway_payment_id END,
-        refund_reserved_amount = CASE WHEN m.status = 'CANCELLED' THEN p.captured_amount - p.refunded_elsewhere_amount
-            ELSE p.refund_reserved_amount END
-    FROM moved m
-    WHERE p.order_id = m.id AND (m.status = 'PAID' OR (m.status = 'CANCELLED' AND m.from_state = 'PAID'))
-    RETURNING p.id, p.captured_amount, p.captured_amount - p.refunded_elsewhere_amount AS due_back, p.currency, m.id AS order_id, m.status, m.trigger, m.updated_at
-),
+MONEY = f"""{money_statements.ORDER_PAYMENT},
 capture AS (
     INSERT INTO jobs (kind, queue, entity_id, dedupe_key, state)
     SELECT '{JobKind.CAPTURE_PAYMENT}', 'refunds', id, '{JobKind.CAPTURE_PAYMENT}:' || id, '{{job_state}}'
     FROM money WHERE status = 'PAID' AND trigger <> '{Trigger.WEBHOOK}' AND captured_amount > 0
 ),
-refund AS (
-    INSERT INTO refunds (payment_id, order_id, reason, amount, currency, created_at, updated_at)
-    SELECT id, order_id, '{RefundReason.ORDER_CANCELLED}', due_back, currency, updated_at, updated_at
-    FROM money WHERE status = 'CANCELLED' AND due_back > 0
-    RETURNING id, amount, currency, order_id, created_at
-),
+{money_statements.ORDER_REFUND},
 release AS (
     INSERT INTO jobs (kind, queue, entity_id, dedupe_key, state)
     SELECT '{JobKind.RELEASE_PAYMENT}', '{queue_of(JobKind.RELEASE_PAYMENT)}', m.id,
@@ -83,7 +63,8 @@ release AS (
     FROM moved m WHERE m.status = 'CANCELLED' AND m.from_state = 'PENDING_PAYMENT'
         AND EXISTS (SELECT FROM gateway_events g WHERE g.reference = m.id AND g.type = 'payment.authorized')
 ),
-{transitions.REFUND_DUE}"""  # noqa: S608 - constants of this code base
+{money_statements.REFUND_FACT},
+{transitions.REFUND_WORK}"""  # noqa: S608 - constants of this code base
 
 HEAD_OF_CHAIN = {"audit_seq", "audit_hash"}
 LINES = "(SELECT jsonb_agg(to_jsonb(l) ORDER BY l.position) FROM order_line_items l WHERE l.order_id = {order}.id)"
@@ -166,16 +147,7 @@ class OrderService:
             await session.flush()
             session.add_all(lines)
             session.add(order_search.of_order(order))
-            session.add(
-                Payment(
-                    order_id=order.id,
-                    method=data.payment_method,
-                    token=data.payment_token,
-                    amount=order.total_amount,
-                    currency=order.currency,
-                    created_at=now,
-                )
-            )
+            payment_ledger.create_payment(session, order, method=data.payment_method, token=data.payment_token)
             facts = {"customer_id": str(order.customer_id), "placed_by": str(actor.role or actor.type).lower()}
             await events.append(session, EntityType.ORDER, order.id, 1, "order.created", now, facts)
             await session.flush()

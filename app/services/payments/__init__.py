@@ -1,1 +1,1 @@
-"""Money in and out: the ledger, capture, refunds, disputes, webhooks and reconciliation."""
+"""Money in and out: capture, refunds, disputes, webhooks and reconciliation."""

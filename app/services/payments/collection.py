@@ -7,15 +7,13 @@ gateway, which refuses a second payment for it: two that do this at once leave o
 """
 
 from decimal import Decimal
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Row, select
 
-from app.core.enums import EntityType
 from app.database import Database
 from app.models.payment import Payment
-from app.services import events
+from app.services.ledger import payments as payment_ledger
 from app.services.payments import money_in
 from app.services.payments.gateway.port import GatewayPayment, GatewayRejected, PaymentGateway, PaymentRequest
 from app.utils.clock import Clock
@@ -41,29 +39,9 @@ async def collected(database: Database, gateway: PaymentGateway, payment_id: UUI
         return str(payment.gateway_payment_id)
     found = await _at_gateway(gateway, payment)
     async with database.transaction() as session:
-        changes: dict[str, Any] = {"gateway_payment_id": found.id}
-        if found.refunded_amount:
-            # No refund of ours was sent before the id was known, so this went back elsewhere.
-            left = Payment.captured_amount - Payment.refund_reserved_amount
-            changes["refunded_elsewhere_amount"] = func.least(found.refunded_amount, left)
-        noted = await session.execute(
-            update(Payment)
-            .where(Payment.id == payment_id, Payment.gateway_payment_id.is_(None))
-            .values(**changes)
-            .returning(Payment)
-        )
-        if (known := noted.scalar_one_or_none()) is not None:
-            if found.refunded_amount:
-                await money_in.ask_a_person(session, "REFUNDED_ELSEWHERE", found, known, clock(), found_by="collection")
-            await events.append(
-                session,
-                EntityType.PAYMENT,
-                payment_id,
-                1,
-                "payment.collected",
-                clock(),
-                {"gateway_payment_id": found.id},
-            )
+        known = await payment_ledger.record_collected(session, payment_id, found.id, found.refunded_amount, clock())
+        if known is not None and found.refunded_amount:
+            await money_in.ask_a_person(session, "REFUNDED_ELSEWHERE", found, known, clock(), found_by="collection")
     return found.id
 
 

@@ -16,6 +16,7 @@ from app.models.case import Case
 from app.models.order import Order
 from app.models.payment import Payment
 from app.services.cases.service import Decisions, Reopenings
+from app.services.ledger import payments as payment_ledger
 from app.services.payments import disputes, money_in
 from app.services.workflow import transitions
 from app.services.workflow.transitions import Outcome, TransitionRequest
@@ -44,13 +45,13 @@ async def _accept(
     """Take what came in as the full payment of an unpaid order, which becomes PAID."""
     payment, came_in = await _decidable(session, case)
     gateway_id = str(case.evidence["gateway_id"])
-    await _book_as_accepted(session, payment, case, came_in)
+    await payment_ledger.record_accepted_amount(session, payment, came_in, case.id)
     if not await money_in.mark_paid(
         session, order_statement, payment, gateway_id, actor, at, case_id=str(case.id), accepted_amount=str(came_in)
     ):
         raise _refused("the order is not waiting for a payment any more; take REFUND")
-    payment.refunded_elsewhere_amount = Decimal(case.evidence.get("refunded_amount", "0"))
-    await session.flush()
+    gone_back = Decimal(case.evidence.get("refunded_amount", "0"))
+    await payment_ledger.record_refunded_elsewhere(session, payment, gone_back)
 
 
 async def _refund(
@@ -74,7 +75,7 @@ async def _refund(
         if result.outcome is not Outcome.MOVED:
             raise _refused("the order is neither unpaid nor cancelled; refund it in the gateway's console")
         await session.refresh(payment)
-    await _book_as_accepted(session, payment, case, came_in)
+    await payment_ledger.record_accepted_amount(session, payment, came_in, case.id)
     elsewhere = Decimal(case.evidence.get("refunded_amount", "0"))
     gateway_id = str(case.evidence["gateway_id"])
     await money_in.give_back(session, payment, gateway_id, came_in, at, elsewhere=elsewhere)
@@ -89,7 +90,7 @@ async def _decidable(session: AsyncSession, case: Case) -> tuple[Payment, Decima
     """
     payment = None
     if case.entity_type == CaseEntity.ORDER and case.order_id is not None:
-        payment = await money_in.locked_payment(session, case.order_id)
+        payment = await payment_ledger.locked_payment(session, case.order_id)
     if payment is None:
         raise _refused("it is not about the payment of an order")
     if payment.state == PaymentState.CAPTURED:
@@ -102,12 +103,6 @@ async def _decidable(session: AsyncSession, case: Case) -> tuple[Payment, Decima
     if came_in <= gone_back:
         raise _refused("nothing of what came in is left at the gateway")
     return payment, came_in
-
-
-async def _book_as_accepted(session: AsyncSession, payment: Payment, case: Case, came_in: Decimal) -> None:
-    payment.accepted_amount = came_in
-    payment.accepted_case_id = case.id
-    await session.flush()
 
 
 def _refused(why: str) -> InvalidInputError:

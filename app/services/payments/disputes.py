@@ -22,6 +22,7 @@ from app.models.job import Job
 from app.models.payment import Payment, Refund
 from app.services.cases import service as case_service
 from app.services.jobs.service import JobKind
+from app.services.ledger import payments as payment_ledger
 from app.services.payments import money_in
 from app.services.payments.gateway.port import GatewayDispute
 
@@ -51,7 +52,7 @@ async def receive(
     """Act on an event about a dispute; return the outcome: DISPUTE, DISPUTE_CLOSED, or DISPUTE_KNOWN for no news.
 
     Args:
-        payment: from `money_in.locked_payment`; None when it cannot be matched, which a person then has to do.
+        payment: from `ledger.payments.locked_payment`; None when it cannot be matched, which a person then has to do.
     """
     opening_key = money_in.case_key(CaseKind.DISPUTE, dispute.id)
     key, outcome = opening_key, "DISPUTE"
@@ -124,8 +125,7 @@ async def keep(session: AsyncSession, case: Case, _: Actor, __: datetime) -> Non
     """Carry out KEEP: another open dispute of the order takes the hold over, else the closed case goes on holding."""
     payment = await _held_payment(session, case)
     if payment is not None:
-        payment.refunds_held_by = await _open_dispute(session, payment) or case.id
-        await session.flush()
+        await payment_ledger.record_hold(session, payment, await _open_dispute(session, payment) or case.id)
 
 
 async def reopened(session: AsyncSession, case: Case, at: datetime) -> Case | None:
@@ -147,8 +147,7 @@ async def reopened(session: AsyncSession, case: Case, at: datetime) -> Case | No
         at=at,
         alerts=False,
     )
-    payment.refunds_held_by = follower
-    await session.flush()
+    await payment_ledger.record_hold(session, payment, follower)
     return await session.get(Case, follower, with_for_update=True)
 
 
@@ -157,8 +156,7 @@ async def release(session: AsyncSession, case: Case, _: Actor, __: datetime) -> 
     payment = await _held_payment(session, case)
     if payment is None:
         return
-    payment.refunds_held_by = await _open_dispute(session, payment)
-    await session.flush()
+    await payment_ledger.record_hold(session, payment, await _open_dispute(session, payment))
     if payment.refunds_held_by is None:
         # Their jobs wait for the hold to end; now they are due.
         refunds = select(Refund.id).where(Refund.payment_id == payment.id)
@@ -171,7 +169,7 @@ async def release(session: AsyncSession, case: Case, _: Actor, __: datetime) -> 
 
 async def _held_payment(session: AsyncSession, case: Case) -> Payment | None:
     """Return the locked payment whose refunds this case holds; None where it holds none."""
-    payment = await money_in.locked_payment(session, case.order_id) if case.order_id is not None else None
+    payment = await payment_ledger.locked_payment(session, case.order_id) if case.order_id is not None else None
     return payment if payment is not None and payment.refunds_held_by == case.id else None
 
 
@@ -196,5 +194,4 @@ async def _hold(session: AsyncSession, payment: Payment, case_id: UUID | None) -
         state = select(Case.state).where(Case.id == payment.refunds_held_by)
         if (await session.execute(state)).scalar_one() == CaseState.OPEN:
             return
-    payment.refunds_held_by = case_id
-    await session.flush()
+    await payment_ledger.record_hold(session, payment, case_id)

@@ -8,7 +8,6 @@ import hashlib
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 import structlog
 from sqlalchemy import select
@@ -17,17 +16,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import MONEY_LIMIT
 from app.core.actor import Actor
-from app.core.enums import CaseEntity, CaseKind, EntityType, OrderStatus, PaymentState, RefundReason
-from app.models.order import Order
+from app.core.enums import CaseEntity, CaseKind, OrderStatus, PaymentState
 from app.models.payment import Payment, Refund
-from app.services import events
 from app.services.cases.service import open_case
 from app.services.jobs import service as job_service
 from app.services.jobs.service import JobKind
+from app.services.ledger import payments as payment_ledger
+from app.services.ledger import refunds as refund_ledger
 from app.services.payments.gateway.port import GatewayPayment, GatewayRefund
 from app.services.workflow import transitions
 from app.services.workflow.transitions import Outcome, TransitionRequest
-from app.utils.clock import uuid7
 
 logger = structlog.get_logger(__name__)
 
@@ -42,19 +40,6 @@ CASES: dict[str, CaseKind] = {
     "UNKNOWN_REFERENCE": CaseKind.UNKNOWN_REFERENCE,
 }
 """Outcomes that a person must decide → the kind of the case that they open."""
-
-
-async def locked_payment(session: AsyncSession, order_id: UUID) -> Payment | None:
-    """Return the payment of an order, with the order and then the payment locked, as a transition locks them."""
-    await session.execute(select(Order.id).where(Order.id == order_id).with_for_update(key_share=True))
-    # A worker that collects it takes no other lock than the payment's own.
-    payment = (
-        select(Payment)
-        .where(Payment.order_id == order_id)
-        .with_for_update(key_share=True)
-        .execution_options(populate_existing=True)
-    )
-    return (await session.execute(payment)).scalar_one_or_none()
 
 
 async def book(
@@ -72,7 +57,7 @@ async def book(
     what it has refunded of an order that was marked PAID by hand, which is REFUNDED_ELSEWHERE too.
 
     Args:
-        payment: from `locked_payment`; None when no order has the reference.
+        payment: from `ledger.payments.locked_payment`; None when no order has the reference.
         reported: captured, under the order's id as its reference.
     """
     if payment is None:
@@ -84,8 +69,7 @@ async def book(
     if reported.refunded_amount >= reported.captured_amount:
         return "REFUNDED_ELSEWHERE"
     if await mark_paid(session, order_statement, payment, reported.id, actor, at):
-        payment.refunded_elsewhere_amount = reported.refunded_amount
-        await session.flush()
+        await payment_ledger.record_refunded_elsewhere(session, payment, reported.refunded_amount)
         return "PAID"
     await give_back(session, payment, reported.id, reported.captured_amount, at, elsewhere=reported.refunded_amount)
     return "PAID_AFTER_CANCEL"
@@ -95,11 +79,7 @@ async def _book_id(session: AsyncSession, payment: Payment, reported: GatewayPay
     """Book whose money it is that counts as captured: the order was marked PAID by hand, or it is no news."""
     if payment.gateway_payment_id is not None:
         return "ALREADY_CAPTURED"
-    payment.gateway_payment_id = reported.id
-    # No refund of ours was sent without the id, so what has gone back went back elsewhere.
-    unreserved = payment.captured_amount - payment.refund_reserved_amount
-    payment.refunded_elsewhere_amount = min(reported.refunded_amount, unreserved)
-    await session.flush()
+    await payment_ledger.record_gateway_id(session, payment, reported.id, reported.refunded_amount)
     return "REFUNDED_ELSEWHERE" if reported.refunded_amount else "ALREADY_CAPTURED"
 
 
@@ -161,27 +141,9 @@ async def give_back(
     elsewhere: Decimal = Decimal(0),
 ) -> None:
     """Book money that came for a cancelled order, and make a refund due over all of it that has not gone back."""
-    amount = captured - elsewhere
-    payment.state = PaymentState.CAPTURED
-    payment.captured_at = at
-    payment.captured_amount = captured
-    payment.refunded_elsewhere_amount = elsewhere
-    payment.refund_reserved_amount = amount
-    payment.gateway_payment_id = gateway_payment_id
-    refund = Refund(
-        id=uuid7(at),
-        payment_id=payment.id,
-        order_id=payment.order_id,
-        reason=RefundReason.PAID_AFTER_CANCEL,
-        amount=amount,
-        currency=payment.currency,
-        created_at=at,
-        updated_at=at,
+    refund = await refund_ledger.record_late_capture(
+        session, payment, gateway_payment_id, captured, at, elsewhere=elsewhere
     )
-    session.add(refund)
-    await session.flush()
-    facts = {"order_id": str(payment.order_id), "amount": str(amount), "currency": refund.currency}
-    await events.append(session, EntityType.REFUND, refund.id, 1, "refund.created", at, facts)
     await job_service.add(session, JobKind.PROCESS_REFUND, refund.id, f"{JobKind.PROCESS_REFUND}:{refund.id}")
 
 

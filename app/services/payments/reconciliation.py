@@ -23,6 +23,7 @@ from app.database import Database
 from app.models.case import Case
 from app.models.payment import Payment, Refund
 from app.services.cases.service import open_case
+from app.services.ledger import payments as payment_ledger
 from app.services.payments import money_in
 from app.services.payments.gateway.port import GatewayError, GatewayTransaction, GatewayUnavailable, PaymentGateway
 from app.services.payments.reconciled_decisions import decided, is_about
@@ -253,7 +254,7 @@ class PaymentReconciler:
         opened for refunds that were reported one by one, each with a case, and that could be booked.
         """
         async with self._database.transaction() as session:
-            payment = await money_in.locked_payment(session, difference.order_id) if difference.order_id else None
+            payment = await payment_ledger.locked_payment(session, difference.order_id) if difference.order_id else None
             agrees = False
             foreign: list[GatewayTransaction] = []
             if payment is not None and (payment.state, payment.gateway_payment_id) == (
@@ -265,8 +266,8 @@ class PaymentReconciler:
                 total = sum((entry.amount for entry in foreign), Decimal(0))
                 left = payment.captured_amount - payment.refund_reserved_amount
                 if money_in.is_storable(total):
-                    payment.refunded_elsewhere_amount = max(payment.refunded_elsewhere_amount, min(total, left))
-                    await session.flush()
+                    booked = max(payment.refunded_elsewhere_amount, min(total, left))
+                    await payment_ledger.record_refunded_elsewhere(session, payment, booked)
                 agrees = payment.refunded_elsewhere_amount == total and await _went_back(
                     session, payment, theirs.refunded
                 )

@@ -36,9 +36,9 @@ from app.services.access import permissions
 from app.services.access.permissions import Action
 from app.services.jobs import service as job_service
 from app.services.jobs.service import Claim
+from app.services.ledger import refunds as refund_ledger
 from app.services.paging import Page
-from app.services.payments import collection, disputes, refund_decisions
-from app.services.payments import ledger as money_ledger
+from app.services.payments import collection, disputes, refund_decisions, settlement
 from app.services.payments.gateway.port import (
     GatewayDeclined,
     GatewayError,
@@ -157,7 +157,7 @@ class RefundService:
         None when there is nothing left to do: the job is finished then.
         """
         async with self._database.transaction() as session:
-            refund = await money_ledger.locked_refund(session, claim.entity_id)
+            refund = await refund_ledger.locked_refund(session, claim.entity_id)
             if refund is None or refund.state == RefundState.SUCCEEDED or refund.released_at is not None:
                 logger.info("refund needs no work", refund_id=str(claim.entity_id))
                 await job_service.finish(session, claim)
@@ -166,9 +166,7 @@ class RefundService:
             await job_service.require_held(session, claim)
             perhaps_sent = refund.state in {RefundState.PROCESSING, RefundState.UNKNOWN}
             if refund.state != RefundState.PROCESSING:
-                now = self._clock()
-                sent_at = refund.first_sent_at or now
-                await money_ledger.change_refund(session, refund, RefundState.PROCESSING, now, first_sent_at=sent_at)
+                await refund_ledger.record_sending(session, refund, self._clock())
             attempt = f":{refund.declines + 1}" if refund.declines else ""
             request = RefundRequest(
                 refund_id=refund.id,
@@ -182,14 +180,13 @@ class RefundService:
 
     async def _note(self, claim: Claim, state: RefundState, fault: GatewayError, *, declined: bool = False) -> None:
         async with self._database.transaction() as session:
-            refund = await money_ledger.locked_refund(session, claim.entity_id)
+            refund = await refund_ledger.locked_refund(session, claim.entity_id)
             # A webhook may have settled it while we waited for the answer that we then did not get.
             if refund is None or refund.state == RefundState.SUCCEEDED:
                 return
             await job_service.require_held(session, claim)
-            declines = refund.declines + (1 if declined else 0)
-            await money_ledger.change_refund(
-                session, refund, state, self._clock(), last_error=str(fault), declines=declines
+            await refund_ledger.record_failed_try(
+                session, refund, state, self._clock(), error=str(fault), declined=declined
             )
 
     async def _conclude(self, claim: Claim, paid: GatewayRefund) -> None:
@@ -198,25 +195,23 @@ class RefundService:
         Dying before this commit leaves PROCESSING: the next worker looks the refund up and ends here too.
         """
         async with self._database.transaction() as session:
-            refund = await money_ledger.locked_refund(session, claim.entity_id)
+            refund = await refund_ledger.locked_refund(session, claim.entity_id)
             if refund is None:
                 raise NotFoundError(f"Refund {claim.entity_id} was not found.")
             if paid.status == "succeeded":
-                await money_ledger.settle(session, refund, paid.id, self._clock())
+                await settlement.settle(session, refund, paid.id, self._clock())
                 await job_service.finish(session, claim)
                 return
         raise RefundPendingError(paid, self._clock())
 
     async def on_dead(self, session: AsyncSession, claim: Claim) -> None:
         """Mark the refund FAILED as its job becomes a dead letter, unless the money may have moved: then it stays UNKNOWN."""
-        refund = await money_ledger.locked_refund(session, claim.entity_id)
+        refund = await refund_ledger.locked_refund(session, claim.entity_id)
         if refund is None or refund.state in {RefundState.SUCCEEDED, RefundState.FAILED}:
             return
-        certain = refund.state == RefundState.PENDING
-        state = RefundState.FAILED if certain else RefundState.UNKNOWN
         try:
             async with session.begin_nested():
-                await money_ledger.change_refund(session, refund, state, self._clock())
+                await refund_ledger.record_given_up(session, refund, self._clock())
         except RecordTamperedError as fault:
             # The job gives up all the same; what the refund's record says is for a person to find out.
             await tampering.open_case(session, fault)
@@ -333,10 +328,8 @@ class RefundService:
         """
         try:
             async with self._database.transaction() as session:
-                refund = await money_ledger.locked_refund(session, refund_id)
-                return refund is not None and await money_ledger.settle(
-                    session, refund, gateway_refund_id, self._clock()
-                )
+                refund = await refund_ledger.locked_refund(session, refund_id)
+                return refund is not None and await settlement.settle(session, refund, gateway_refund_id, self._clock())
         except IntegrityError as refusal:
             error_tracking.report(refusal)
             logger.critical("paid refund cannot be recorded", refund_id=str(refund_id), exc_info=refusal)

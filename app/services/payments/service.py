@@ -17,8 +17,9 @@ from app.services.cases import service as case_service
 from app.services.jobs import resolution as job_resolution
 from app.services.jobs import service as job_service
 from app.services.jobs.service import Claim, JobKind
-from app.services.payments import collection, disputes, money_in
-from app.services.payments import ledger as money_ledger
+from app.services.ledger import payments as payment_ledger
+from app.services.ledger import refunds as refund_ledger
+from app.services.payments import collection, disputes, money_in, settlement
 from app.services.payments.gateway.port import GatewayDispute, GatewayPayment, GatewayRefund, PaymentGateway
 from app.services.payments.webhooks import DISPUTE, WebhookEvent, concerns_money
 from app.services.workflow import tampering, transitions
@@ -100,12 +101,12 @@ class PaymentService:
     async def _locked_subject(self, session: AsyncSession, event: WebhookEvent) -> Payment | Refund | None:
         """Return what the event is about, under the lock that every other change of it takes too."""
         if isinstance(event.object, GatewayRefund):
-            return await money_ledger.locked_refund(session, event.object.reference)
+            return await refund_ledger.locked_refund(session, event.object.reference)
         if isinstance(event.object, GatewayPayment):
-            return await money_in.locked_payment(session, event.object.reference)
+            return await payment_ledger.locked_payment(session, event.object.reference)
         if isinstance(event.object, GatewayDispute):
             order_id = await disputes.order_of(session, event.object)
-            return await money_in.locked_payment(session, order_id) if order_id is not None else None
+            return await payment_ledger.locked_payment(session, order_id) if order_id is not None else None
         return None
 
     async def _sound_effect(self, session: AsyncSession, event: WebhookEvent, subject: Payment | Refund | None) -> str:
@@ -199,7 +200,7 @@ class PaymentService:
         job_key = f"{JobKind.PROCESS_REFUND}:{refund.id}"
         is_recorded = refund.state == RefundState.SUCCEEDED and refund.gateway_refund_id == reported.id
         if event.type == "refund.succeeded":
-            if await money_ledger.settle(session, refund, reported.id, self._clock()):
+            if await settlement.settle(session, refund, reported.id, self._clock()):
                 await job_service.make_due_now(session, job_key)
                 return "REFUND_SETTLED"
             return "ALREADY_SETTLED" if is_recorded else "SECOND_REFUND"

@@ -32,6 +32,7 @@ from app.services.access import permissions
 from app.services.jobs import service as job_service
 from app.services.jobs.due_time import due_time
 from app.services.jobs.service import Claim
+from app.services.ledger import payments as payment_ledger
 from app.services.orders.service import STATEMENT, OrderService
 from app.services.payments import money_in
 from app.services.payments.gateway.port import (
@@ -190,7 +191,7 @@ class UnpaidOrders:
         """Book what was captured, with the case that it may need; return the outcome, as `money_in.book` does."""
         try:
             async with self._database.transaction() as session:
-                payment = await money_in.locked_payment(session, order_id)
+                payment = await payment_ledger.locked_payment(session, order_id)
                 now = self._clock()
                 outcome = await money_in.book(session, STATEMENT, payment, found, actor, now)
                 partly = outcome == "PAID" and found.refunded_amount > 0
@@ -201,7 +202,7 @@ class UnpaidOrders:
         except IntegrityError as refusal:
             # A person decides; the orders behind this one do not wait for it.
             async with self._database.transaction() as session:
-                payment = await money_in.locked_payment(session, order_id)
+                payment = await payment_ledger.locked_payment(session, order_id)
                 return await money_in.ask_about_refused(
                     session, found, payment, refusal, self._clock(), found_by="look-up"
                 )
@@ -209,7 +210,7 @@ class UnpaidOrders:
     async def _book_nothing(self, order_id: UUID, actor: Actor) -> Standing:
         """Bring an order of an earlier release that costs nothing to PAID."""
         async with self._database.transaction() as session:
-            payment = await money_in.locked_payment(session, order_id)
+            payment = await payment_ledger.locked_payment(session, order_id)
             if payment is None:
                 return Standing.NOTHING
             paid = await money_in.mark_paid(session, STATEMENT, payment, None, actor, self._clock())

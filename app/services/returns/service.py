@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 
 from app.core.actor import SYSTEM_JOB, Actor
-from app.core.enums import EntityType, OrderStatus, RefundReason, RejectionReason, ReturnStatus
+from app.core.enums import EntityType, OrderStatus, RejectionReason, ReturnStatus
 from app.core.precondition import Precondition
 from app.database import Database
 from app.models.order import Order
@@ -32,8 +32,9 @@ from app.services.access.permissions import Action
 from app.services.jobs import service as job_service
 from app.services.jobs.due_time import due_time, hold_overdue
 from app.services.jobs.service import JobKind
+from app.services.ledger import payments as payment_ledger
+from app.services.ledger import statements as money_statements
 from app.services.paging import Page
-from app.services.payments import ledger as money_ledger
 from app.services.returns.draft import Taken, new_return, taken_by
 from app.services.returns.inspection import inspected, require_inspection_fits
 from app.services.returns.views import ReturnView, return_view
@@ -61,21 +62,11 @@ EFFECTS = (
 )
 """Which job follows which step. The refund follows in `MONEY`, for it needs a row of its own."""
 
-# COMPLETED: the refund is due from this very statement on, its amount reserved under the payment's cap. The
-# UPDATE of the payment reads its newest version, so two reservations never overlook each other.
-MONEY = f"""money AS (
-    UPDATE payments p SET refund_reserved_amount = p.refund_reserved_amount + m.refund_amount
-    FROM moved m
-    WHERE p.order_id = m.order_id AND m.status = 'COMPLETED' AND m.refund_amount > 0
-    RETURNING p.id, m.order_id, m.id AS return_id, m.refund_amount, p.currency, m.updated_at
-),
-refund AS (
-    INSERT INTO refunds (payment_id, order_id, return_id, reason, amount, currency, created_at, updated_at)
-    SELECT id, order_id, return_id, '{RefundReason.RETURN_COMPLETED}', refund_amount, currency, updated_at, updated_at
-    FROM money
-    RETURNING id, amount, currency, order_id, created_at
-),
-{transitions.REFUND_DUE}"""  # noqa: S608 - constants of this code base
+# COMPLETED: the refund is due from this very statement on, its amount reserved under the payment's cap.
+MONEY = f"""{money_statements.RETURN_PAYMENT},
+{money_statements.RETURN_REFUND},
+{money_statements.REFUND_FACT},
+{transitions.REFUND_WORK}"""
 
 MACHINE = Machine(
     entity_type=EntityType.RETURN,
@@ -251,7 +242,7 @@ class ReturnService:
 
     async def _left_to_refund(self, order_id: UUID) -> Decimal:
         async with self._database.autocommit() as connection:
-            return await money_ledger.left_to_refund(connection, order_id)
+            return await payment_ledger.left_to_refund(connection, order_id)
 
     async def reject(
         self, return_id: UUID, data: ReturnReject, actor: Actor, expected: Precondition | None = None

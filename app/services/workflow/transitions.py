@@ -49,7 +49,7 @@ from app.services.workflow.views import TransitionOptionsView, TransitionOptionV
 from app.utils.exceptions import InvalidStateTransitionError, NotFoundError, VersionConflictError
 
 __all__ = [
-    "REFUND_DUE",
+    "REFUND_WORK",
     "SYSTEM_JOB",
     "Effect",
     "Machine",
@@ -204,19 +204,13 @@ def _literal(value: str | None) -> str:
     return "NULL" if value is None else f"'{value}'"
 
 
-REFUND_DUE = f"""refund_fact AS (
-    INSERT INTO events (entity_type, entity_id, seq, type, data, created_at)
-    SELECT 'REFUND', id, 1, 'refund.created',
-        jsonb_build_object('order_id', order_id, 'amount', amount::text, 'currency', currency), created_at
-    FROM refund
-),
-refund_work AS (
+REFUND_WORK = f"""refund_work AS (
     INSERT INTO jobs (kind, queue, entity_id, dedupe_key, state)
     SELECT '{JobKind.PROCESS_REFUND}', '{queue_of(JobKind.PROCESS_REFUND)}', id, '{JobKind.PROCESS_REFUND}:' || id,
         '{{job_state}}'
     FROM refund
 )"""  # noqa: S608 - constants of this code base
-"""For `Machine.money`: the event and the job of the rows that an expression `refund` inserted."""
+"""For `Machine.money`: the job of each row that an expression `refund` inserted."""
 
 # Only constants of this code base are formatted in; every value of a request travels in the parameter.
 _STATEMENT = """
