@@ -125,6 +125,36 @@ class RefundReason(StrEnum):
     PAID_AFTER_CANCEL = "PAID_AFTER_CANCEL"
 
 
+class WebhookOutcome(StrEnum):
+    """What became of something that the payment gateway reported; `docs/explanation/money.md` says what each means.
+
+    A new one also needs a migration, because the CHECK of `gateway_events` lists them.
+    """
+
+    PAID = "PAID"
+    ALREADY_CAPTURED = "ALREADY_CAPTURED"
+    RESERVED_AFTER_CANCEL = "RESERVED_AFTER_CANCEL"
+    REFUNDED_ELSEWHERE = "REFUNDED_ELSEWHERE"
+    DISPUTE = "DISPUTE"
+    DISPUTE_CLOSED = "DISPUTE_CLOSED"
+    DISPUTE_KNOWN = "DISPUTE_KNOWN"
+    UNREADABLE = "UNREADABLE"
+    UNKNOWN_KIND = "UNKNOWN_KIND"
+    RECORD_TAMPERED = "RECORD_TAMPERED"
+    PAID_AFTER_CANCEL = "PAID_AFTER_CANCEL"
+    SECOND_PAYMENT = "SECOND_PAYMENT"
+    AMOUNT_MISMATCH = "AMOUNT_MISMATCH"
+    UNKNOWN_REFERENCE = "UNKNOWN_REFERENCE"
+    REFUND_SETTLED = "REFUND_SETTLED"
+    ALREADY_SETTLED = "ALREADY_SETTLED"
+    SECOND_REFUND = "SECOND_REFUND"
+    REFUND_FAILED = "REFUND_FAILED"
+    REFUND_DUE_AGAIN = "REFUND_DUE_AGAIN"
+    REFUND_REVERSED = "REFUND_REVERSED"
+    IGNORED = "IGNORED"
+    DUPLICATE = "DUPLICATE"
+
+
 class CaseKind(StrEnum):
     """What a person must decide; `case_kinds` says of each what it means and which ways out are legal.
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.core.enums import PaymentState, RefundReason, RefundState
+from app.core.enums import PaymentState, RefundReason, RefundState, WebhookOutcome
 from app.models.base import Base, CreatedAt, PrimaryKey, one_of
 
 
@@ -123,4 +123,4 @@ class GatewayEvent(Base):
     outcome: Mapped[str] = mapped_column(String(30))
     received_at: Mapped[CreatedAt]
 
-    __table_args__ = (Index(None, "reference"), Index(None, "received_at"))
+    __table_args__ = (one_of("outcome", WebhookOutcome), Index(None, "reference"), Index(None, "received_at"))

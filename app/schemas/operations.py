@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
+from app.core.enums import WebhookOutcome
 from app.schemas.common import Answer, Flag, PageQuery, Pagination, Request, Timestamp, text_block
 
 
@@ -131,7 +132,7 @@ class InvoiceRecord(Answer):
 class WebhookReceipt(Answer):
     """What became of a webhook; one seen before is answered `DUPLICATE`, with 200 too."""
 
-    outcome: str
+    outcome: WebhookOutcome
 
 
 WEBHOOK_BODY: dict[str, Any] = {

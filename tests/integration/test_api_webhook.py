@@ -12,12 +12,16 @@ from uuid import uuid4
 import httpx2
 import orjson
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from app.composition import Services
 from app.config import Settings
+from app.core.enums import WebhookOutcome
+from app.database import Database
+from app.main import openapi_document
 from tests.conftest import MovableClock
 from tests.integration.conftest import error_of, new_order
-from tests.integration.jobs_support import rows
+from tests.integration.jobs_support import execute, rows
 
 pytestmark = pytest.mark.req("INT-001")
 
@@ -331,3 +335,16 @@ async def test_the_longest_names_that_can_be_proven_can_be_kept(
     assert outcomes == ["IGNORED", "PAID"]
     paid_order = (await api.get(f"/api/v1/orders/{order['id']}")).json()
     assert paid_order["payment_transaction_id"] == "p" * 255
+
+
+async def test_the_database_keeps_no_webhook_with_an_unknown_outcome(database: Database) -> None:
+    insert = "INSERT INTO gateway_events (id, type, body, outcome) VALUES (:outcome, 'x', '{}', :outcome)"
+    await execute(database, insert, outcome=str(WebhookOutcome.IGNORED))
+    with pytest.raises(IntegrityError, match="ck_gateway_events_outcome"):
+        await execute(database, insert, outcome="PAYED")
+
+
+def test_the_document_lists_the_outcomes_of_a_webhook() -> None:
+    schemas = openapi_document()["components"]["schemas"]
+    assert schemas["WebhookOutcome"]["enum"] == [str(outcome) for outcome in WebhookOutcome]
+    assert schemas["WebhookReceipt"]["properties"]["outcome"]["$ref"].endswith("/WebhookOutcome")

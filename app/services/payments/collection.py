@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Row, select
 
+from app.core.enums import WebhookOutcome
 from app.database import Database
 from app.models.payment import Payment
 from app.services.ledger import payments as payment_ledger
@@ -41,7 +42,9 @@ async def collected(database: Database, gateway: PaymentGateway, payment_id: UUI
     async with database.transaction() as session:
         known = await payment_ledger.record_collected(session, payment_id, found.id, found.refunded_amount, clock())
         if known is not None and found.refunded_amount:
-            await money_in.ask_a_person(session, "REFUNDED_ELSEWHERE", found, known, clock(), found_by="collection")
+            await money_in.ask_a_person(
+                session, WebhookOutcome.REFUNDED_ELSEWHERE, found, known, clock(), found_by="collection"
+            )
     return found.id
 
 

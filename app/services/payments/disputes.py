@@ -16,7 +16,7 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.actor import Actor
-from app.core.enums import CaseEntity, CaseKind, CaseState, JobState
+from app.core.enums import CaseEntity, CaseKind, CaseState, JobState, WebhookOutcome
 from app.models.case import Case
 from app.models.job import Job
 from app.models.payment import Payment, Refund
@@ -48,21 +48,21 @@ async def receive(
     payment: Payment | None,
     actor: Actor,
     at: datetime,
-) -> str:
+) -> WebhookOutcome:
     """Act on an event about a dispute; return the outcome: DISPUTE, DISPUTE_CLOSED, or DISPUTE_KNOWN for no news.
 
     Args:
         payment: from `ledger.payments.locked_payment`; None when it cannot be matched, which a person then has to do.
     """
     opening_key = money_in.case_key(CaseKind.DISPUTE, dispute.id)
-    key, outcome = opening_key, "DISPUTE"
+    key, outcome = opening_key, WebhookOutcome.DISPUTE
     if event_type.endswith(_ENDINGS):
-        key, outcome = money_in.case_key(CaseKind.DISPUTE, f"closed:{dispute.id}"), "DISPUTE_CLOSED"
+        key, outcome = money_in.case_key(CaseKind.DISPUTE, f"closed:{dispute.id}"), WebhookOutcome.DISPUTE_CLOSED
         if payment is not None and payment.refunds_held_by is None and await _is_known(session, opening_key):
             # A manager has let the refunds go on; how the bank decides changes nothing for them.
-            return "DISPUTE_KNOWN"
+            return WebhookOutcome.DISPUTE_KNOWN
     elif await _is_known(session, money_in.case_key(CaseKind.DISPUTE, f"closed:{dispute.id}")):
-        return "DISPUTE_KNOWN"  # Reported late: the end of this dispute came first.
+        return WebhookOutcome.DISPUTE_KNOWN  # Reported late: the end of this dispute came first.
     evidence = {
         "dispute_id": dispute.id,
         "event_id": event_id,
@@ -84,8 +84,8 @@ async def receive(
         at=at,
     )
     if case_id is None:
-        return "DISPUTE_KNOWN"
-    if outcome == "DISPUTE_CLOSED":
+        return WebhookOutcome.DISPUTE_KNOWN
+    if outcome == WebhookOutcome.DISPUTE_CLOSED:
         note = f"The dispute has ended at the bank ({dispute.status or event_type}); another case takes over."
         await case_service.supersede(session, opening_key, note, actor, at)
     if payment is not None:

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import MONEY_LIMIT
 from app.core.actor import Actor
-from app.core.enums import CaseEntity, CaseKind, OrderStatus, PaymentState
+from app.core.enums import CaseEntity, CaseKind, OrderStatus, PaymentState, WebhookOutcome
 from app.models.payment import Payment, Refund
 from app.services.cases.service import open_case
 from app.services.jobs import service as job_service
@@ -31,13 +31,13 @@ logger = structlog.get_logger(__name__)
 
 CENT = Decimal("0.01")
 
-CASES: dict[str, CaseKind] = {
-    "AMOUNT_MISMATCH": CaseKind.AMOUNT_MISMATCH,
-    "SECOND_PAYMENT": CaseKind.SECOND_PAYMENT,
-    "SECOND_REFUND": CaseKind.SECOND_REFUND,
-    "REFUND_REVERSED": CaseKind.REFUND_REVERSED,
-    "REFUNDED_ELSEWHERE": CaseKind.REFUNDED_ELSEWHERE,
-    "UNKNOWN_REFERENCE": CaseKind.UNKNOWN_REFERENCE,
+CASES: dict[WebhookOutcome, CaseKind] = {
+    WebhookOutcome.AMOUNT_MISMATCH: CaseKind.AMOUNT_MISMATCH,
+    WebhookOutcome.SECOND_PAYMENT: CaseKind.SECOND_PAYMENT,
+    WebhookOutcome.SECOND_REFUND: CaseKind.SECOND_REFUND,
+    WebhookOutcome.REFUND_REVERSED: CaseKind.REFUND_REVERSED,
+    WebhookOutcome.REFUNDED_ELSEWHERE: CaseKind.REFUNDED_ELSEWHERE,
+    WebhookOutcome.UNKNOWN_REFERENCE: CaseKind.UNKNOWN_REFERENCE,
 }
 """Outcomes that a person must decide → the kind of the case that they open."""
 
@@ -49,7 +49,7 @@ async def book(
     reported: GatewayPayment,
     actor: Actor,
     at: datetime,
-) -> str:
+) -> WebhookOutcome:
     """Book what the provider captured for an order, as far as it fits; return the outcome.
 
     Outcomes: PAID, PAID_AFTER_CANCEL, ALREADY_CAPTURED; and, with nothing booked, AMOUNT_MISMATCH, SECOND_PAYMENT,
@@ -61,34 +61,34 @@ async def book(
         reported: captured, under the order's id as its reference.
     """
     if payment is None:
-        return "UNKNOWN_REFERENCE"
+        return WebhookOutcome.UNKNOWN_REFERENCE
     if (difference := _difference(payment, reported)) is not None:
         return difference
     if payment.state == PaymentState.CAPTURED:
         return await _book_id(session, payment, reported)
     if reported.refunded_amount >= reported.captured_amount:
-        return "REFUNDED_ELSEWHERE"
+        return WebhookOutcome.REFUNDED_ELSEWHERE
     if await mark_paid(session, order_statement, payment, reported.id, actor, at):
         await payment_ledger.record_refunded_elsewhere(session, payment, reported.refunded_amount)
-        return "PAID"
+        return WebhookOutcome.PAID
     await give_back(session, payment, reported.id, reported.captured_amount, at, elsewhere=reported.refunded_amount)
-    return "PAID_AFTER_CANCEL"
+    return WebhookOutcome.PAID_AFTER_CANCEL
 
 
-async def _book_id(session: AsyncSession, payment: Payment, reported: GatewayPayment) -> str:
+async def _book_id(session: AsyncSession, payment: Payment, reported: GatewayPayment) -> WebhookOutcome:
     """Book whose money it is that counts as captured: the order was marked PAID by hand, or it is no news."""
     if payment.gateway_payment_id is not None:
-        return "ALREADY_CAPTURED"
+        return WebhookOutcome.ALREADY_CAPTURED
     await payment_ledger.record_gateway_id(session, payment, reported.id, reported.refunded_amount)
-    return "REFUNDED_ELSEWHERE" if reported.refunded_amount else "ALREADY_CAPTURED"
+    return WebhookOutcome.REFUNDED_ELSEWHERE if reported.refunded_amount else WebhookOutcome.ALREADY_CAPTURED
 
 
-def _difference(payment: Payment, reported: GatewayPayment) -> str | None:
+def _difference(payment: Payment, reported: GatewayPayment) -> WebhookOutcome | None:
     if payment.gateway_payment_id not in (None, reported.id):
-        return "SECOND_PAYMENT"
+        return WebhookOutcome.SECOND_PAYMENT
     if (reported.captured_amount, reported.currency) != (expected_amount(payment), payment.currency):
-        return "AMOUNT_MISMATCH"
-    return None if is_storable(reported.refunded_amount) else "AMOUNT_MISMATCH"
+        return WebhookOutcome.AMOUNT_MISMATCH
+    return None if is_storable(reported.refunded_amount) else WebhookOutcome.AMOUNT_MISMATCH
 
 
 def is_storable(amount: Decimal) -> bool:
@@ -154,12 +154,12 @@ async def ask_about_refused(
     refusal: IntegrityError,
     at: datetime,
     **evidence: Any,
-) -> str:
+) -> WebhookOutcome:
     """Open the case of what the provider reports and a constraint refuses to book; return the outcome.
 
     Such as a payment that another order has already, or a refund that was given up, whose share went to another one.
     """
-    outcome = "SECOND_REFUND" if isinstance(reported, GatewayRefund) else "SECOND_PAYMENT"
+    outcome = WebhookOutcome.SECOND_REFUND if isinstance(reported, GatewayRefund) else WebhookOutcome.SECOND_PAYMENT
     constraint = getattr(getattr(refusal.orig, "diag", None), "constraint_name", None)
     logger.critical("gateway_money.refused", gateway_id=reported.id, error=constraint)
     await ask_a_person(session, outcome, reported, subject, at, refused_by=constraint, **evidence)
@@ -168,7 +168,7 @@ async def ask_about_refused(
 
 async def ask_a_person(
     session: AsyncSession,
-    outcome: str,
+    outcome: WebhookOutcome,
     reported: GatewayPayment | GatewayRefund,
     subject: Payment | Refund | None,
     at: datetime,

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.actor import Actor
-from app.core.enums import ActorType, CaseEntity, CaseKind, OrderStatus, RefundState, Trigger
+from app.core.enums import ActorType, CaseEntity, CaseKind, OrderStatus, RefundState, Trigger, WebhookOutcome
 from app.database import Database
 from app.models.order import Order
 from app.models.payment import GatewayEvent, Payment, Refund
@@ -30,13 +30,19 @@ logger = structlog.get_logger(__name__)
 
 GATEWAY = Actor(id=None, type=ActorType.SYSTEM, trigger=Trigger.WEBHOOK)
 
-TOLD_BY_MAIL = frozenset({"PAID_AFTER_CANCEL", "REFUND_DUE_AGAIN"})
+TOLD_BY_MAIL = frozenset({WebhookOutcome.PAID_AFTER_CANCEL, WebhookOutcome.REFUND_DUE_AGAIN})
 """Outcomes that operations get a mail about, and that need no decision: the system does what follows."""
 
 NEEDS_A_PERSON = (
     TOLD_BY_MAIL
     | money_in.CASES.keys()
-    | {"UNREADABLE", "UNKNOWN_KIND", "DISPUTE", "DISPUTE_CLOSED", "RECORD_TAMPERED"}
+    | {
+        WebhookOutcome.UNREADABLE,
+        WebhookOutcome.UNKNOWN_KIND,
+        WebhookOutcome.DISPUTE,
+        WebhookOutcome.DISPUTE_CLOSED,
+        WebhookOutcome.RECORD_TAMPERED,
+    }
 )
 """Outcomes in which the gateway's books and ours differ, or in which an earlier mail or case is no longer true."""
 
@@ -50,7 +56,7 @@ class PaymentService:
         self._order_statement = order_statement
         self._clock = clock
 
-    async def receive_webhook(self, event: WebhookEvent) -> str:
+    async def receive_webhook(self, event: WebhookEvent) -> WebhookOutcome:
         """Store a verified webhook together with its effect and return the outcome.
 
         The event's id is its key: the same event twice has one effect and gives DUPLICATE. Every event is kept, also
@@ -62,7 +68,7 @@ class PaymentService:
             subject = await self._locked_subject(session, event)
             known = await session.execute(select(GatewayEvent.id).where(GatewayEvent.id == event.id))
             if known.first() is not None:
-                return self._logged(event, "DUPLICATE")
+                return self._logged(event, WebhookOutcome.DUPLICATE)
             outcome = await self._sound_effect(session, event, subject)
             kept = await session.execute(
                 pg_insert(GatewayEvent)
@@ -78,13 +84,13 @@ class PaymentService:
             )
             if kept.first() is None:
                 # Two deliveries at once of an event about nothing that could be locked: the first one counts.
-                return self._logged(event, "DUPLICATE")
+                return self._logged(event, WebhookOutcome.DUPLICATE)
             if outcome in TOLD_BY_MAIL and isinstance(event.object, GatewayPayment | GatewayRefund):
                 await _alert(session, event.id, event.object)
         return self._logged(event, outcome)
 
     @staticmethod
-    def _logged(event: WebhookEvent, outcome: str) -> str:
+    def _logged(event: WebhookEvent, outcome: WebhookOutcome) -> WebhookOutcome:
         log = logger.critical if outcome in NEEDS_A_PERSON else logger.info
         reference = event.object.reference if event.object is not None else event.reference
         log(
@@ -109,14 +115,16 @@ class PaymentService:
             return await payment_ledger.locked_payment(session, order_id) if order_id is not None else None
         return None
 
-    async def _sound_effect(self, session: AsyncSession, event: WebhookEvent, subject: Payment | Refund | None) -> str:
+    async def _sound_effect(
+        self, session: AsyncSession, event: WebhookEvent, subject: Payment | Refund | None
+    ) -> WebhookOutcome:
         """Return the outcome; what the database refuses to book has its case opened, and the webhook is kept."""
         try:
             async with session.begin_nested():
                 return await self._effect(session, event, subject)
         except RecordTamperedError as fault:
             await tampering.open_case(session, fault)
-            return "RECORD_TAMPERED"
+            return WebhookOutcome.RECORD_TAMPERED
         except IntegrityError as refusal:
             if not isinstance(event.object, GatewayPayment | GatewayRefund):
                 raise
@@ -125,7 +133,9 @@ class PaymentService:
             facts = {"event_id": event.id, "event_type": event.type, "event_created": event.created}
             return await money_in.ask_about_refused(session, event.object, subject, refusal, self._clock(), **facts)
 
-    async def _effect(self, session: AsyncSession, event: WebhookEvent, subject: Payment | Refund | None) -> str:
+    async def _effect(
+        self, session: AsyncSession, event: WebhookEvent, subject: Payment | Refund | None
+    ) -> WebhookOutcome:
         if isinstance(event.object, GatewayDispute):
             payment = subject if isinstance(subject, Payment) else None
             return await disputes.receive(session, event.type, event.id, event.object, payment, GATEWAY, self._clock())
@@ -141,17 +151,21 @@ class PaymentService:
         else:
             refund = subject if isinstance(subject, Refund) else None
             outcome = await self._refund_outcome(session, event, event.object, refund)
-        partly = outcome == "PAID" and isinstance(event.object, GatewayPayment) and event.object.refunded_amount > 0
+        partly = (
+            outcome == WebhookOutcome.PAID
+            and isinstance(event.object, GatewayPayment)
+            and event.object.refunded_amount > 0
+        )
         if outcome in money_in.CASES or partly:
-            asked = "REFUNDED_ELSEWHERE" if partly else outcome
+            asked = WebhookOutcome.REFUNDED_ELSEWHERE if partly else outcome
             facts = {"event_id": event.id, "event_type": event.type, "event_created": event.created}
             await money_in.ask_a_person(session, asked, event.object, subject, self._clock(), **facts)
         return outcome
 
-    async def _not_acted_on(self, session: AsyncSession, event: WebhookEvent) -> str:
+    async def _not_acted_on(self, session: AsyncSession, event: WebhookEvent) -> WebhookOutcome:
         """Return the outcome of an event that is only kept, with a case where money may have moved with it."""
         if event.problem is None and DISPUTE not in event.type and not concerns_money(event):
-            return "IGNORED"
+            return WebhookOutcome.IGNORED
         unknown_reference = event.problem is not None and event.problem.startswith("reference ")
         kind = CaseKind.UNKNOWN_REFERENCE if unknown_reference else CaseKind.UNREADABLE_EVENT
         order_id = None
@@ -169,52 +183,52 @@ class PaymentService:
             at=self._clock(),
         )
         if unknown_reference:
-            return "UNKNOWN_REFERENCE"
-        return "UNREADABLE" if event.problem is not None else "UNKNOWN_KIND"
+            return WebhookOutcome.UNKNOWN_REFERENCE
+        return WebhookOutcome.UNREADABLE if event.problem is not None else WebhookOutcome.UNKNOWN_KIND
 
     @staticmethod
-    async def _reserved(session: AsyncSession, event_id: str, order_id: UUID) -> str:
+    async def _reserved(session: AsyncSession, event_id: str, order_id: UUID) -> WebhookOutcome:
         """Let a reservation go that arrives for an order that was cancelled meanwhile.
 
         Each event has a job of its own: a storefront may reserve again after the first reservation was released.
         """
         status = (await session.execute(select(Order.status).where(Order.id == order_id))).scalar_one_or_none()
         if status != OrderStatus.CANCELLED:
-            return "IGNORED"
+            return WebhookOutcome.IGNORED
         kind = JobKind.RELEASE_PAYMENT
         await job_service.add(session, kind, order_id, f"{kind}:{order_id}:{event_id}")
-        return "RESERVED_AFTER_CANCEL"
+        return WebhookOutcome.RESERVED_AFTER_CANCEL
 
     async def _refund_outcome(
         self, session: AsyncSession, event: WebhookEvent, reported: GatewayRefund, refund: Refund | None
-    ) -> str:
+    ) -> WebhookOutcome:
         if refund is None:
-            return "UNKNOWN_REFERENCE"
+            return WebhookOutcome.UNKNOWN_REFERENCE
         if (reported.currency, reported.amount) != (refund.currency, refund.amount):
-            return "AMOUNT_MISMATCH"
+            return WebhookOutcome.AMOUNT_MISMATCH
         return await self._refund_ended(session, event, reported, refund)
 
     async def _refund_ended(
         self, session: AsyncSession, event: WebhookEvent, reported: GatewayRefund, refund: Refund
-    ) -> str:
+    ) -> WebhookOutcome:
         job_key = f"{JobKind.PROCESS_REFUND}:{refund.id}"
         is_recorded = refund.state == RefundState.SUCCEEDED and refund.gateway_refund_id == reported.id
         if event.type == "refund.succeeded":
             if await settlement.settle(session, refund, reported.id, self._clock()):
                 await job_service.make_due_now(session, job_key)
-                return "REFUND_SETTLED"
-            return "ALREADY_SETTLED" if is_recorded else "SECOND_REFUND"
+                return WebhookOutcome.REFUND_SETTLED
+            return WebhookOutcome.ALREADY_SETTLED if is_recorded else WebhookOutcome.SECOND_REFUND
         if is_recorded:
             # Reported as paid, then bounced: nothing here may decide what happens to the money now.
-            return "REFUND_REVERSED"
+            return WebhookOutcome.REFUND_REVERSED
         if refund.state in {RefundState.PROCESSING, RefundState.UNKNOWN}:
             # The job asks the gateway before anything else. It is one row, dead or alive, so no second one pays too.
             news = f"gateway event {event.id}: {event.type}"
             if await job_resolution.requeue(session, job_key, self._clock(), news):
-                return "REFUND_DUE_AGAIN"
+                return WebhookOutcome.REFUND_DUE_AGAIN
             await job_service.make_due_now(session, job_key)
         # Of an attempt that the job hears of itself, or has long left behind.
-        return "REFUND_FAILED"
+        return WebhookOutcome.REFUND_FAILED
 
     async def capture(self, claim: Claim, gateway: PaymentGateway) -> None:
         """Job `payment.capture`: let the gateway hold the money of an order that was marked PAID."""

@@ -24,7 +24,7 @@ from sqlalchemy import ColumnElement, Row, select, tuple_
 from sqlalchemy.exc import IntegrityError
 
 from app.core.actor import SYSTEM_JOB, Actor
-from app.core.enums import ActorType, EntityType, OrderStatus, Trigger
+from app.core.enums import ActorType, EntityType, OrderStatus, Trigger, WebhookOutcome
 from app.database import Database
 from app.models.order import Order
 from app.models.payment import Payment
@@ -187,16 +187,16 @@ class UnpaidOrders:
         # Money of another amount that has all gone back is nothing held either.
         return Standing.NOTHING if found.refunded_amount >= found.captured_amount else Standing.UNDECIDED
 
-    async def _booked(self, order_id: UUID, found: GatewayPayment, actor: Actor) -> str:
+    async def _booked(self, order_id: UUID, found: GatewayPayment, actor: Actor) -> WebhookOutcome:
         """Book what was captured, with the case that it may need; return the outcome, as `money_in.book` does."""
         try:
             async with self._database.transaction() as session:
                 payment = await payment_ledger.locked_payment(session, order_id)
                 now = self._clock()
                 outcome = await money_in.book(session, STATEMENT, payment, found, actor, now)
-                partly = outcome == "PAID" and found.refunded_amount > 0
+                partly = outcome == WebhookOutcome.PAID and found.refunded_amount > 0
                 if outcome in money_in.CASES or partly:
-                    asked = "REFUNDED_ELSEWHERE" if partly else outcome
+                    asked = WebhookOutcome.REFUNDED_ELSEWHERE if partly else outcome
                     await money_in.ask_a_person(session, asked, found, payment, now, found_by="look-up")
                 return outcome
         except IntegrityError as refusal:

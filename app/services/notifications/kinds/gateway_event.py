@@ -5,7 +5,7 @@ from typing import Final, TypedDict
 
 from sqlalchemy import select
 
-from app.core.enums import Channel
+from app.core.enums import Channel, WebhookOutcome
 from app.models.order import Order
 from app.models.payment import GatewayEvent, Payment, Refund
 from app.services.jobs.service import JobKind
@@ -22,7 +22,7 @@ class GatewayEventAlert(TypedDict):
 
     event_id: str
     event_type: str
-    outcome: str
+    outcome: WebhookOutcome
     order_number: str | None
     reference: str
     gateway_id: str
@@ -49,7 +49,7 @@ async def load(request: FactsRequest) -> Addressed[GatewayEventAlert] | NothingT
     facts: GatewayEventAlert = {
         "event_id": event.id,
         "event_type": event.type,
-        "outcome": event.outcome,
+        "outcome": WebhookOutcome(event.outcome),
         "order_number": (await request.session.execute(number)).scalar_one_or_none(),
         "reference": str(event.reference),
         "gateway_id": alert["gateway_id"],
@@ -71,7 +71,7 @@ KIND: Final[Kind[GatewayEventAlert]] = Kind(
     sample={
         "event_id": "evt_01j8f2c7m4",
         "event_type": "payment.captured",
-        "outcome": "PAID_AFTER_CANCEL",
+        "outcome": WebhookOutcome.PAID_AFTER_CANCEL,
         "order_number": sample_parts.ORDER,
         "reference": "01937c54-2f6a-7c81-9d10-6b7e40c2a915",
         "gateway_id": "pay_5e90d17ab3",
