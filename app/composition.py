@@ -38,8 +38,11 @@ from app.utils.shop_time import ReturnWindow, ShopTime
 if TYPE_CHECKING:
     from app.services.documents.files import FileService
     from app.services.documents.invoices import InvoiceService
+    from app.services.jobs.sweeps import SweepService
+    from app.services.notifications.service import NotificationService
     from app.services.payments.gateway.http import HttpPaymentGateway
     from app.services.payments.gateway.port import PaymentGateway
+    from app.services.payments.reconciliation import PaymentReconciler
     from app.services.returns.attachments import AttachmentService
     from app.utils.invoice_generator import DocumentRenderer
     from app.utils.messages import NotificationChannel
@@ -122,6 +125,31 @@ class Services:
     def unpaid_orders(self) -> UnpaidOrders:
         """What the provider holds for unpaid orders."""
         return UnpaidOrders(self.database, self.orders, self.gateway, self.clock)
+
+    @cached_property
+    def payment_reconciler(self) -> "PaymentReconciler":
+        """Our payments beside the gateway's books. An API process never needs it; so is it with the next two."""
+        from app.services.payments.reconciliation import PaymentReconciler  # noqa: PLC0415
+
+        return PaymentReconciler(self.database, self.gateway, self.unpaid_orders)
+
+    @cached_property
+    def sweeps(self) -> "SweepService":
+        """What time alone makes due."""
+        from app.services.jobs.sweeps import SweepService  # noqa: PLC0415
+
+        return SweepService(self.database, self.settings, self.clock)
+
+    @cached_property
+    def notifications(self) -> "NotificationService":
+        """Mail, SMS and chat."""
+        from app.services.notifications.service import NotificationService  # noqa: PLC0415
+        from app.utils.email_sender import EmailSender  # noqa: PLC0415
+
+        mail_sender = self.ports.mail_sender or EmailSender(self.settings, self.clock)
+        return NotificationService(
+            self.database, mail_sender, self.storage, self.settings, self.clock, self.ports.channels
+        )
 
     @cached_property
     def corrections(self) -> CorrectionService:

@@ -8,7 +8,6 @@ from celery.beat import PersistentScheduler
 from celery.result import AsyncResult
 
 from app.core import monitoring
-from app.core.enums import SWEEPS
 from app.tasks import heartbeat
 
 logger = structlog.get_logger(__name__)
@@ -40,7 +39,8 @@ class Scheduler(PersistentScheduler):  # type: ignore[misc]
         return super().apply_async(entry, *args, **kwargs)
 
     def _waits(self, task: str) -> bool:
-        waiting = self.connection.default_channel.client.lrange(SWEEPS, 0, -1)
+        queue = self.app.amqp.router.route({}, task)["queue"].name
+        waiting = self.connection.default_channel.client.lrange(queue, 0, -1)
         return any(json.loads(message)["headers"]["task"] == task for message in waiting)
 
     def _forget_the_future(self) -> None:

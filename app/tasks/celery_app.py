@@ -13,8 +13,9 @@ from celery import Celery, signals
 from kombu.entity import Queue as CeleryQueue
 
 from app.config import get_settings
-from app.core.enums import SWEEPS, WORKER_QUEUES, Queue
+from app.core.enums import WORKER_QUEUES, Queue
 from app.core.logging import configure_logging
+from app.tasks.schedule import SCHEDULE
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -31,11 +32,6 @@ TASKS = {
 
 The names are in messages: during an upgrade, processes of two releases send them to each other. They name no module of today.
 """
-
-_EVERY_MINUTE = 60.0
-_HOURLY = 3600.0
-_FOUR_TIMES_A_DAY = 21600.0
-"""Of what would do once a day: a beat whose schedule is lost at a restart begins to count again."""
 
 
 def broker_url(redis_url: str) -> str:
@@ -55,8 +51,12 @@ class BeatEntry(TypedDict):
     schedule: float
 
 
-def _beat_entry(name: str, seconds: float) -> BeatEntry:
-    return {"task": f"app.tasks.scheduled_tasks.{name}", "schedule": seconds}
+def beat_schedule() -> dict[str, BeatEntry]:
+    """Return the schedule of beat: the name of each tick → its task and interval."""
+    return {
+        sweep.name.replace("_", "-"): {"task": sweep.task, "schedule": sweep.interval.total_seconds()}
+        for sweep in SCHEDULE
+    }
 
 
 def configuration() -> dict[str, Any]:
@@ -95,7 +95,7 @@ def configuration() -> dict[str, Any]:
         "task_default_routing_key": Queue.NOTIFICATIONS.value,
         "task_routes": {
             **{name: {"queue": queue.value} for queue, name in TASKS.items()},
-            "app.tasks.scheduled_tasks.*": {"queue": SWEEPS},
+            **{sweep.task: {"queue": sweep.queue} for sweep in SCHEDULE},
         },
         # Flower lives on these; arguments are job ids, so events say nothing about anyone.
         "worker_send_task_events": True,
@@ -106,16 +106,7 @@ def configuration() -> dict[str, Any]:
         "beat_scheduler": "app.tasks.beat:Scheduler",
         # It shows itself as often as it looks; the default, 300 s, would make it look dead.
         "beat_max_loop_interval": 5,
-        "beat_schedule": {
-            "cancel-unpaid-orders": _beat_entry("cancel_unpaid_orders", _EVERY_MINUTE),
-            "expire-unreviewed-returns": _beat_entry("expire_unreviewed_returns", _EVERY_MINUTE),
-            "remind-reviewers": _beat_entry("remind_reviewers", _EVERY_MINUTE),
-            "daily-summary": _beat_entry("send_daily_summary", _EVERY_MINUTE),
-            "forget-idempotency-keys": _beat_entry("forget_idempotency_keys", _EVERY_MINUTE),
-            "remove-orphaned-attachments": _beat_entry("remove_orphaned_attachments", _HOURLY),
-            "reconcile": _beat_entry("reconcile", _HOURLY),
-            "reconcile-payments": _beat_entry("reconcile_payments", _FOUR_TIMES_A_DAY),
-        },
+        "beat_schedule": beat_schedule(),
     }
 
 

@@ -8,6 +8,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -48,15 +49,15 @@ class WorkerProcess:
         """
         return self._loop.run(_run_redacted(self._runner.run(job_id), job_id=str(job_id)))
 
-    def run(self, work: Callable[[WorkerServices], Awaitable[_T]]) -> _T:
-        """Do something that is no job, within a job's time limit.
+    def run(self, work: Callable[[WorkerServices], Awaitable[_T]], time_limit: timedelta = JOB_TIME_LIMIT) -> _T:
+        """Do something that is no job, within a time limit.
 
         Raises:
             WorkInterruptedError: it took longer, or failed.
         """
 
         async def limited() -> _T:
-            async with asyncio.timeout(JOB_TIME_LIMIT.total_seconds()):
+            async with asyncio.timeout(time_limit.total_seconds()):
                 return await work(self.services)
 
         return self._loop.run(_run_redacted(limited()))

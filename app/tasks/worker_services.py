@@ -1,23 +1,21 @@
-"""What the jobs of one process share: connections, ports and services, each made on first use."""
+"""What the jobs of one process share: the services of `app.composition`, and the handler of each kind of job."""
 
 from collections.abc import Mapping
 from datetime import timedelta
-from functools import cached_property
-from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+# Loaded before the fork, so that the processes of a worker share the memory: `Services` loads them when they are needed.
+import app.services.jobs.sweeps
+import app.services.notifications.service
+import app.services.payments.reconciliation  # noqa: F401
 from app.composition import Ports, Services
 from app.config import Settings
 from app.database import Database
 from app.services.jobs.service import Claim, JobKind
-from app.services.jobs.sweeps import SweepService
 from app.services.notifications.kind import is_message
-from app.services.notifications.service import NotificationService
-from app.services.payments.reconciliation import PaymentReconciler
 from app.tasks.runner import JOB_TIME_LIMIT, Handler, JobRunner, OnDeadLetter
 from app.utils.clock import Clock, utc_now
-from app.utils.email_sender import EmailSender
 
 POOL_SIZE = 3
 """A process does one job at a time: its transaction, the renewal of its lease, and one to spare."""
@@ -27,31 +25,16 @@ class WorkerServices(Services):
     """The services of one worker process, used on one event loop, and what to do per kind of job."""
 
     def __init__(
-        self, settings: Settings, *, database: Database | None = None, clock: Clock = utc_now, **ports: Any
+        self,
+        settings: Settings,
+        *,
+        database: Database | None = None,
+        clock: Clock = utc_now,
+        ports: Ports | None = None,
     ) -> None:
-        """Take the ports that are given, by the names of `Ports`."""
-        super().__init__(
-            settings, database or Database(settings, "articurated-worker", POOL_SIZE), clock, Ports(**ports)
-        )
+        """Take what is given; a database that is not is opened here, and closed with the services."""
+        super().__init__(settings, database or Database(settings, "articurated-worker", POOL_SIZE), clock, ports)
         self._owns_database = database is None
-
-    @cached_property
-    def payment_reconciler(self) -> PaymentReconciler:
-        """Our payments beside the gateway's books, for the sweeps."""
-        return PaymentReconciler(self.database, self.gateway, self.unpaid_orders)
-
-    @cached_property
-    def sweeps(self) -> SweepService:
-        """What time alone makes due."""
-        return SweepService(self.database, self.settings, self.clock)
-
-    @cached_property
-    def notifications(self) -> NotificationService:
-        """Mail, SMS and chat."""
-        mail_sender = self.ports.mail_sender or EmailSender(self.settings, self.clock)
-        return NotificationService(
-            self.database, mail_sender, self.storage, self.settings, self.clock, self.ports.channels
-        )
 
     def handlers(self) -> Mapping[JobKind, Handler]:
         """Return the table of what to do per kind of job; every kind is in it."""

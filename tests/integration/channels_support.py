@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from app.composition import Ports
 from app.config import Settings
 from app.core.actor import Actor
 from app.core.enums import OrderStatus
@@ -43,7 +44,7 @@ class Post:
         self.mails = FakeMailSender()
         self.sms, self.chat = channels.get("SMS", FakeChannel()), channels.get("CHAT", FakeChannel())
         self.bench = WorkerServices(
-            settings, database=database, clock=clock, mail_sender=self.mails, channels=channels or None
+            settings, database=database, clock=clock, ports=Ports(mail_sender=self.mails, channels=channels or None)
         )
         self.runner = self.bench.runner("tester")
 

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Row
 
+from app.composition import Ports
 from app.config import Settings
 from app.core.actor import Actor
 from app.core.enums import OrderStatus, ReturnStatus
@@ -133,7 +134,9 @@ class Shop:
     def bench(self, gateway: PaymentGateway | None = None, **changes: Any) -> WorkerServices:
         """Return the workbench of a worker, with settings changed."""
         settings = self.settings.model_copy(update=changes)
-        return WorkerServices(settings, database=self.database, clock=self.clock, gateway=gateway or self.gateway)
+        return WorkerServices(
+            settings, database=self.database, clock=self.clock, ports=Ports(gateway=gateway or self.gateway)
+        )
 
     async def work(
         self,

@@ -17,7 +17,7 @@ from app.services.jobs.service import JobKind
 from app.services.jobs.sweeps import SweepService
 from app.services.orders.service import OrderService
 from app.services.returns.service import ReturnService
-from app.tasks.scheduled_tasks import BATCH, ROUNDS, in_batches
+from app.tasks.schedule import BATCH, ROUNDS, in_batches
 from tests.conftest import MovableClock
 from tests.factories import TOTAL
 from tests.integration.jobs_support import completed_return, execute, order_in, refund_of, rows, unpaid_orders

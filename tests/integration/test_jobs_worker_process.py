@@ -11,6 +11,7 @@ import redis
 from sqlalchemy import Row
 from structlog.testing import capture_logs
 
+from app.composition import Ports
 from app.config import Settings
 from app.core.actor import Actor
 from app.core.enums import OrderStatus
@@ -48,7 +49,9 @@ def process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[WorkerProcess]:
     """Return this process's own, as a forked worker has it; tests here are synchronous, as Celery's tasks are."""
-    bench = WorkerServices(settings, clock=clock, renderer=FakeRenderer(), mail_sender=mails, gateway=gateway)
+    bench = WorkerServices(
+        settings, clock=clock, ports=Ports(renderer=FakeRenderer(), mail_sender=mails, gateway=gateway)
+    )
     process = WorkerProcess(bench)
     monkeypatch.setitem(worker_process._processes, os.getpid(), process)
     yield process
@@ -109,12 +112,12 @@ def test_ticks_do_what_is_due_and_nothing_twice(
     drive(process, lambda _: order_in(orders, admin, OrderStatus.PENDING_PAYMENT))
     clock.advance(days=2)
     for _ in range(2):
-        scheduled_tasks.cancel_unpaid_orders()
-        scheduled_tasks.expire_unreviewed_returns()
-        scheduled_tasks.remind_reviewers()
-        scheduled_tasks.send_daily_summary()
-        scheduled_tasks.remove_orphaned_attachments()
-        scheduled_tasks.reconcile()
+        scheduled_tasks.TICKS["cancel_unpaid_orders"]()
+        scheduled_tasks.TICKS["expire_unreviewed_returns"]()
+        scheduled_tasks.TICKS["remind_reviewers"]()
+        scheduled_tasks.TICKS["send_daily_summary"]()
+        scheduled_tasks.TICKS["remove_orphaned_attachments"]()
+        scheduled_tasks.TICKS["reconcile"]()
     states = process.run(lambda bench: rows(bench.database, "SELECT status FROM orders"))
     assert [row.status for row in states] == ["CANCELLED"]
     kinds = process.run(lambda bench: rows(bench.database, "SELECT kind FROM jobs ORDER BY kind"))
@@ -127,7 +130,7 @@ def test_a_database_that_is_away_ends_the_message_and_not_the_worker(
     settings: Settings, mails: FakeMailSender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere = settings.model_copy(update={"database_url": "postgresql://ada:secret@127.0.0.1:1/none"})
-    process = WorkerProcess(WorkerServices(nowhere, mail_sender=mails))
+    process = WorkerProcess(WorkerServices(nowhere, ports=Ports(mail_sender=mails)))
     monkeypatch.setitem(worker_process._processes, os.getpid(), process)
     with capture_logs() as logs, pytest.raises(WorkInterruptedError, match="OperationalError"):
         worker_process.run_job(uuid4())

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 import psycopg
 import pytest
 
+from app.composition import Ports
 from app.config import Settings
 from app.core.enums import OrderStatus, ReturnStatus, Role
 from app.database import Database, sync_engine
@@ -160,7 +161,7 @@ async def test_nothing_is_missing_after_a_seed(
     assert (await PaymentReconciler(database, gateway, unpaid).reconcile(manager)).differences == []
     assert (await AuditService(database).verify())["ok"]
     assert [finding.level for finding in await databases.work(settings)] == ["ok"]
-    bench = WorkerServices(settings, database=database, gateway=gateway, mail_sender=FakeMailSender())
+    bench = WorkerServices(settings, database=database, ports=Ports(gateway=gateway, mail_sender=FakeMailSender()))
     found = [
         await bench.unpaid_orders.cancel_overdue(settings.unpaid_order_ttl, 200),
         await bench.returns.expire_unreviewed(timedelta(days=settings.return_expiry_days), 200),

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.composition import Ports
 from app.config import Settings
 from app.core.actor import Actor
 from app.core.enums import OrderStatus
@@ -47,9 +48,7 @@ async def test_the_locks_of_an_idle_transaction_are_freed_before_waiting_stateme
         settings,
         database=database,
         clock=clock,
-        renderer=FakeRenderer(),
-        storage=storage_for(settings),
-        mail_sender=FakeMailSender(),
+        ports=Ports(renderer=FakeRenderer(), storage=storage_for(settings), mail_sender=FakeMailSender()),
     )
     async with hasty.engine.connect() as stopped:
         taking = "INSERT INTO invoice_series (kind, year, last_number) VALUES ('INVOICE', :year, 1)"

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from app.composition import Ports
 from app.config import Settings
 from app.core.actor import Actor
 from app.core.enums import OrderStatus
@@ -46,7 +47,7 @@ async def test_it_ends_as_a_case_and_a_dead_letter_and_takes_no_number(
     database: Database, orders: OrderService, settings: Settings, admin: Actor, clock: MovableClock
 ) -> None:
     order = await order_in(orders, admin, OrderStatus.SHIPPED, customer_name=NAME)
-    bench = WorkerServices(settings, database=database, clock=clock, renderer=FakeRenderer())
+    bench = WorkerServices(settings, database=database, clock=clock, ports=Ports(renderer=FakeRenderer()))
     verdict = await bench.runner("tester").run(await job_of(database, order["id"], JobKind.ISSUE_INVOICE))
 
     assert verdict is Verdict.DEAD_LETTERED

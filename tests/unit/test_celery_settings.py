@@ -1,6 +1,8 @@
 """Celery as configured: addresses, routes, a handler for every kind of job, a task for every tick."""
 
+import asyncio
 import traceback
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,11 @@ from structlog.testing import capture_logs
 from app.config import Settings
 from app.core.enums import SWEEPS, Queue
 from app.services.jobs.service import JobKind
-from app.tasks import heartbeat, worker_process
+from app.tasks import heartbeat, scheduled_tasks, worker_process
 from app.tasks.celery_app import TASKS, broker_url, celery_app
 from app.tasks.heartbeat import Heartbeat
 from app.tasks.runner import JOB_TIME_LIMIT
+from app.tasks.schedule import SCHEDULE
 from app.tasks.worker_services import WorkerServices
 
 
@@ -53,6 +56,54 @@ def test_every_tick_has_a_task_and_waits_behind_no_job() -> None:
         assert celery_app.amqp.router.route(entry.get("options", {}), entry["task"])["queue"].name == SWEEPS
         # Whoever is behind, and by however much, a tick is carried out: an expiry would go by two clocks.
         assert "expires" not in entry.get("options", {})
+
+
+@pytest.mark.req("REQ-004.8")
+def test_the_schedule_of_the_sweeps() -> None:
+    # The names are in messages, of processes of another release too: they never change.
+    assert [(sweep.task, sweep.interval, sweep.queue) for sweep in SCHEDULE] == [
+        ("app.tasks.scheduled_tasks.cancel_unpaid_orders", timedelta(minutes=1), "sweeps"),
+        ("app.tasks.scheduled_tasks.expire_unreviewed_returns", timedelta(minutes=1), "sweeps"),
+        ("app.tasks.scheduled_tasks.remind_reviewers", timedelta(minutes=1), "sweeps"),
+        ("app.tasks.scheduled_tasks.send_daily_summary", timedelta(minutes=1), "sweeps"),
+        ("app.tasks.scheduled_tasks.forget_idempotency_keys", timedelta(minutes=1), "sweeps"),
+        ("app.tasks.scheduled_tasks.remove_orphaned_attachments", timedelta(hours=1), "sweeps"),
+        ("app.tasks.scheduled_tasks.reconcile", timedelta(hours=1), "sweeps"),
+        ("app.tasks.scheduled_tasks.reconcile_payments", timedelta(hours=6), "sweeps"),
+    ]
+    entries = celery_app.conf.beat_schedule.values()
+    assert [(entry["task"], entry["schedule"]) for entry in entries] == [
+        (sweep.task, sweep.interval.total_seconds()) for sweep in SCHEDULE
+    ]
+    assert all(sweep.time_limit.total_seconds() < celery_app.conf.task_time_limit for sweep in SCHEDULE)
+    assert all(sweep.summary.endswith(".") or sweep.summary.endswith(")") for sweep in SCHEDULE)
+
+
+def test_a_tick_carries_out_its_sweep_within_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[object, timedelta]] = []
+
+    class Process:
+        def run(self, work: object, time_limit: timedelta) -> int:
+            seen.append((work, time_limit))
+            return 2
+
+    monkeypatch.setattr(scheduled_tasks, "current", Process)
+    with capture_logs() as logs:
+        for sweep in SCHEDULE:
+            scheduled_tasks.TICKS[sweep.name]()
+    assert seen == [(sweep.work, sweep.time_limit) for sweep in SCHEDULE]
+    assert [(entry["sweep"], entry["count"]) for entry in logs] == [(sweep.name, 2) for sweep in SCHEDULE]
+
+
+def test_what_is_no_job_ends_at_its_time_limit() -> None:
+    process = worker_process.WorkerProcess(WorkerServices(Settings(_env_file=None)))
+
+    async def endless(_: WorkerServices) -> None:
+        await asyncio.Event().wait()
+
+    with capture_logs(), pytest.raises(worker_process.WorkInterruptedError, match="TimeoutError"):
+        process.run(endless, timedelta(milliseconds=10))
+    process.close()
 
 
 @pytest.mark.req("REQ-004")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 from app.api.v1.state_machines import machines
 from app.core.enums import EntityType, RefundState
@@ -10,6 +11,7 @@ from app.services.notifications.kind import is_message, route_of
 from app.services.notifications.kinds import KINDS, short_texts
 from app.services.notifications.rendering import render_mail, render_short
 from app.services.workflow.state_machine import INITIAL_STATES
+from app.tasks.schedule import SCHEDULE
 
 _HEAD = """\
 # Events, jobs and mails
@@ -38,6 +40,16 @@ A job is made due in the transaction of its cause. [Job execution](../workflow-d
 
 | Kind | Queue | Made due by |
 |---|---|---|
+"""
+
+_SWEEPS_HEAD = """\
+## Sweeps
+
+What time alone makes due. Beat sends the tick of each sweep to the queue `sweeps`, from which every worker takes; a tick
+that takes longer than its limit is ended, and the next one goes on. `articurated_sweeps_total` counts the cases.
+
+| Sweep | Each | Limit | Does |
+|---|---|---|---|
 """
 
 _MAILS_HEAD = """\
@@ -157,6 +169,10 @@ def page() -> str:
         for name, kind in EVENTS.items()
     )
     jobs = "".join(f"| `{kind}` | {queue_of(kind)} | {', '.join(causes(kind))} |\n" for kind in JobKind)
+    sweeps = "".join(
+        f"| `{sweep.name}` | {_duration(sweep.interval)} | {_duration(sweep.time_limit)} | {sweep.summary} |\n"
+        for sweep in SCHEDULE
+    )
     mails = "".join(
         f"| `{name}` | {recipient(name)} | {render_mail(name, kind.sample).subject} |\n" for name, kind in KINDS.items()
     )
@@ -164,8 +180,15 @@ def page() -> str:
         f"| {channel} | `{name}` | {render_short(channel, name, KINDS[name].sample)} |\n"
         for channel, name in short_texts()
     )
-    parts = [_HEAD, _EVENTS_HEAD + events, _JOBS_HEAD + jobs, _MAILS_HEAD + mails, _SHORT_HEAD + short]
+    parts = [_HEAD, _EVENTS_HEAD + events, _JOBS_HEAD + jobs, _SWEEPS_HEAD + sweeps]
+    parts += [_MAILS_HEAD + mails, _SHORT_HEAD + short]
     return "\n".join(parts).replace("CONFIGURATION", "../configuration.md")
+
+
+def _duration(time: timedelta) -> str:
+    seconds = int(time.total_seconds())
+    units = ((3600, "h"), (60, "min"), (1, "s"))
+    return next(f"{seconds // size} {unit}" for size, unit in units if seconds % size == 0)
 
 
 def causes(kind: JobKind) -> list[str]:

@@ -211,7 +211,7 @@ class AttachmentService:
         """Remove bytes that an upload stored and did not live to record; return how many there were.
 
         Args:
-            part: of the returns, 0 to `PARTS` - 1.
+            part: of the returns, counted round: those whose number is this one's remainder by `PARTS`.
 
         Raises:
             StorageError: the storage cannot be asked now.
@@ -219,7 +219,7 @@ class AttachmentService:
         async with self._database.autocommit() as connection:
             now = await due_time(connection, self._clock())
             before = now - ORPHAN_AGE
-            parameters = {"part": part, "created_before": before, "closed_after": now - SEARCHED_AGE}
+            parameters = {"part": part % PARTS, "created_before": before, "closed_after": now - SEARCHED_AGE}
             return_ids = (await connection.execute(_SEARCHED, parameters)).scalars().all()
         removed = 0
         for return_id in return_ids:
