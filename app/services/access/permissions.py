@@ -1,7 +1,7 @@
 """Who may do what, as tables (NFR-004).
 
 A transition's role depends on the state it leads to, so both machines' tables are read by target. What a
-customer may see is narrowed to their own by `Actor.sees_only`; a foreign record is not found, not forbidden.
+customer may see is narrowed to their own by `app.services.access.visibility`; a foreign record is not found, not forbidden.
 """
 
 from collections.abc import Mapping

@@ -52,6 +52,7 @@ from app.models.return_request import ReturnRequest
 from app.services import events
 from app.services.access import permissions
 from app.services.access.permissions import Action
+from app.services.access.visibility import visible_orders
 from app.services.cases import service as case_service
 from app.services.cases.service import open_case
 from app.services.documents import series as document_series
@@ -457,10 +458,8 @@ class InvoiceService:
                 & (Invoice.kind == DocumentKind.INVOICE)
                 & (Invoice.state == DocumentState.ISSUED),
             )
-            .where(Order.id == order_id)
+            .where(Order.id == order_id, visible_orders(actor))
         )
-        if actor.sees_only is not None:
-            statement = statement.where(Order.customer_id == actor.sees_only)
         async with self._database.transaction() as session:
             row = (await session.execute(statement)).first()
         if row is None:

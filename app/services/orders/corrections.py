@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, TypedDict
 from uuid import UUID
 
-from sqlalchemy import Select, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.actor import Actor
@@ -26,6 +26,7 @@ from app.services import events
 from app.services import paging as pages
 from app.services.access import permissions
 from app.services.access.permissions import Action
+from app.services.access.visibility import visible_orders
 from app.services.jobs import service as job_service
 from app.services.jobs.service import JobKind
 from app.services.orders import search as order_search
@@ -155,9 +156,7 @@ class CorrectionService:
         """
         permissions.require(actor, Action.READ_ORDER)
         table = OrderCorrection.__table__.c
-        seen: Select[Any] = select(Order.id).where(Order.id == order_id)
-        if actor.sees_only is not None:
-            seen = seen.where(Order.customer_id == actor.sees_only)
+        seen = select(Order.id).where(Order.id == order_id, visible_orders(actor))
         async with self._database.autocommit() as connection:
             if (await connection.execute(seen)).first() is None:
                 raise OrderNotFoundError(order_id)

@@ -19,6 +19,7 @@ from app.services import events
 from app.services import paging as pages
 from app.services.access import permissions
 from app.services.access.permissions import Action
+from app.services.access.visibility import visible_orders
 from app.services.jobs.due_time import due_time, hold_overdue
 from app.services.jobs.service import JobKind, queue_of
 from app.services.ledger import payments as payment_ledger
@@ -185,7 +186,7 @@ class OrderService:
             OrderNotFoundError: there is none that this actor may see.
         """
         permissions.require(actor, Action.READ_ORDER)
-        statement = _visible(select(*SHOWN, _LINES).where(Order.id == order_id), actor)
+        statement: Select[Any] = select(*SHOWN, _LINES).where(Order.id == order_id, visible_orders(actor))
         async with self._database.autocommit() as connection:
             row = (await connection.execute(statement)).first()
         if row is None:
@@ -199,7 +200,7 @@ class OrderService:
             InvalidInputError: a cursor that is not one.
         """
         permissions.require(actor, Action.READ_ORDER)
-        statement = _visible(select(*LISTED).where(*_filters(query)), actor)
+        statement = select(*LISTED).where(visible_orders(actor), *_filters(query))
         key = (Order.__table__.c.created_at, Order.__table__.c.id)
 
         async def page(connection: AsyncConnection) -> Page[OrderSummaryView]:
@@ -331,10 +332,6 @@ class OrderService:
 async def _next_number(session: AsyncSession, year: int) -> str:
     number = (await session.execute(select(order_number_seq.next_value()))).scalar_one()
     return f"ORD-{year}-{number:06d}"
-
-
-def _visible(statement: Select[Any], actor: Actor) -> Select[Any]:
-    return statement if actor.sees_only is None else statement.where(Order.customer_id == actor.sees_only)
 
 
 def _filters(query: OrderQuery) -> list[ColumnElement[bool]]:

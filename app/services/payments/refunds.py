@@ -34,6 +34,7 @@ from app.schemas.refund import OrderRefund, RefundQuery
 from app.services import paging as pages
 from app.services.access import permissions
 from app.services.access.permissions import Action
+from app.services.access.visibility import visible_orders
 from app.services.jobs import service as job_service
 from app.services.jobs.service import Claim
 from app.services.ledger import refunds as refund_ledger
@@ -248,9 +249,7 @@ class RefundService:
             InvalidInputError: a cursor that is not one.
         """
         permissions.require(actor, Action.READ_ORDER)
-        visible = select(Order.id).where(Order.id == order_id)
-        if actor.sees_only is not None:
-            visible = visible.where(Order.customer_id == actor.sees_only)
+        visible = select(Order.id).where(Order.id == order_id, visible_orders(actor))
         table = Refund.__table__.c
         shown = [table[name] for name in OrderRefund.model_fields if name in table]
         async with self._database.autocommit() as connection:

@@ -29,6 +29,7 @@ from app.database import Database
 from app.models.order import Order
 from app.models.payment import Payment
 from app.services.access import permissions
+from app.services.access.visibility import visible_orders
 from app.services.jobs import service as job_service
 from app.services.jobs.due_time import due_time
 from app.services.jobs.service import Claim
@@ -87,8 +88,7 @@ class UnpaidOrders:
         """
         if not permissions.may_enter(actor, EntityType.ORDER, OrderStatus.CANCELLED):
             return
-        visible = [Order.customer_id == actor.sees_only] if actor.sees_only is not None else []
-        unpaid = await self._unpaid(Order.id == order_id, *visible)
+        unpaid = await self._unpaid(Order.id == order_id, visible_orders(actor))
         if not unpaid:
             return
         try:

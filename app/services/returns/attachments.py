@@ -27,6 +27,7 @@ from app.services import events
 from app.services import paging as pages
 from app.services.access import permissions
 from app.services.access.permissions import Action
+from app.services.access.visibility import visible_returns
 from app.services.documents.links import FileKind, FileLinks
 from app.services.jobs.due_time import due_time
 from app.services.paging import Page
@@ -352,9 +353,7 @@ async def _return(
     Raises:
         ReturnNotFoundError: there is none.
     """
-    statement = select(_RETURNS.status).where(
-        _RETURNS.id == return_id, *pages.given((actor.sees_only, _RETURNS.customer_id.__eq__))
-    )
+    statement = select(_RETURNS.status).where(_RETURNS.id == return_id, visible_returns(actor))
     status: str | None = await executor.scalar(statement.with_for_update(key_share=True) if lock else statement)
     if status is None:
         raise ReturnNotFoundError(return_id)

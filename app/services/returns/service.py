@@ -29,6 +29,7 @@ from app.services import events
 from app.services import paging as pages
 from app.services.access import permissions
 from app.services.access.permissions import Action
+from app.services.access.visibility import visible_orders, visible_returns
 from app.services.jobs import service as job_service
 from app.services.jobs.due_time import due_time, hold_overdue
 from app.services.jobs.service import JobKind
@@ -192,8 +193,8 @@ class ReturnService:
                 (query.return_number, table.return_number.__eq__),
                 (query.created_from, table.created_at.__ge__),
                 (query.created_to, table.created_at.__lt__),
-                (actor.sees_only, table.customer_id.__eq__),
-            )
+            ),
+            visible_returns(actor),
         )
         return await self._database.reading(
             lambda connection: pages.fetch_page(
@@ -333,9 +334,7 @@ class ReturnService:
     async def _row(self, return_id: UUID, actor: Actor) -> Row[Any]:
         permissions.require(actor, Action.READ_RETURN)
         table = ReturnRequest.__table__.c
-        statement = select(*table).where(table.id == return_id)
-        if actor.sees_only is not None:
-            statement = statement.where(table.customer_id == actor.sees_only)
+        statement = select(*table).where(table.id == return_id, visible_returns(actor))
         async with self._database.autocommit() as connection:
             row = (await connection.execute(statement)).first()
         if row is None:
@@ -369,9 +368,7 @@ class ReturnService:
 
 async def _locked_order(session: AsyncSession, order_id: UUID, actor: Actor) -> Order:
     """Return an order with its lines under its row lock, so that its returns are requested one after another."""
-    statement = select(Order).where(Order.id == order_id).options(selectinload(Order.line_items))
-    if actor.sees_only is not None:
-        statement = statement.where(Order.customer_id == actor.sees_only)
+    statement = select(Order).where(Order.id == order_id, visible_orders(actor)).options(selectinload(Order.line_items))
     order = (await session.execute(statement.with_for_update(key_share=True))).scalar_one_or_none()
     if order is None:
         raise OrderNotFoundError(order_id)

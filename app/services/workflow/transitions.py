@@ -41,6 +41,7 @@ from app.core.enums import EntityType, JobState, Role
 from app.core.precondition import Precondition
 from app.database import after_commit
 from app.services.access import permissions
+from app.services.access.visibility import visible_sql
 from app.services.events import tampered
 from app.services.jobs.service import JobKind, queue_of
 from app.services.workflow.audit import CHAIN_START_SQL, canonical_sql
@@ -166,6 +167,7 @@ class Machine:
         return {
             "entity_type": self.entity_type,
             "table": self.table,
+            "visible": visible_sql("e", "r.sees_only"),
             "legal": legal,
             "service": Role.SERVICE,
             "customers_steps": ", ".join(f"'{state}'" for state in permissions.customers_steps(self.entity_type)),
@@ -216,7 +218,7 @@ REFUND_WORK = f"""refund_work AS (
 _STATEMENT = """
 WITH requested AS (
     SELECT * FROM jsonb_to_recordset(CAST(:requests AS jsonb)) AS r(
-        n int, id uuid, to_state text, expected_state text, expected_versions int[], customer_id uuid, at timestamptz,
+        n int, id uuid, to_state text, expected_state text, expected_versions int[], sees_only uuid, at timestamptz,
         actor_id uuid, actor_type text, actor_role text, trigger text, ip_address text, stated jsonb, changes jsonb)
 ),
 locked AS (
@@ -225,7 +227,7 @@ locked AS (
             THEN r.stated || jsonb_build_object('on_behalf_of', e.customer_id) ELSE r.stated END AS metadata,
         e.status, e.version, e.audit_seq, e.audit_hash, e.updated_at{carried}
     FROM {table} e JOIN requested r ON r.id = e.id
-    WHERE r.customer_id IS NULL OR r.customer_id = e.customer_id
+    WHERE {visible}
     ORDER BY e.id
     FOR NO KEY UPDATE OF e
 ),
@@ -336,7 +338,7 @@ def encode(requests: Sequence[TransitionRequest]) -> str:
                 "to_state": request.new_state,
                 "expected_state": request.expected_state,
                 "expected_versions": request.expected_versions,
-                "customer_id": request.actor.sees_only,
+                "sees_only": request.actor.sees_only,
                 "at": request.at,
                 "actor_id": request.actor.id,
                 "actor_type": request.actor.type,
