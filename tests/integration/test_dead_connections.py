@@ -16,9 +16,9 @@ pytestmark = pytest.mark.req("NFR-003")
 
 
 def close_all(owner: psycopg.Connection) -> int:
-    """End every other session of this database; return how many there were."""
+    """End every other session of this database, and wait for their ends; return how many there were."""
     ended = owner.execute(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     ).fetchone()
     assert ended is not None
