@@ -1,5 +1,6 @@
 """Strict reading of bodies and query strings: what is kept is what was sent."""
 
+import time
 import tracemalloc
 from contextlib import suppress
 from typing import Any
@@ -55,6 +56,7 @@ def nested(levels: int) -> bytes:
         (b'{"a": 0.12345678901234567890}', "body", "more digits"),
         (b'{"a": 12345678901234567.0}', "body", "more digits"),
         (b'{"a": [1e-400]}', "body", "more digits"),
+        (b'{"a": 0.' + b"0" * 400 + b"1}", "body", "more digits"),
         (b'{"a": 1.2345678e-320}', "body", "more digits"),
         (b'{"a": 1e-99999999999999999999}', "body", "more digits"),
         (b'{"a":[{"b":{"c":["\\u0000"]}}]}', "a.0.b.c.0", "NUL"),
@@ -133,6 +135,25 @@ def test_memory_is_in_proportion_to_the_body(body: bytes) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 16 * len(body) + 2_000_000
+
+
+def seconds_to_parse(body: bytes) -> float:
+    """Return the processor time that a body takes, the least of five tries."""
+
+    def once() -> float:
+        began = time.thread_time()
+        parse_object(body)
+        return time.thread_time() - began
+
+    return min(once() for _ in range(5))
+
+
+@pytest.mark.parametrize(
+    "number", [b"0.12345678901234567e-300", b"12345678901234567e-320", b"0.1234567890123456", b"1e-300"]
+)
+def test_a_long_number_takes_little_longer_than_a_short_one(number: bytes) -> None:
+    short, long = (seconds_to_parse(with_values(VALUES_MAXIMUM, value)) for value in (b"0.5", number))
+    assert long < 4 * short
 
 
 names = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
