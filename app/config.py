@@ -437,7 +437,8 @@ class Settings(BaseSettings):
         description="Who may set prices at `POST /orders`: `anyone`, or `service` (no customers); when absent, `service` in production and `anyone` elsewhere.",
         json_schema_extra=_about(
             details="`anyone`: a customer may, for their own orders. `service`: a customer's request is 403, the storefront"
-            " creates the order with a key of role service; managers and admins may too."
+            " creates the order with a key of role service; managers and admins may too. In mails about an order that a customer"
+            " placed, articles are named by their position, as the customer wrote their names."
         ),
     )
     unpaid_order_ttl_hours: int = Field(

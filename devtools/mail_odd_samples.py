@@ -29,6 +29,7 @@ _LONG: Final[Mapping[str, Any]] = {
         "98765-432101234 Taumatawhakatangihangakoauauotamateaturipukakapikimaungahoronukupokaiwhenuakitanatahu",
         "South Georgia and the South Sandwich Islands",
     ),
+    "destination": "98765-432101 Taumatawhakatangihangakoauauotamateaturi, South Georgia and the South Sandwich Islands",
     "amount": Decimal("9999999999.99"),
     "subtotal": Decimal("9999999999.99"),
     "total": Decimal("9999999999.99"),
@@ -43,6 +44,7 @@ _RIGHT_TO_LEFT: Final[Mapping[str, Any]] = {
     "notes": "תודה שכתבת לנו 🙏\nنحن آسفون",
     "customer_notes": "👩🏽‍🎨 אפשר לשלוח תמונות",
     "ship_to": ("אלישבע כהן", "רחוב דיזנגוף 99", "6433 תל אביב", "Israel"),
+    "destination": "6433 תל אביב, Israel",
     "currency": "JPY",
 }
 _ZERO: Final[Mapping[str, Any]] = dict.fromkeys(

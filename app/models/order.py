@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, Numeric, Sequence, String, text
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column, query_expression, relationship
 
 from app.core.enums import OrderStatus
 from app.models.base import Base, CreatedAt, PrimaryKey, one_of
@@ -51,6 +51,9 @@ class Order(Base):
     cancelled_at: Mapped[datetime | None]
     audit_seq: Mapped[int] = mapped_column(server_default=text("0"))
     audit_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
+
+    placed_by: Mapped[str | None] = query_expression()
+    """The role that placed it, as its event `order.created` says; None where the query does not read it."""
 
     line_items: Mapped[list["OrderLineItem"]] = relationship(
         back_populates="order", order_by="OrderLineItem.position", lazy="raise"

@@ -43,11 +43,26 @@ _WITHOUT_DECIMALS = frozenset(
     )
 )
 _METHODS = {
+    "ALIPAY": "Alipay",
+    "AMAZON_PAY": "Amazon Pay",
+    "APPLE_PAY": "Apple Pay",
+    "BANCONTACT": "Bancontact",
     "BANK_TRANSFER": "Bank transfer",
+    "BLIK": "BLIK",
     "CARD": "Card",
     "CREDIT_CARD": "Credit card",
     "DEBIT_CARD": "Debit card",
+    "DIRECT_DEBIT": "Direct debit",
+    "GIFT_CARD": "Gift card",
+    "GOOGLE_PAY": "Google Pay",
+    "IDEAL": "iDEAL",
+    "INVOICE": "Invoice",
+    "KLARNA": "Klarna",
     "PAYPAL": "PayPal",
+    "SEPA_DEBIT": "SEPA direct debit",
+    "TWINT": "TWINT",
+    "WECHAT_PAY": "WeChat Pay",
+    "WIRE_TRANSFER": "Wire transfer",
 }
 _CENT = Decimal("0.01")
 _MINUS = "\N{MINUS SIGN}"
@@ -94,7 +109,12 @@ def date_text(value: date | str) -> str:
 
 def payment_text(method: str) -> str:
     """Return a payment method by its usual name: `credit_card` gives `Credit card`; an unknown one stays as it is."""
-    return _METHODS.get(method.upper().replace(" ", "_"), method)
+    return known_payment_text(method) or method
+
+
+def known_payment_text(method: str) -> str:
+    """Return a payment method by its usual name, and an unknown one, which may be any text, as an empty string."""
+    return _METHODS.get(method.upper().replace(" ", "_"), "")
 
 
 def printable(text: str, supports: Callable[[str], bool] | None = None, *, keep_lines: bool = False) -> str:

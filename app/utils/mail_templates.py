@@ -18,13 +18,13 @@ import jinja2
 
 from app.config import ROOT, Settings
 from app.utils.documents import seller_address
-from app.utils.formatting import date_text, money_text, payment_text, printable
+from app.utils.formatting import date_text, known_payment_text, money_text, printable
 from app.utils.messages import RenderedMessage
 from app.utils.postal_address import postal_lines
 from app.utils.unlinked import greeting_name, unlinked
 
 FOLDER: Final = ROOT / "templates" / "emails"
-_FROM_CALLERS: Final = frozenset({"name", "ship_to", "payment_method", "customer_name", "customer_notes", "reason"})
+_FROM_CALLERS: Final = frozenset({"name", "ship_to", "destination", "customer_name", "customer_notes", "reason"})
 """Facts that callers typed: no program that shows the message may make a link of them."""
 _FREE_TEXT: Final = frozenset({"notes", "customer_notes", "reason", "error", "note", "deduction_reason"})
 _BLANK_LINES: Final = re.compile(r"\n{3,}")
@@ -114,7 +114,7 @@ def environment_of(folder: Path) -> jinja2.Environment:
         "moment": _moment_text,
         "words": _words,
         "rejection": lambda category: _REJECTIONS.get(category, _words(category)),
-        "payment": payment_text,
+        "payment": known_payment_text,
         "gateway_outcome": lambda outcome: _GATEWAY_OUTCOMES.get(outcome, _words(outcome)),
         "figure_rows": _figure_rows,
         "evidence_rows": lambda facts: [(fact["name"], fact["value"]) for fact in facts],

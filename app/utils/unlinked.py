@@ -9,6 +9,10 @@ from typing import Final
 
 GREETING_MAXIMUM: Final = 60
 """Characters of a name that is greeted; a longer one is more likely a text than a name."""
+PLACE_MAXIMUM: Final = 40
+"""Characters of the name of a city that is shown."""
+_PLACE_DIGITS: Final = 2
+"""Digits in the name of a city: `Dublin 14`, but no telephone number."""
 
 _DOT: Final = "[.\u3002\uff0e\uff61]"
 # "https:", "mailto:", "javascript:" in front of anything but a blank.
@@ -16,6 +20,7 @@ _SCHEME: Final = re.compile(r"(?<![^\W_])[A-Za-z][A-Za-z0-9+.-]{1,20}:(?=[^\s\d]
 # Mail programs make links of `www.` and of any name with a dot and letters behind it, known top-level domain or not.
 _INNER_DOT: Final = re.compile(rf"(?<=[\w\]-]){_DOT}(?=[^\W\d_])")
 _AT: Final = re.compile(r"(?<=\S)[@\uff20](?=\S)")
+_POSTAL_CODE: Final = re.compile(r"(?=.*\d)[A-Z0-9][A-Z0-9 -]{0,9}", re.ASCII | re.IGNORECASE)
 # A dot in a name follows an initial and precedes a capital: J.R.Tolkien.
 _NO_NAME: Final = re.compile(rf"[\d@\uff20/\\:<>|]|(?<!\b\w){_DOT}(?=[^\W\d_])|{_DOT}(?=[a-z])")
 
@@ -39,3 +44,20 @@ def greeting_name(name: str | None) -> str | None:
     if name is None or len(name) > GREETING_MAXIMUM or _NO_NAME.search(name):
         return None
     return unlinked(name)
+
+
+def place_name(city: str) -> str | None:
+    """Return the name of a city; None where it is not one: too long, or with many digits, a link or an address."""
+    letters = re.sub(r"\d", "", city)
+    if (
+        len(city) > PLACE_MAXIMUM
+        or len(city) - len(letters) > _PLACE_DIGITS
+        or _NO_NAME.search(letters.replace("/", " "))
+    ):
+        return None
+    return unlinked(city)
+
+
+def postal_code(code: str | None) -> str | None:
+    """Return a postal code; None where it is not one: every country's has a digit, and at most 10 characters."""
+    return code if code is not None and _POSTAL_CODE.fullmatch(code) else None

@@ -40,6 +40,13 @@ class Operation:
         return bool(self.spec.get("requestBody", {}).get("required"))
 
 
+def placed(path: tuple[str, ...], value: Any) -> Any:
+    """Return a body with a value at a path as `texts_of` gives it, and nothing else."""
+    for name in reversed(path):
+        value = [value] if name == "0" else {name: value}
+    return value
+
+
 def all_operations() -> list[Operation]:
     """Return every documented operation."""
     return [
@@ -68,6 +75,17 @@ def options(schema: dict[str, Any]) -> list[dict[str, Any]]:
     if "anyOf" not in plain:
         return [plain]
     return [inner for option in plain["anyOf"] for inner in options(option)]
+
+
+def texts_of(schema: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the path to each text that people write in a body; `0` stands for the first of a list."""
+    for choice in options(schema):
+        if choice.get("pattern") in _ANY_TEXT:
+            yield path
+        for name, member in choice.get("properties", {}).items():
+            yield from texts_of(member, (*path, name))
+        if "items" in choice:
+            yield from texts_of(choice["items"], (*path, "0"))
 
 
 def example_body(schema: dict[str, Any]) -> dict[str, Any]:

@@ -135,10 +135,13 @@ ITEMS: dict[int, Item] = {
         ),
     ),
     18: Item(
-        "Markup in a name that runs in an invoice or a mail, or a link in it that is sent to a stranger",
+        "Markup in a name that runs in an invoice or a mail, or a link or a text in it that is sent to a stranger",
         (
             "integration/test_mail_abuse.py::test_cancelling_an_unpaid_order_sends_no_message",
             "integration/test_mail_abuse.py::test_what_a_customer_typed_does_not_reach_the_address_they_gave",
+            "security/test_mail_relay.py::test_no_message_to_a_customer_echoes_what_they_typed",
+            "security/test_mail_relay.py::test_a_message_typed_where_a_name_belongs_is_left_out",
+            "security/test_mail_relay.py::test_in_production_a_customer_cannot_name_the_articles_of_an_order",
             "unit/test_unlinked.py::test_no_mail_makes_a_link_of_what_a_caller_typed",
             "unit/test_mail_templates.py::test_markup_and_template_syntax_in_data_are_inert",
             "unit/test_mail_templates.py::test_templates_never_mark_a_value_as_safe",

@@ -241,7 +241,7 @@ def test_a_line_is_one_line_with_its_facts(channel: Channel, template: str) -> N
 @pytest.mark.security
 @pytest.mark.parametrize(("channel", "template"), LINES)
 def test_no_line_says_who_a_customer_is_or_what_one_typed(channel: Channel, template: str) -> None:
-    typed = {"customer_name", "reason", "notes", "customer_notes", "ship_to", "error", "payment_method"}
+    typed = {"customer_name", "reason", "notes", "customer_notes", "ship_to", "destination", "error", "payment_method"}
     assert not KINDS[template].short[channel] & typed
     planted = {name: "CANARY" if name in typed else value for name, value in KINDS[template].sample.items()}
     assert "CANARY" not in render_short(channel, template, planted)

@@ -16,6 +16,7 @@ from app.utils.formatting import (
     REPLACEMENT,
     date_text,
     is_right_to_left,
+    known_payment_text,
     money_text,
     payment_text,
     printable,
@@ -73,6 +74,8 @@ def test_a_day_is_written_out(value: date | str) -> None:
 def test_a_payment_method_is_named() -> None:
     assert payment_text("credit_card") == "Credit card"
     assert payment_text("Store voucher") == "Store voucher"
+    assert known_payment_text("Apple Pay") == payment_text("apple_pay") == "Apple Pay"
+    assert known_payment_text("Store voucher") == ""
 
 
 @settings(deadline=None)

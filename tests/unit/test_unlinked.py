@@ -7,7 +7,7 @@ import pytest
 from app.core.enums import Channel
 from app.services.notifications.kinds import KINDS, short_texts
 from app.services.notifications.rendering import render_mail, render_short
-from app.utils.unlinked import greeting_name, is_link_like, unlinked
+from app.utils.unlinked import greeting_name, is_link_like, place_name, postal_code, unlinked
 
 pytestmark = [pytest.mark.req("REQ-006", "NFR-004"), pytest.mark.security]
 
@@ -56,6 +56,50 @@ def test_only_a_name_is_greeted(name: str, greeted: str | None) -> None:
     assert greeting_name(name) == greeted
 
 
+PLACES = {
+    "Lyon": "Lyon",
+    "St. Gallen": "St. Gallen",
+    # Not distinguishable from a domain.
+    "St.Gallen": None,
+    "Frankfurt (Oder)": "Frankfurt (Oder)",
+    "Biel/Bienne": "Biel/Bienne",
+    "Dublin 14": "Dublin 14",
+    "'s-Hertogenbosch": "'s-Hertogenbosch",
+    "San Fernando del Valle de Catamarca": "San Fernando del Valle de Catamarca",
+    "東京都千代田区": "東京都千代田区",
+    "Lyon 0900123": None,
+    "Lyon ٠٩٠٠": None,
+    "evil.com": None,
+    "t.co/x": None,
+    "https://evil.example": None,
+    "ada@evil.com": None,
+    "a" * 41: None,
+}
+CODES = {
+    "69001": "69001",
+    "SW1A 1AA": "SW1A 1AA",
+    "12345-6789": "12345-6789",
+    "D02": "D02",
+    "LV-1050": "LV-1050",
+    "CALL NOW": None,
+    "evil.com": None,
+    "+4909001": None,
+    "12345678901": None,
+    "٦٩٠٠١": None,
+    None: None,
+}
+
+
+@pytest.mark.parametrize(("city", "shown"), PLACES.items(), ids=lambda value: ascii(value)[:20])
+def test_only_the_name_of_a_place_is_shown(city: str, shown: str | None) -> None:
+    assert place_name(city) == shown
+
+
+@pytest.mark.parametrize(("code", "shown"), CODES.items(), ids=ascii)
+def test_only_a_postal_code_is_shown(code: str | None, shown: str | None) -> None:
+    assert postal_code(code) == shown
+
+
 LINK = "https://evil.example/win"
 
 
@@ -65,6 +109,7 @@ def _typed(template: str) -> dict[str, object]:
         "customer_name": LINK,
         "items": [line],
         "lines": [line],
+        "destination": f"69001 {LINK}, France",
         "ship_to": [LINK, f"1 Road, {LINK}"],
         "payment_method": f"card {LINK}",
         "reason": f"See {LINK}",

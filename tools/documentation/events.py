@@ -62,6 +62,30 @@ all: [Preview the mails](../how-to/preview-mails.md).
 |---|---|---|
 """
 
+_SHOWN = """\
+### What a mail to a customer shows
+
+The caller who places an order chooses the address of its mails. So that no one can use the shop's mail server to write to
+a stranger, a mail or SMS to a customer holds no text that a customer typed, but for a name and a place:
+
+| Typed by | Text | In mails and SMS to the customer |
+|---|---|---|
+| a customer with their own credentials | `product_name`, `sku` | no: articles are `Item 1`, `Item 2`, by their position |
+| a service or the staff | `product_name`, `sku` | as they are, without links: they are the shop's own |
+| anyone | `customer_name` | in the greeting, if it looks like a name: at most 60 characters, no digits, link or address |
+| anyone | `shipping_address.city` | if it looks like one: at most 40 characters, of them two digits at most, no link or address |
+| anyone | `shipping_address.postal_code` | if it looks like one: at most 10 letters, digits, spaces and hyphens, with a digit |
+| anyone | the rest of an address, company, VAT number, `metadata` | no |
+| anyone | `payment_method` | only by the usual name of a known one, such as `Credit card` |
+| anyone | reasons and notes of cancellations and returns, parcel data of a return, attachments | no |
+| the staff | notes, reasons of a deduction, carrier and tracking number | as they are |
+
+In production a customer cannot place an order unless [`ORDERS_PRICED_BY`](CONFIGURATION#rules-of-the-shop) is
+`anyone`. The invoice and the credit note, which are attached as PDFs, name the customer, the full address and the articles,
+as an invoice must; they are issued only for goods that were shipped or money that was paid back. Mails to the
+warehouse, the managers and operations go to the addresses of the settings, and show what their readers need, without links.
+"""
+
 _SHORT_HEAD = """\
 ## SMS and chat
 
@@ -181,7 +205,7 @@ def page() -> str:
         for channel, name in short_texts()
     )
     parts = [_HEAD, _EVENTS_HEAD + events, _JOBS_HEAD + jobs, _SWEEPS_HEAD + sweeps]
-    parts += [_MAILS_HEAD + mails, _SHORT_HEAD + short]
+    parts += [_MAILS_HEAD + mails, _SHOWN, _SHORT_HEAD + short]
     return "\n".join(parts).replace("CONFIGURATION", "../configuration.md")
 
 

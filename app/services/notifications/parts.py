@@ -11,18 +11,20 @@ from decimal import Decimal
 from typing import Any, Final, TypedDict, cast
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import ScalarSelect, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import selectinload
+from sqlalchemy.orm import selectinload, with_expression
 
-from app.core.enums import DocumentState
+from app.core.enums import DocumentState, EntityType, Role
+from app.models.event import Event
 from app.models.invoice import Invoice
-from app.models.order import Order
+from app.models.order import Order, OrderLineItem
 from app.models.payment import Refund
 from app.models.return_request import ReturnRequest
 from app.services.documents import views as document_views
-from app.services.notifications.kind import GONE, Addressed, DocumentFile, Facts, FactsRequest, NothingToSend
-from app.utils.unlinked import is_link_like
+from app.services.notifications.kind import GONE, Addressed, Audience, DocumentFile, Facts, FactsRequest, NothingToSend
+from app.utils.postal_address import postal_lines
+from app.utils.unlinked import is_link_like, place_name, postal_code
 
 Amount = Decimal | str
 Day = date | str
@@ -82,9 +84,21 @@ class Inspection(TypedDict):
 
 
 async def order_of(session: AsyncSession, order_id: UUID) -> Order | None:
-    """Return an order with its lines."""
-    statement = select(Order).where(Order.id == order_id).options(selectinload(Order.line_items))
+    """Return an order with its lines and the role that placed it."""
+    statement = (
+        select(Order)
+        .where(Order.id == order_id)
+        .options(selectinload(Order.line_items), with_expression(Order.placed_by, _placed_by(order_id)))
+    )
     return (await session.execute(statement)).scalar_one_or_none()
+
+
+def _placed_by(order_id: UUID) -> ScalarSelect[Any]:
+    return (
+        select(Event.data["placed_by"].astext)
+        .where(Event.entity_type == EntityType.ORDER, Event.entity_id == order_id, Event.seq == 1)
+        .scalar_subquery()
+    )
 
 
 async def return_of(session: AsyncSession, refund: Refund | None) -> ReturnRequest | None:
@@ -152,26 +166,55 @@ def phone_of(order: Order) -> str | None:
 
 
 def ship_to(order: Order) -> list[str]:
-    """Return the lines of the shipping address, the name first."""
+    """Return the lines of the shipping address for the warehouse, the name first."""
     to = document_views.party(order.shipping_address, order)
     return [to.name, *to.lines]
 
 
-def pick_lines(order: Order) -> list[PickLine]:
+def destination(order: Order) -> str:
+    """Return where an order goes as its customer reads it, such as `69001 Lyon, France`.
+
+    Name, street and state are left out, and a city or postal code that does not look like one.
+    """
+    address = order.shipping_address
+    shown = {
+        "city": place_name(address["city"]),
+        "postal_code": postal_code(address.get("postal_code")),
+        "country": address["country"],
+    }
+    return ", ".join(postal_lines(shown))
+
+
+def article_name(line: OrderLineItem, order: Order, audience: Audience) -> str:
+    """Return how a message names a line of an order.
+
+    The customer who placed the order with credentials of their own wrote its names, and chose the address of its
+    mails: to the customer, such a line is named by its position.
+    """
+    if audience is Audience.CUSTOMER and order.placed_by == Role.CUSTOMER:
+        return f"Item {line.position}"
+    return line.product_name
+
+
+def _pick_line(line: OrderLineItem, quantity: int, order: Order, audience: Audience) -> PickLine:
+    name = article_name(line, order, audience)
+    return {"name": name, "sku": line.sku if name == line.product_name else None, "quantity": quantity}
+
+
+def pick_lines(order: Order, audience: Audience) -> list[PickLine]:
     """Return the lines of an order without money."""
-    return [{"name": line.product_name, "sku": line.sku, "quantity": line.quantity} for line in order.line_items]
+    return [_pick_line(line, line.quantity, order, audience) for line in order.line_items]
 
 
-def returned_lines(returned: ReturnRequest, order: Order) -> list[PickLine]:
+def returned_lines(returned: ReturnRequest, order: Order, audience: Audience) -> list[PickLine]:
     """Return the lines of an order that a return takes back, with the quantities of the return."""
     by_id = {str(line.id): line for line in order.line_items}
-    lines = [(by_id[item["line_item_id"]], item["quantity"]) for item in returned.items]
-    return [{"name": line.product_name, "sku": line.sku, "quantity": quantity} for line, quantity in lines]
+    return [_pick_line(by_id[item["line_item_id"]], item["quantity"], order, audience) for item in returned.items]
 
 
 def inspection(returned: ReturnRequest | None, order: Order) -> Inspection:
-    """Return what a mail says of an inspection: the lines with something to report, and the deduction, if any."""
-    names = {str(line.id): line.product_name for line in order.line_items}
+    """Return what a customer mail says of an inspection: the lines with something to report, and the deduction, if any."""
+    names = {str(line.id): article_name(line, order, Audience.CUSTOMER) for line in order.line_items}
     found = (returned.inspection if returned is not None else None) or []
     deducted = returned if returned is not None and returned.deduction_amount > 0 else None
     return {

@@ -11,6 +11,7 @@ RETURN: Final = "RET-2026-000042"
 GREETING: Final[ToCustomer] = {"customer_name": CUSTOMER, "order_number": ORDER}
 RETURN_GREETING: Final[ReturnToCustomer] = {**GREETING, "return_number": RETURN}
 ADDRESS: Final = (CUSTOMER, "14 Via dei Coronari", "Interno 3", "00186 Roma", "Italy")
+DESTINATION: Final = "00186 Roma, Italy"
 REASON: Final = "The glaze is a different colour from the photograph."
 ITEMS: Final[tuple[PickLine, ...]] = (
     {"name": "Hand-thrown stoneware vase, ash glaze", "sku": "ART-1000", "quantity": 1},

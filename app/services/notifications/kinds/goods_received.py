@@ -27,7 +27,7 @@ def load(request: FactsRequest, returned: ReturnRequest, order: Order) -> Addres
         "order_number": order.order_number,
         "return_number": returned.return_number,
         "received_at": request.shop_time.local(returned.received_at or returned.updated_at),
-        "items": returned_lines(returned, order),
+        "items": returned_lines(returned, order, request.audience),
     }
     return request.to_staff(facts, order.id)
 

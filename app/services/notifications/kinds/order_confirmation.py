@@ -8,7 +8,16 @@ from app.models.order import Order
 from app.services.jobs.service import JobKind
 from app.services.notifications import sample_parts
 from app.services.notifications.kind import Addressed, Audience, FactsRequest, Kind
-from app.services.notifications.parts import Amount, Day, ToCustomer, about_order, greeting, ship_to, to_customer
+from app.services.notifications.parts import (
+    Amount,
+    Day,
+    ToCustomer,
+    about_order,
+    article_name,
+    destination,
+    greeting,
+    to_customer,
+)
 
 
 class MailLine(TypedDict):
@@ -30,7 +39,7 @@ class OrderConfirmation(ToCustomer):
     tax: Amount
     total: Amount
     payment_method: str | None
-    ship_to: Sequence[str]
+    destination: str
 
 
 @about_order
@@ -41,14 +50,19 @@ async def load(request: FactsRequest, order: Order) -> Addressed[OrderConfirmati
         "order_date": request.shop_time.day(order.created_at),
         "currency": order.currency,
         "lines": [
-            {"name": line.product_name, "quantity": line.quantity, "amount": line.subtotal} for line in order.line_items
+            {
+                "name": article_name(line, order, request.audience),
+                "quantity": line.quantity,
+                "amount": line.subtotal,
+            }
+            for line in order.line_items
         ],
         "subtotal": order.subtotal_amount,
         "shipping": order.shipping_amount,
         "tax": order.tax_amount,
         "total": order.total_amount,
         "payment_method": order.payment_method,
-        "ship_to": ship_to(order),
+        "destination": destination(order),
     }
     return to_customer(order, facts)
 
@@ -73,6 +87,6 @@ KIND: Final[Kind[OrderConfirmation]] = Kind(
         "tax": Decimal("148.60"),
         "total": Decimal("909.60"),
         "payment_method": "credit_card",
-        "ship_to": sample_parts.ADDRESS,
+        "destination": sample_parts.DESTINATION,
     },
 )

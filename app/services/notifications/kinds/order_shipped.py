@@ -12,9 +12,9 @@ from app.services.notifications.parts import (
     PickLine,
     ToCustomer,
     about_order,
+    destination,
     greeting,
     pick_lines,
-    ship_to,
     to_customer,
 )
 
@@ -25,18 +25,18 @@ class OrderShipped(ToCustomer):
     carrier: str | None
     tracking_number: str | None
     items: Sequence[PickLine]
-    ship_to: Sequence[str]
+    destination: str
 
 
 @about_order
-async def load(_: FactsRequest, order: Order) -> Addressed[OrderShipped]:
+async def load(request: FactsRequest, order: Order) -> Addressed[OrderShipped]:
     """Read the facts (see `Kind.load`)."""
     facts: OrderShipped = {
         **greeting(order),
         "carrier": order.carrier,
         "tracking_number": order.tracking_number,
-        "items": pick_lines(order),
-        "ship_to": ship_to(order),
+        "items": pick_lines(order, request.audience),
+        "destination": destination(order),
     }
     return to_customer(order, facts)
 
@@ -52,7 +52,7 @@ KIND: Final[Kind[OrderShipped]] = Kind(
         "carrier": "DHL Express",
         "tracking_number": "JD014600006281230704",
         "items": sample_parts.ITEMS,
-        "ship_to": sample_parts.ADDRESS,
+        "destination": sample_parts.DESTINATION,
     },
     short={Channel.SMS: frozenset({"order_number", "carrier", "tracking_number"})},
 )

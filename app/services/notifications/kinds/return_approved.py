@@ -39,7 +39,7 @@ def load(request: FactsRequest, returned: ReturnRequest, order: Order) -> Addres
     facts: ReturnApproved = {
         **return_greeting(returned, order),
         "currency": returned.currency,
-        "items": returned_lines(returned, order),
+        "items": returned_lines(returned, order, request.audience),
         "restocking_fee": returned.restocking_fee,
         "refund_amount": returned.refund_amount,
         "notes": returned.manager_notes,

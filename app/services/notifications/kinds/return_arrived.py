@@ -28,12 +28,12 @@ class ReturnArrived(ReturnToCustomer):
 
 
 @about_return
-def load(_: FactsRequest, returned: ReturnRequest, order: Order) -> Addressed[ReturnArrived]:
+def load(request: FactsRequest, returned: ReturnRequest, order: Order) -> Addressed[ReturnArrived]:
     """Read the facts (see `Kind.load`)."""
     facts: ReturnArrived = {
         **return_greeting(returned, order),
         "refund_amount": returned.refund_amount,
-        "items": returned_lines(returned, order),
+        "items": returned_lines(returned, order, request.audience),
     }
     return to_customer(order, facts)
 

@@ -45,7 +45,7 @@ def load(
         "customer_notes": returned.customer_notes,
         "currency": order.currency,
         "order_total": order.total_amount,
-        "items": returned_lines(returned, order),
+        "items": returned_lines(returned, order, request.audience),
         "requested_at": request.shop_time.local(returned.created_at),
         "review_by": request.shop_time.local(review_by),
     }

@@ -32,7 +32,7 @@ class ReturnCompleted(ReturnToCustomer, Inspection):
 
 
 @about_return
-def load(_: FactsRequest, returned: ReturnRequest, order: Order) -> Addressed[ReturnCompleted] | NothingToSend:
+def load(request: FactsRequest, returned: ReturnRequest, order: Order) -> Addressed[ReturnCompleted] | NothingToSend:
     """Read the facts (see `Kind.load`)."""
     if returned.status != ReturnStatus.COMPLETED or returned.refund_amount > 0:
         return NothingToSend("the mail of the refund says it")
@@ -40,7 +40,7 @@ def load(_: FactsRequest, returned: ReturnRequest, order: Order) -> Addressed[Re
         **return_greeting(returned, order),
         **inspection(returned, order),
         "currency": returned.currency,
-        "items": returned_lines(returned, order),
+        "items": returned_lines(returned, order, request.audience),
         "restocking_fee": returned.restocking_fee,
     }
     return to_customer(order, facts)

@@ -25,9 +25,12 @@ class ReturnReceived(ReturnToCustomer):
 
 
 @about_return
-def load(_: FactsRequest, returned: ReturnRequest, order: Order) -> Addressed[ReturnReceived]:
+def load(request: FactsRequest, returned: ReturnRequest, order: Order) -> Addressed[ReturnReceived]:
     """Read the facts (see `Kind.load`)."""
-    facts: ReturnReceived = {**return_greeting(returned, order), "items": returned_lines(returned, order)}
+    facts: ReturnReceived = {
+        **return_greeting(returned, order),
+        "items": returned_lines(returned, order, request.audience),
+    }
     return to_customer(order, facts)
 
 

@@ -29,7 +29,7 @@ async def load(request: FactsRequest, order: Order) -> Addressed[WarehouseOrderR
         "address_corrected": bool(request.claim.payload.get("address_corrected")),
         "order_number": order.order_number,
         "paid_at": request.shop_time.local(order.paid_at or order.updated_at),
-        "items": pick_lines(order),
+        "items": pick_lines(order, request.audience),
         "ship_to": ship_to(order),
     }
     return request.to_staff(facts, order.id)
