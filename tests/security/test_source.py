@@ -107,8 +107,11 @@ def test_the_check_finds_what_it_is_for(line: str) -> None:
     assert list(careless_comparisons(line)) == [line]
 
 
-SQL_SINKS = {"text", "literal_column", "execute", "executemany", "exec_driver_sql", "scalar", "scalars", "SQL"}
-"""Calls whose first argument is SQL: SQLAlchemy's, psycopg's and Alembic's."""
+TEXT_OF_SQL = {"text", "literal_column", "exec_driver_sql", "SQL"}
+"""Calls that make SQL of the text they get: SQLAlchemy's and psycopg's. They get constants alone."""
+
+STATEMENTS = {"execute", "executemany", "scalar", "scalars", "copy"}
+"""Calls that take a statement, whose first argument may also be an expression of SQLAlchemy."""
 
 BUILT_SQL = {
     # Tables, triggers and sequences that the catalogue of our own schema names; a mark made from such names.
@@ -126,6 +129,8 @@ BUILT_SQL = {
     ("devtools/seed.py", "WITH settled AS"),
     # Kinds of jobs and of entities, from enumerations of this code base.
     ("devtools/seed.py", "INSERT INTO jobs (kind, queue, entity_id, dedupe_key, payload, run_at)"),
+    # A table and its columns, from a literal in the same module.
+    ("devtools/seed.py", "f'COPY {table}"),
     # A constant of the same module, in seconds.
     ("app/services/workflow/verification.py", "DEAD_AFTER.total_seconds():.0f"),
     # Names of columns, in a rule of the schema.
@@ -140,6 +145,8 @@ def is_fixed(node: ast.expr) -> bool:
     """Return whether an expression is made of constants alone: literals, names in capitals, and their members."""
     if isinstance(node, ast.Name | ast.Attribute):
         return (node.id if isinstance(node, ast.Name) else node.attr).strip("_").isupper()
+    if isinstance(node, ast.IfExp):
+        return is_fixed(node.body) and is_fixed(node.orelse)
     parts = [part for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)]
     if isinstance(node, ast.Call):
         method = node.func
@@ -154,6 +161,8 @@ def is_put_together(node: ast.expr) -> bool:
     match node:
         case ast.JoinedStr():
             return True
+        case ast.IfExp(body=one, orelse=other):
+            return is_put_together(one) or is_put_together(other)
         case ast.BinOp(op=ast.Add() | ast.Mod(), left=left, right=right):
             return any(
                 isinstance(part, ast.Constant | ast.JoinedStr) or is_put_together(part) for part in (left, right)
@@ -170,28 +179,45 @@ def assignments(scope: ast.AST) -> dict[str, list[ast.expr]]:
     """Return what each name of a scope is set to."""
     made: dict[str, list[ast.expr]] = {}
     for node in ast.walk(scope):
-        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and node.value is not None:
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.NamedExpr) and node.value is not None:
+            is_added = isinstance(node, ast.AugAssign)
+            value = ast.BinOp(ast.Constant(""), ast.Add(), node.value) if is_added else node.value
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                if isinstance(target, ast.Name):
-                    is_added = isinstance(node, ast.AugAssign)
-                    value = ast.BinOp(ast.Constant(""), ast.Add(), node.value) if is_added else node.value
-                    made.setdefault(target.id, []).append(value)
+                # Of several targets, each counts as the whole value.
+                for name in ast.walk(target):
+                    if isinstance(name, ast.Name):
+                        made.setdefault(name.id, []).append(value)
     return made
 
 
+def real_names(tree: ast.Module) -> dict[str, str]:
+    """Return what is imported under another name, by that name."""
+    return {
+        alias.asname: alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
+    }
+
+
 def built_sql(source: str) -> Iterator[str]:
-    """Yield each text that is put together from values and then given to the database as SQL."""
+    """Yield each text that may be put together from values and is given to the database as SQL."""
     tree = ast.parse(source)
+    imported = real_names(tree)
     for scope in [tree, *(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))]:
         made = assignments(scope)
         for node in ast.walk(scope):
-            if not isinstance(node, ast.Call) or not node.args:
+            given = [*node.args, *(word.value for word in node.keywords)] if isinstance(node, ast.Call) else []
+            if not isinstance(node, ast.Call) or not given:
                 continue
-            if (getattr(node.func, "attr", None) or getattr(node.func, "id", "")) not in SQL_SINKS:
+            called = str(getattr(node.func, "attr", None) or getattr(node.func, "id", ""))
+            called = imported.get(called, called)
+            if called not in TEXT_OF_SQL | STATEMENTS:
                 continue
-            given = node.args[0]
-            for value in made.get(given.id, []) if isinstance(given, ast.Name) else [given]:
-                if is_put_together(value) and not is_fixed(value):
+            first = given[0]
+            for value in made.get(first.id, [first]) if isinstance(first, ast.Name) else [first]:
+                if not is_fixed(value) and (called in TEXT_OF_SQL or is_put_together(value)):
                     yield ast.unparse(value)
 
 
@@ -220,6 +246,19 @@ def test_no_sql_is_built_from_values() -> None:
         "statement = 'SELECT 1 '\nstatement += clause\ncursor.execute(statement)",
         "select(literal_column(f'{word} DESC'))",
         "connection.execute(f'TRUNCATE {table}'.encode())",
+        "text(first + second)",
+        "text(separator.join(words))",
+        "text(f'SELECT {word}' if word else 'SELECT 1')",
+        "connection.execute(f'SELECT {word}' if word else 'SELECT 1')",
+        "text(text=f'SELECT {word}')",
+        "text(dedent(f'SELECT {word}'))",
+        "text(statement_for(word))",
+        "if statement := f'SELECT {word}':\n    connection.execute(text(statement))",
+        "statement, values = f'SELECT {word}', ()\ncursor.execute(text(statement))",
+        "connection.execute(text(self.statement))",
+        "def found(word):\n    return text(word)",
+        "from sqlalchemy import text as sql_text\nsql_text(f'SELECT {word}')",
+        "cursor.copy(f'COPY {table} FROM STDIN')",
     ],
 )
 def test_the_check_of_sql_finds_every_shape(line: str) -> None:
@@ -233,6 +272,7 @@ def test_the_check_of_sql_finds_every_shape(line: str) -> None:
         "TABLE = 'orders'\nconnection.execute(f'SELECT 1 FROM {TABLE}')",
         "session.execute(select(Order.id).where(Order.id == order_id))",
         "connection.execute(sql.SQL('CREATE ROLE {}').format(sql.Identifier(name)))",
+        "statement = 'SELECT 1' if is_short else 'SELECT 2'\nconnection.execute(text(statement))",
     ],
 )
 def test_the_check_of_sql_passes_constants_and_parameters(line: str) -> None:
