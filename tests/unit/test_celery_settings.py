@@ -1,6 +1,7 @@
 """Celery as configured: addresses, routes, a handler for every kind of job, a task for every tick."""
 
 import asyncio
+import time
 import traceback
 from datetime import timedelta
 from pathlib import Path
@@ -101,8 +102,10 @@ def test_what_is_no_job_ends_at_its_time_limit() -> None:
     async def endless(_: WorkerServices) -> None:
         await asyncio.Event().wait()
 
+    began = time.monotonic()
     with capture_logs(), pytest.raises(worker_process.WorkInterruptedError, match="TimeoutError"):
         process.run(endless, timedelta(milliseconds=10))
+    assert time.monotonic() - began < JOB_TIME_LIMIT.total_seconds() / 2
     process.close()
 
 
