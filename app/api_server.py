@@ -33,6 +33,20 @@ class _MarkingServer(uvicorn.Server):
             self._mark.touch()
 
 
+class _Parent(Multiprocess):
+    """A parent that learns at once that a process has ended.
+
+    It waits for the answer of each process at one end of a pipe. While it holds the other end too, the end of the
+    process does not end the wait, which then takes `HEALTHCHECK_SECONDS`.
+    """
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace a process that has ended, or stop where it could not begin."""
+        for process in self.processes:
+            process.child_conn.close()
+        super().keep_subprocess_alive()
+
+
 def serve(options: dict[str, Any], workers: int) -> None:
     """Serve until SIGTERM or SIGINT.
 
@@ -54,7 +68,7 @@ def serve(options: dict[str, Any], workers: int) -> None:
         if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="articurated-metrics-"))
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        parent = Multiprocess(config, sockets=[config.bind_socket()])
+        parent = _Parent(config, sockets=[config.bind_socket()])
         parent.run()
         if any(process.exitcode == STARTUP_FAILURE for process in parent.processes):
             sys.exit(STARTUP_FAILURE)

@@ -21,6 +21,7 @@ from app.services.operations.health import HealthService
 from app.services.operations.probes import refuse_stand_ins
 from app.services.payments.gateway.http import HttpPaymentGateway
 from app.services.payments.gateway.port import MOCK_HEADER, GatewayUnavailable
+from app.tasks import processes
 from app.utils.email_sender import EmailSender, MailUnavailable
 from tests.conftest import MovableClock
 from tests.integration.conftest import error_of, new_order
@@ -186,6 +187,11 @@ async def test_the_start_names_each_stand_in(mock: LiveGateway, services: Servic
             async with application.router.lifespan_context(application):
                 pass
         assert "PAYMENT_GATEWAY_URL" in application.state.refusal
+
+
+async def test_a_worker_does_not_start_with_them(mock: LiveGateway) -> None:
+    with pytest.raises(SettingsError, match="PAYMENT_GATEWAY_URL leads to a mock gateway"):
+        await processes._verify(production(payment_gateway_url=mock.url))
 
 
 async def test_parts_that_are_away_or_real_do_not_hinder_the_start(mock: LiveGateway) -> None:
