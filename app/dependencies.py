@@ -23,18 +23,13 @@ from app.core.security import (
     same_secret,
     token_header,
 )
+from app.request_state import state_of
 from app.services.access.rate_limit import Verdict
 from app.services.access.rate_limit_store import WINDOW_SECONDS
 from app.utils.exceptions import RateLimitedError, ServiceUnavailableError, UnauthenticatedError
 
-ACTOR = "articurated.actor"
-"""Where a request's scope holds its actor, for the access log."""
-
 CREDENTIALS = frozenset({b"x-api-key", b"authorization"})
 """Headers that say who calls."""
-
-RATE_LIMIT = "articurated.rate_limit"
-"""Where a request's scope holds the state of its caller's limit, for the headers of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +42,7 @@ class RequestContext:
 
 async def request_context(request: Request) -> RequestContext:
     """Return the context of a request that the route has authenticated."""
-    return RequestContext(request.scope[ACTOR], request.app.state.services)
+    return RequestContext(state_of(request.scope).caller, request.app.state.services)
 
 
 async def process_services(request: Request) -> Services:
@@ -69,7 +64,7 @@ async def admit(scope: Scope, services: Services) -> Actor:
 
 
 async def authenticate(scope: Scope, services: Services) -> Actor:
-    """Return who makes a request, and leave it in the request's scope.
+    """Return who makes a request, and note it in the request's state.
 
     A header that is there must hold, even beside another one that does. Failures count towards a limit of the
     address they come from. Beyond it, wrong credentials are answered 429. Right ones pass, so that a neighbour behind
@@ -95,12 +90,12 @@ async def authenticate(scope: Scope, services: Services) -> Actor:
         customer_id=principal.customer_id,
         ip_address=client_address(scope),
     )
-    scope[ACTOR] = actor
+    state_of(scope).actor = actor
     return actor
 
 
 def _keep_to(scope: Scope, verdict: Verdict) -> None:
-    scope[RATE_LIMIT] = verdict
+    state_of(scope).rate_limit = verdict
     if not verdict.allowed:
         raise RateLimitedError(verdict.limit, WINDOW_SECONDS, verdict.reset_seconds)
 

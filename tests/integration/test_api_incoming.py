@@ -12,6 +12,7 @@ from app.config import Settings
 from app.core.enums import Role
 from app.database import Database
 from app.main import create_app
+from app.utils.budget import Budget
 from tests.factories import order_payload
 from tests.integration.conftest import error_of
 
@@ -41,7 +42,7 @@ async def test_a_caller_who_sends_slowly_leaves_room_for_others(
     api: httpx2.AsyncClient, callers: dict[Role, httpx2.AsyncClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One caller holds its part of the budget with bodies that do not end; another gets in, and so does this one later."""
-    budget = incoming.Budget(40_000)
+    budget = Budget(40_000)
     monkeypatch.setattr(json_body.read_body, "__defaults__", (budget,))
     monkeypatch.setattr(api._transport.app.state.services.settings, "max_body_bytes", 9_000)  # type: ignore[attr-defined]
     ends, taken = asyncio.Event(), asyncio.Queue[None]()

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from app.api.http.incoming import Budget, Share
 from app.api.http.json_body import read_body, require_json
 from app.api.http.routing import check_query
+from app.request_state import begin, state_of
+from app.utils.budget import Budget, Share
 from app.utils.exceptions import (
     InvalidInputError,
     PayloadTooLargeError,
@@ -194,7 +195,9 @@ def request(headers: dict[str, str], *chunks: bytes, ends: bool = True) -> Reque
         return next(arriving)
 
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    return Request({"type": "http", "method": "POST", "headers": raw, "query_string": b""}, receive)
+    scope = {"type": "http", "method": "POST", "headers": raw, "query_string": b""}
+    begin(scope, "test")
+    return Request(scope, receive)
 
 
 async def test_a_body_up_to_the_limit_is_read() -> None:
@@ -226,7 +229,7 @@ async def test_bodies_that_arrive_at_once_share_a_budget() -> None:
     with pytest.raises(ServiceUnavailableError):
         await read_body(second, 100, budget)
     for answered in (second, first, first):
-        Share.of(answered.scope).give_back()
+        state_of(answered.scope).give_back()
     assert budget.left == 20
 
 

@@ -9,8 +9,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.http.errors import request_id_of
 from app.api.http.responses import refusal
+from app.request_state import state_of
 
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 SENT_HEADERS = (
@@ -65,7 +65,7 @@ class OriginMiddleware(CORSMiddleware):
             status=403,
             message="This origin, method or header is not open to web pages.",
             details={"origin": headers["origin"][:200]},
-            request_id=request_id_of(scope),
+            request_id=state_of(scope).request_id,
             headers={"Vary": response.headers["vary"]},
         )
 

@@ -15,13 +15,11 @@ from starlette.types import Scope
 
 from app.api.http.responses import ERROR_KINDS, refusal
 from app.core.logging import describe_exception
+from app.request_state import state_of
 from app.services.workflow import tampering
 from app.utils.disk import database_full, is_disk_full
 from app.utils.exceptions import AppError, RecordTamperedError
 from app.utils.strict_json import printable
-
-REQUEST_ID = "articurated.request_id"
-"""Where a request's scope holds its id."""
 
 FAULTS_SHOWN = 20
 RETRY_AFTER_SECONDS = "5"
@@ -44,11 +42,6 @@ def install(application: FastAPI) -> None:
         application.add_exception_handler(kind, handler)
 
 
-def request_id_of(scope: Scope) -> str:
-    """Return the id that the middleware gave this request."""
-    return str(scope.get(REQUEST_ID, ""))
-
-
 def plain_refusal(scope: Scope, code: str, headers: dict[str, str] | None = None) -> Response:
     """Return the error `code` with its standard message and nothing else in it."""
     kind = ERROR_KINDS[code]
@@ -57,7 +50,7 @@ def plain_refusal(scope: Scope, code: str, headers: dict[str, str] | None = None
         status=kind.status,
         message=kind.message,
         details={},
-        request_id=request_id_of(scope),
+        request_id=state_of(scope).request_id,
         headers=headers,
     )
 
@@ -85,7 +78,7 @@ def refused(scope: Scope, error: AppError) -> Response:
         status=error.status,
         message=error.message,
         details=error.details,
-        request_id=request_id_of(scope),
+        request_id=state_of(scope).request_id,
         headers=headers,
     )
 
@@ -96,7 +89,7 @@ async def _invalid(request: Request, error: RequestValidationError) -> Response:
         status=422,
         message=ERROR_KINDS["VALIDATION_ERROR"].message,
         details=faults_of(error.errors()),
-        request_id=request_id_of(request.scope),
+        request_id=state_of(request.scope).request_id,
     )
 
 
@@ -125,7 +118,7 @@ async def _framework_refused(request: Request, error: HTTPException) -> Response
         status=status,
         message=f"{status.phrase}.",
         details={},
-        request_id=request_id_of(request.scope),
+        request_id=state_of(request.scope).request_id,
         headers=error.headers,
     )
 
@@ -141,7 +134,7 @@ def _method_refused(request: Request) -> Response:
         status=kind.status,
         message=kind.message,
         details={"allowed": allowed.split(", ")},
-        request_id=request_id_of(request.scope),
+        request_id=state_of(request.scope).request_id,
         headers={"Allow": allowed},
     )
 
@@ -180,6 +173,6 @@ async def _database_failed(request: Request, error: DBAPIError | PoolTimeoutErro
             status=422,
             message=ERROR_KINDS["VALIDATION_ERROR"].message,
             details=faults,
-            request_id=request_id_of(request.scope),
+            request_id=state_of(request.scope).request_id,
         )
     raise error

@@ -10,7 +10,7 @@ from starlette.types import Scope
 
 from app.api.http.errors import refused
 from app.core import monitoring
-from app.dependencies import ACTOR
+from app.request_state import state_of
 from app.services.access.idempotency import IdempotencyService, KeptAnswer, is_final
 from app.utils.exceptions import AppError, InvalidInputError
 
@@ -69,7 +69,7 @@ def fingerprint_of(scope: Scope, query_string: bytes, essence: bytes) -> bytes:
     # Under another condition it is another request. And one principal may have another role today, or speak for
     # another customer: what is stored was for one who might ask.
     parts += [value for name, value in scope["headers"] if name == b"if-match"]
-    actor = scope[ACTOR]
+    actor = state_of(scope).caller
     parts += [str(actor.role).encode(), str(actor.sees_only).encode(), essence]
     digest = hashlib.sha256()
     for part in parts:
@@ -84,7 +84,7 @@ async def stored_answer(service: IdempotencyService, scope: Scope, key: str, fin
     Raises:
         IdempotencyKeyReusedError: the key belongs to another request.
     """
-    kept = await service.stored(scope[ACTOR].id, key, fingerprint)
+    kept = await service.stored(state_of(scope).principal_id, key, fingerprint)
     return None if kept is None else _replay(kept)
 
 
@@ -107,7 +107,7 @@ async def answer_once(
         headers = {name: value for name, value in response.headers.items() if name != _CONTENT_LENGTH}
         return KeptAnswer(response.status_code, headers, bytes(response.body))
 
-    kept, is_replay = await service.once(scope[ACTOR].id, key, fingerprint, work)
+    kept, is_replay = await service.once(state_of(scope).principal_id, key, fingerprint, work)
     return _replay(kept) if is_replay else Response(kept.body, kept.status, kept.headers)
 
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from fastapi import Request
 
-from app.api.http.incoming import REQUESTS, Budget, Share
-from app.dependencies import ACTOR
+from app.api.http.incoming import REQUESTS
+from app.request_state import state_of
+from app.utils.budget import Budget
 from app.utils.exceptions import InvalidInputError, PayloadTooLargeError, UnsupportedMediaTypeError
 from app.utils.strict_json import BODY, parse_object
 
@@ -54,9 +55,7 @@ async def read_body(request: Request, limit: int, budget: Budget = REQUESTS) -> 
         PayloadTooLargeError: it is longer, by its header or, where that is missing, by what arrives.
         ServiceUnavailableError: the bodies that arrive at this moment have used up the budget, or the caller's part of it.
     """
-    share = Share.of(request.scope)
-    actor = request.scope.get(ACTOR)
-    caller = None if actor is None else actor.id
+    state = state_of(request.scope)
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > limit:
         raise _too_large(limit)
@@ -70,7 +69,7 @@ async def read_body(request: Request, limit: int, budget: Budget = REQUESTS) -> 
         size += len(chunk)
         if size > limit:
             raise _too_large(limit)
-        share.take(budget, len(chunk), caller, limit)
+        state.hold(budget, len(chunk), limit)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)

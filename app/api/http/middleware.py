@@ -14,13 +14,14 @@ import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.http.errors import REQUEST_ID, plain_refusal
+from app.api.http.errors import plain_refusal
 from app.api.http.hosts import foreign_host
-from app.api.http.incoming import SHARE, in_time
+from app.api.http.incoming import in_time
 from app.api.http.responses import ERROR_KINDS, refusal
 from app.core import error_tracking, monitoring
 from app.core.logging import ENTITY_IDS, entity_of_path
-from app.dependencies import ACTOR, RATE_LIMIT, client_address
+from app.dependencies import client_address
+from app.request_state import RequestState, begin
 from app.utils.strict_json import printable
 
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
@@ -86,7 +87,7 @@ class HttpMiddleware:
         if is_head:
             # Answered as GET is, without the body. A copy: the server still has to know that it is a HEAD.
             scope = {**scope, "method": "GET"}
-        scope[REQUEST_ID] = request_id
+        state = begin(scope, request_id)
         status = 0
 
         async def send_on(message: Message) -> None:
@@ -95,7 +96,7 @@ class HttpMiddleware:
                 status = message["status"]
                 if status == 201:
                     structlog.contextvars.bind_contextvars(**_made(message["headers"]))
-                verdict = scope.get(RATE_LIMIT)
+                verdict = state.rate_limit
                 told = headers if verdict is None else [*headers, *verdict.headers]
                 message["headers"] = _completed(message["headers"], told, scope["path"])
             elif is_head and message["type"] == "http.response.body":
@@ -114,9 +115,8 @@ class HttpMiddleware:
                 raise
             await plain_refusal(scope, "INTERNAL_ERROR")(scope, receive, send_on)
         finally:
-            if (share := scope.get(SHARE)) is not None:
-                share.give_back()
-            _record(scope, method, status, time.perf_counter() - started)
+            state.give_back()
+            _record(scope, state, method, status, time.perf_counter() - started)
             structlog.contextvars.unbind_contextvars("request_id", *ENTITY_IDS)
 
     def _refusal(self, scope: Scope, request_id: str) -> Response | None:
@@ -179,11 +179,11 @@ def _known(method: str) -> str:
     return method if method in _METHODS else "(other)"
 
 
-def _record(scope: Scope, method: str, status: int, seconds: float) -> None:
+def _record(scope: Scope, state: RequestState, method: str, status: int, seconds: float) -> None:
     route = _route(scope)
     known_method = _known(method)
     monitoring.request_answered(known_method, route, status, seconds)
-    actor = scope.get(ACTOR)
+    actor = state.actor
     log = logger.debug if route in _PROBED and status < 400 else logger.info
     log(
         "request",

@@ -10,10 +10,10 @@ from functools import lru_cache
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.http.errors import request_id_of
 from app.api.http.responses import refusal
 from app.config import Settings
 from app.config_rules import development_secrets, is_reachable
+from app.request_state import state_of
 
 logger = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ class SecretsGuard:
             status=403,
             message="This installation runs with development secrets and serves its own machine only.",
             details={"needed": "own secrets, or ALLOW_DEVELOPMENT_SECRETS=true"},
-            request_id=request_id_of(scope),
+            request_id=state_of(scope).request_id,
         )
         await refused(scope, receive, send)
 

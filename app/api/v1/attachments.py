@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, cast
 from uuid import UUID
 
 import orjson
@@ -11,12 +11,12 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from app.api.deps import Context
-from app.api.http.incoming import UPLOADS, Share
+from app.api.http.incoming import UPLOADS
 from app.api.http.multipart import Part, read_multipart
 from app.api.http.responses import answer, refuses
 from app.api.http.routing import ApiRoute
 from app.composition import Services
-from app.dependencies import ACTOR
+from app.request_state import state_of
 from app.schemas.attachment import (
     UPLOAD_BODY,
     AttachmentFields,
@@ -27,8 +27,25 @@ from app.schemas.attachment import (
 )
 from app.utils.exceptions import InvalidInputError
 
+if TYPE_CHECKING:
+    from app.services.returns.attachments import PreparedUpload
+
 FILE, DESCRIPTION = "file", "description"
-_UPLOAD, _PREPARED = "articurated.upload", "articurated.prepared_upload"
+
+
+class UploadRequest(Request):
+    """A request with the file that it sends.
+
+    Attributes:
+        upload: as it was sent.
+        prepared: the same, looked at and stored; set while the route works.
+    """
+
+    prepared: "PreparedUpload"
+
+    def __init__(self, request: Request, upload: Upload) -> None:
+        super().__init__(request.scope, request.receive)
+        self.upload = upload
 
 
 class UploadRoute(ApiRoute):
@@ -41,7 +58,7 @@ class UploadRoute(ApiRoute):
         """Whether something is uploaded."""
         return "POST" in (self.methods or ())
 
-    async def read(self, request: Request) -> Request:
+    async def read(self, request: Request) -> UploadRequest:
         """Return the request with its upload read, once it is sure that the caller may add to this return.
 
         Raises:
@@ -50,21 +67,20 @@ class UploadRoute(ApiRoute):
             UnsupportedMediaTypeError, PayloadTooLargeError, InvalidInputError: as `read_multipart`.
             RequestValidationError: a description that is none.
         """
-        scope = request.scope
+        state = state_of(request.scope)
         services: Services = request.app.state.services
-        await services.attachments.require_addable(_return_id(request), scope[ACTOR])
-        Share.of(scope).take(UPLOADS, 1, scope[ACTOR].id)
+        await services.attachments.require_addable(_return_id(request), state.caller)
+        state.hold(UPLOADS, 1)
         file, parts = await read_multipart(request, FILE, services.settings.attachment_max_bytes, (DESCRIPTION,))
         try:
-            scope[_UPLOAD] = Upload(file, parts[FILE].file_name or "", _description(parts))
+            return UploadRequest(request, Upload(file, parts[FILE].file_name or "", _description(parts)))
         except BaseException:
             file.close()
             raise
-        return request
 
     async def essence(self, request: Request) -> bytes:
         """Return the content of an upload: a digest of its bytes, name and description; the multipart boundary has no effect."""
-        upload: Upload = request.scope[_UPLOAD]
+        upload = cast("UploadRequest", request).upload
         return orjson.dumps([upload.file.sha256.hex(), upload.file_name, upload.description])
 
     @asynccontextmanager
@@ -74,16 +90,15 @@ class UploadRoute(ApiRoute):
         Raises:
             AppError: as `AttachmentService.prepared`.
         """
-        scope = request.scope
+        sent = cast("UploadRequest", request)
         services: Services = request.app.state.services
-        async with services.attachments.prepared(_return_id(request), scope[_UPLOAD], scope[ACTOR]) as prepared:
-            scope[_PREPARED] = prepared
+        caller = state_of(request.scope).caller
+        async with services.attachments.prepared(_return_id(request), sent.upload, caller) as sent.prepared:
             yield
 
     def release(self, request: Request) -> None:
         """Close the upload's temporary file."""
-        upload: Upload = request.scope[_UPLOAD]
-        upload.file.close()
+        cast("UploadRequest", request).upload.file.close()
 
 
 router = APIRouter(prefix="/api/v1/returns", tags=["Returns"], route_class=UploadRoute)
@@ -100,13 +115,13 @@ router = APIRouter(prefix="/api/v1/returns", tags=["Returns"], route_class=Uploa
     summary="Attach a photo or a paper to a return",
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD_BODY}}}},
 )
-async def add(return_id: UUID, request: Request, context: Context) -> Response:
+async def add(return_id: UUID, request: UploadRequest, context: Context) -> Response:
     """Add a JPEG, PNG, WebP, HEIC or PDF, recognised by its bytes alone, until the return is REJECTED or COMPLETED.
 
     The same bytes again are answered 200 with the record that is there, so an upload may always be repeated. A new
     one gives the return a new version.
     """
-    record, is_new = await context.services.attachments.add(return_id, request.scope[_PREPARED], context.actor)
+    record, is_new = await context.services.attachments.add(return_id, request.prepared, context.actor)
     return answer(record, 201 if is_new else 200)
 
 

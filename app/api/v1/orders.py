@@ -14,7 +14,7 @@ from app.api.http.responses import answer, refuses, resource
 from app.api.http.routing import ApiRoute
 from app.composition import Services
 from app.core.enums import EntityType, OrderStatus
-from app.dependencies import ACTOR
+from app.request_state import state_of
 from app.schemas.common import PageQuery
 from app.schemas.operations import InvoiceRecord
 from app.schemas.order import (
@@ -47,7 +47,7 @@ class OrderRoute(ApiRoute):
         """
         if await _cancels(request):
             services: Services = request.app.state.services
-            await services.unpaid_orders.before_cancel(_order_id(request), request.scope[ACTOR])
+            await services.unpaid_orders.before_cancel(_order_id(request), state_of(request.scope).caller)
         yield
 
 
