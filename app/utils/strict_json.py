@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from app.utils.exceptions import InvalidInputError
+from app.utils.json_values import JsonObject
 
 DEPTH_MAXIMUM = 32
 NAMES_MAXIMUM = 1000
@@ -32,7 +33,7 @@ BODY = "body"
 _FRACTION = re.compile(rb"(?<![0-9])-?[0-9]++[.eE][0-9.eE+-]*")
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
+def parse_object(body: bytes) -> JsonObject:
     """Return the JSON object in `body`.
 
     Raises:

@@ -9,6 +9,7 @@ from app.api.http.incoming import REQUESTS
 from app.request_state import state_of
 from app.utils.budget import Budget
 from app.utils.exceptions import InvalidInputError, PayloadTooLargeError, UnsupportedMediaTypeError
+from app.utils.json_values import JsonObject
 from app.utils.strict_json import BODY, parse_object
 
 _MEDIA_TYPE = re.compile(r' *application/json *(?:; *charset *= *"?utf-8"? *)?', re.IGNORECASE | re.ASCII)
@@ -21,7 +22,7 @@ class StrictRequest(Request):
         super().__init__(request.scope, request.receive)
         self._limit = limit
         self._bytes: bytes | None = None
-        self._object: dict[str, Any] | None = None
+        self._object: JsonObject | None = None
 
     async def body(self) -> bytes:
         """Return the body.
