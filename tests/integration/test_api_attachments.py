@@ -13,6 +13,8 @@ import pytest
 from app.config import Settings
 from app.core.enums import Role
 from app.schemas.attachment import AttachmentResponse
+from app.utils.media_types import content_disposition
+from app.utils.storage import Storage
 from tests import databases
 from tests.conftest import MovableClock
 from tests.databases import TestServers
@@ -144,8 +146,21 @@ async def test_a_key_replays_the_answer_with_any_boundary(
 
 
 async def test_a_name_is_for_people_and_for_nothing_else(
-    api: httpx2.AsyncClient, returned: dict[str, Any], settings: Settings
+    api: httpx2.AsyncClient,
+    returned: dict[str, Any],
+    settings: Settings,
+    owner_connection: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The database and a bucket, which answers without our headers, have the safe name too."""
+    dispositions: list[str] = []
+    put_file = Storage.put_file
+
+    async def noted(self: Storage, key: str, file: Any, media_type: str, disposition: str) -> None:
+        dispositions.append(disposition)
+        await put_file(self, key, file, media_type, disposition)
+
+    monkeypatch.setattr(Storage, "put_file", noted)
     for number, (given, shown) in enumerate(
         [
             ("../../etc/passwd", "passwd.jpg"),
@@ -162,6 +177,9 @@ async def test_a_name_is_for_people_and_for_nothing_else(
         assert response.status_code == 201, response.text
         record = response.json()
         assert record["file_name"] == shown
+        stored = owner_connection.execute("SELECT file_name FROM attachments WHERE id = %s", (record["id"],))
+        assert stored.fetchone() == (shown,)
+        assert dispositions[-1] == content_disposition(shown, is_shown=False)
         assert settings.storage_path / "attachments" / returned["id"] / f"{record['id']}.jpg" in kept_files(settings)
     nameless = await send(api, returned, body(part(photo(9), 'form-data; name="file"')))
     assert nameless.json()["file_name"] == "attachment.jpg"
