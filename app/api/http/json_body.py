@@ -41,7 +41,7 @@ class StrictRequest(Request):
             InvalidInputError: it is not one, or holds what cannot be stored.
         """
         if self._object is None:
-            self._object = parse_object(await self.body())
+            self._object = dict(parse_object(await self.body()))
         return self._object
 
 
