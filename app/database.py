@@ -5,11 +5,12 @@ delete it, even where the login has more rights. psycopg 3 is the driver everywh
 """
 
 import select
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import psycopg
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -18,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.config import DATABASE_ADDRESS, Settings
+from app.prepared import RECORD, Lanes, Prepared, as_sqlalchemy
 from app.replica import SERVER_GONE, Replica, ReplicaPassedError
 
 T = TypeVar("T")
@@ -77,20 +79,23 @@ def _leave_lost_primary(context: ExceptionContext) -> None:
 def _replace_closed(_connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
     """Have the pool connect again where the server has closed a connection that lay idle, as a restart does.
 
-    The server sends nothing to an idle connection but its last words: a socket with something to read is closed,
-    or about to be. To look takes a system call and no round trip, so writes need no second try after a restart.
-
     Raises:
         DisconnectionError: it is closed; the pool makes another one for the same caller.
     """
-    driver = record.driver_connection
-    if driver is None or driver.closed or _has_something_to_read(driver.fileno()):
+    if _is_closed(record.driver_connection):
         raise DisconnectionError("the server has closed this connection")
 
 
-def _has_something_to_read(file_descriptor: int) -> bool:
+def _is_closed(driver: Any) -> bool:
+    """Return whether the server has closed an idle connection of the driver.
+
+    The server sends nothing to an idle connection except the reason for its end: a socket with something to read is
+    closed, or will be. To look takes a system call and no round trip, so writes need no second try after a restart.
+    """
+    if driver is None or driver.closed:
+        return True
     waiting = select.poll()
-    waiting.register(file_descriptor, select.POLLIN)
+    waiting.register(driver.fileno(), select.POLLIN)
     return bool(waiting.poll(0))
 
 
@@ -147,16 +152,19 @@ class Database:
                 making and ending keys. `DATABASE_ADMIN_URL`, or `DATABASE_URL` when that is absent.
         """
         size = pool_size or settings.database_pool_size
+        lanes = max(1, size * 2 // 5)
         self.wanted_session = session_settings(settings, as_owner=as_owner)
         url = settings.database_admin_url or settings.database_url if as_owner else settings.database_url
+        arguments = connect_args(settings, application_name, as_owner=as_owner)
         self.engine: AsyncEngine = create_async_engine(
             driver_url(url),
-            pool_size=size,
+            pool_size=max(1, size - lanes),
             max_overflow=0,
             pool_timeout=10,
-            connect_args=connect_args(settings, application_name, as_owner=as_owner),
+            connect_args=arguments,
             hide_parameters=True,  # an error message must not quote a customer
         )
+        self._lanes = Lanes(driver_url(url), arguments, lanes, gone=SERVER_GONE, is_closed=_is_closed)
         _watch(self.engine.sync_engine)
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.replica: Replica | None = None
@@ -200,6 +208,37 @@ class Database:
         async with self._autocommit.connect() as connection:
             yield connection
 
+    async def rows(self, statement: Prepared, /, **parameters: Any) -> list[RECORD]:
+        """Return the rows of a prepared statement, which commits by itself, or with the unit of work.
+
+        Raises:
+            DBAPIError: as from SQLAlchemy.
+        """
+        unit = self._unit()
+        if unit is None:
+            return await self._lanes.run(statement, parameters)
+        return await _rows_on(unit.connection, statement, parameters)
+
+    async def read_rows(self, statement: Prepared, /, **parameters: Any) -> list[RECORD]:
+        """Return the rows of a prepared statement that only reads, from where `reading` would read them."""
+        if self.replica is not None and self._unit() is None:
+            with suppress(ReplicaPassedError):
+                return await self.replica.ask(lambda connection: _rows_on(connection, statement, parameters))
+        return await self.rows(statement, **parameters)
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        """Call back when what `rows` did is committed: at once, or at the end of the unit of work."""
+        unit = self._unit()
+        if unit is None:
+            callback()
+        else:
+            unit.to_follow.append(callback)
+
+    @property
+    def has_unit_of_work(self) -> bool:
+        """Whether the caller is within a unit of work, whose one connection does one thing at a time."""
+        return self._unit() is not None
+
     async def reading(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Return what `work` reads, from the replica if there is one that answers, else from the primary.
 
@@ -233,15 +272,37 @@ class Database:
         for callback in unit.to_follow:
             callback()
 
+    @asynccontextmanager
+    async def joined_unit_of_work(self) -> AsyncIterator[None]:
+        """Have the block within the unit of work that is under way, or else within one of its own."""
+        if self.has_unit_of_work:
+            yield
+            return
+        async with self.unit_of_work():
+            yield
+
     def _unit(self) -> _Unit | None:
         unit = _UNIT.get()
         return unit if unit is not None and unit.is_open and unit.database is self else None
 
     async def close(self) -> None:
         """Close every pooled connection."""
+        await self._lanes.close()
         await self.engine.dispose()
         if self.replica is not None:
             await self.replica.engine.dispose()
+
+
+async def _rows_on(connection: AsyncConnection, statement: Prepared, parameters: Mapping[str, Any]) -> list[RECORD]:
+    """Run a prepared statement on a connection of SQLAlchemy's pool, within its transaction."""
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    try:
+        return await statement.run_on(driver, parameters)
+    except psycopg.Error as fault:
+        lost = driver.closed or fault.sqlstate in SERVER_GONE
+        if lost:
+            await connection.invalidate(fault)
+        raise as_sqlalchemy(fault, lost=lost) from fault
 
 
 def after_commit(executor: AsyncConnection | AsyncSession, callback: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ pgbench reads a variable into every colon that a letter follows, even inside quo
 
 from app.core.enums import ActorType, Trigger
 from app.services.jobs.service import JobKind, queue_of
-from app.services.orders import service as order_service
+from app.services.orders import reading
 from app.services.orders.service import EFFECTS, MACHINE
 from app.services.workflow.audit import CHAIN_START_SQL, canonical_sql
 from benchmarks.works import (
@@ -27,7 +27,7 @@ from benchmarks.works import (
 )
 
 CLIENT_ADDRESS = "127.0.0.1"
-_COLUMNS = ", ".join(column.name for column in order_service.SHOWN)
+_COLUMNS = ", ".join(column.name for column in reading.SHOWN)
 _ADDRESS = "jsonb_build_object('street', '4 Quai des Arts', 'city', 'Paris', 'postal_code', '75001', 'country', 'FR')"
 
 

@@ -81,6 +81,17 @@ def after_cursor(
     return statement.where(position < last if newest_first else position > last)
 
 
+def first_rows(
+    rows: list[Item], page: PageQuery, key_of: Callable[[Item], Sequence[datetime | UUID | int]]
+) -> Page[Item]:
+    """Return the page that these rows make: one more than `page.limit`, where there is a next page."""
+    pagination: PaginationView = {"limit": page.limit, "next_cursor": None}
+    if len(rows) > page.limit:
+        rows = rows[: page.limit]
+        pagination["next_cursor"] = encode_cursor(key_of(rows[-1]))
+    return {"data": rows, "pagination": pagination}
+
+
 async def fetch_page(
     connection: AsyncConnection,
     statement: Select[Any],
@@ -104,13 +115,11 @@ async def fetch_page(
     ordered = narrowed.order_by(*(column.desc() if newest_first else column.asc() for column in key))
     # One row more than asked for shows whether there is a next page, without counting.
     rows = (await connection.execute(ordered.limit(page.limit + 1).offset(page.offset or None))).all()
-    pagination: PaginationView = {"limit": page.limit, "next_cursor": None}
-    if len(rows) > page.limit:
-        rows = rows[: page.limit]
-        pagination["next_cursor"] = encode_cursor([rows[-1]._mapping[column] for column in key])
+    fetched = first_rows(list(rows), page, lambda row: [row._mapping[column] for column in key])
+    pagination = fetched["pagination"]
     if page.offset is not None:
         pagination["offset"] = page.offset
     if page.include_total:
         counted = select(func.count()).select_from(statement.order_by(None).subquery())
         pagination["total"] = (await connection.execute(counted)).scalar_one()
-    return {"data": [view(row) for row in rows], "pagination": pagination}
+    return {"data": [view(row) for row in fetched["data"]], "pagination": pagination}

@@ -47,19 +47,22 @@ def folded(text: str) -> str:
 
 def order_terms(
     *,
-    order_number: str,
     email: str,
     addresses: Iterable[Mapping[str, Any]],
     names: Iterable[str | None] = (),
     phone: str | None = None,
+    order_number: str | None = None,
 ) -> list[str]:
     """Return the terms of an order, without repetitions, sorted.
 
     Args:
         addresses: as orders hold them; the member `name` is read.
         names: of persons and companies.
+        order_number: None where the statement that makes the number adds its terms.
     """
-    terms = {*both_ways(folded(order_number)), folded(email)}
+    terms = {folded(email)}
+    if order_number is not None:
+        terms.update(both_ways(folded(order_number)))
     local_part = folded(email.rpartition("@")[0])
     terms.update(_suffixes(local_part))
     for name in (*names, *(address.get("name") for address in addresses)):

@@ -129,7 +129,7 @@ async def test_a_set_is_judged_one_by_one(
     assert [result.previous_state for result in results] == [*starts, None]
     for result, order_id in zip(results, order_ids, strict=False):
         if result.outcome is Outcome.MOVED:
-            assert (result.row.id, result.row.status, result.row.version) == (order_id, OrderStatus.PAID, 2)
+            assert [result.row[name] for name in ("id", "status", "version")] == [order_id, OrderStatus.PAID, 2]
 
 
 async def test_a_set_names_each_entity_once(admin: Actor, clock: MovableClock) -> None:

@@ -1,4 +1,4 @@
-"""Every write of a payment, and its lock. The capture of an order's payment is in `statements`."""
+"""Every write of a payment, and its lock. The beginning and the capture of an order's payment are in `statements`."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -31,28 +31,6 @@ async def left_to_refund(connection: AsyncConnection, order_id: UUID) -> Decimal
     left = Payment.captured_amount - Payment.refunded_elsewhere_amount - Payment.refund_reserved_amount
     found = (await connection.execute(select(left).where(Payment.order_id == order_id))).scalar_one_or_none()
     return Decimal(0) if found is None else Decimal(found)
-
-
-def create_payment(session: AsyncSession, order: Order, *, method: str, token: str | None) -> None:
-    """Create the PENDING payment of a new order, over the order's total; written by the session's next flush.
-
-    Guards: uq_payments_order_id, ck_payments_amount, guard_payment_begins.
-
-    Args:
-        order: new, with its id, total, currency and time.
-        method: how the customer pays, up to 50 characters.
-        token: the storefront's reference at the provider, up to 200 characters.
-    """
-    session.add(
-        Payment(
-            order_id=order.id,
-            method=method,
-            token=token,
-            amount=order.total_amount,
-            currency=order.currency,
-            created_at=order.created_at,
-        )
-    )
 
 
 async def record_accepted_amount(session: AsyncSession, payment: Payment, amount: Decimal, case_id: UUID) -> None:

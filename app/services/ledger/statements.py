@@ -1,10 +1,20 @@
-"""What a transition does to payments and refunds, as common table expressions for its statement (`Machine.money`).
+"""What creating an order and a transition do to payments and refunds, as common table expressions for their statements.
 
-Each reads `moved`, the row that the transition has moved. Of an order these go together, in this order: `ORDER_PAYMENT`,
+Those of a transition (`Machine.money`) read `moved`, the row that it has moved. Of an order these go together, in this order: `ORDER_PAYMENT`,
 `ORDER_REFUND`, `REFUND_FACT`; of a return: `RETURN_PAYMENT`, `RETURN_REFUND`, `REFUND_FACT`.
 """
 
 from app.core.enums import RefundReason
+
+NEW_PAYMENT = """payment AS (
+    INSERT INTO payments (order_id, method, token, amount, currency, created_at)
+    SELECT g.id, g.payment_method, g.payment_token, g.total_amount, g.currency, g.created_at FROM given g
+)"""
+"""The PENDING payment of each new order in `given`, over the order's total.
+
+Reads `given`: id, payment_method, payment_token (the storefront's reference at the provider), total_amount, currency,
+created_at. Guards: uq_payments_order_id, ck_payments_amount, guard_payment_begins.
+"""
 
 # PAID: what the order costs counts as captured. It takes no money. PAID → CANCELLED: all that was captured is reserved
 # for a refund, which is due from this very statement on. The payment row is as old as the order, so it is never outside

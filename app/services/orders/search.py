@@ -39,11 +39,6 @@ def terms_of(order: Order) -> list[str]:
     )
 
 
-def of_order(order: Order) -> OrderSearch:
-    """Return the row to insert with a new order."""
-    return OrderSearch(order_id=order.id, source=ORDER_SOURCE, terms=func.array_to_tsvector(terms_of(order)))
-
-
 async def refresh(session: AsyncSession, order: Order) -> None:
     """Bring the terms of an order that was changed up to date, in the caller's transaction."""
     await session.execute(

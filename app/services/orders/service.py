@@ -1,35 +1,37 @@
 """Orders: create, read, transition, cancel, and what each transition sets off (REQ-001)."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, literal_column, select
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.actor import Actor
 from app.core.enums import ActorType, EntityType, OrderStatus, Role, Trigger
 from app.core.precondition import Precondition
 from app.database import Database
-from app.models.order import Order, order_number_seq
+from app.models.order import Order
+from app.prepared import RECORD
 from app.schemas.common import PageQuery
 from app.schemas.order import OrderCancel, OrderCreate, OrderQuery, OrderStateUpdate
-from app.services import events
 from app.services import paging as pages
 from app.services.access import permissions
 from app.services.access.permissions import Action
 from app.services.access.visibility import visible_orders
 from app.services.jobs.due_time import due_time, hold_overdue
 from app.services.jobs.service import JobKind, queue_of
-from app.services.ledger import payments as payment_ledger
 from app.services.ledger import statements as money_statements
 from app.services.orders import draft as order_draft
+from app.services.orders import reading, writing
 from app.services.orders import search as order_search
-from app.services.orders.views import OrderSummaryView, OrderView, order_summary, with_lines, written_view
+from app.services.orders.views import OrderSummaryView, OrderView, order_summary, with_lines
+from app.services.orders.writing import NewOrder
 from app.services.paging import Page
 from app.services.workflow import audit, tampering, transitions
-from app.services.workflow.transitions import Effect, Machine, Outcome, TransitionRequest
+from app.services.workflow.coalescing import Coalescer
+from app.services.workflow.transitions import Effect, Machine, Outcome, TransitionRequest, Transitions
 from app.services.workflow.views import RecordView, TransitionOptionsView
 from app.utils.clock import Clock, utc_now, uuid7
 from app.utils.exceptions import ForbiddenError, OrderNotFoundError
@@ -67,12 +69,6 @@ release AS (
 {money_statements.REFUND_FACT},
 {transitions.REFUND_WORK}"""  # noqa: S608 - constants of this code base
 
-HEAD_OF_CHAIN = {"audit_seq", "audit_hash"}
-LINES = "(SELECT jsonb_agg(to_jsonb(l) ORDER BY l.position) FROM order_line_items l WHERE l.order_id = {order}.id)"
-SHOWN = [column for column in Order.__table__.c if column.name not in HEAD_OF_CHAIN]
-# Up to 16 KiB of the caller's own in each order: a hundred of them would be a list of 1.6 MB.
-LISTED = [column for column in SHOWN if column.name != "metadata"]
-
 MACHINE = Machine(
     entity_type=EntityType.ORDER,
     table="orders",
@@ -90,14 +86,16 @@ MACHINE = Machine(
     },
     effects=EFFECTS,
     money=MONEY,
-    answer=", ".join([*(f"m.{column.name}" for column in SHOWN), f"{LINES.format(order='m')} AS line_items"]),
+    answer=reading.answer("m"),
 )
 STATEMENT = MACHINE.statement()
 
 NOTHING_TO_PAY = Actor(id=None, type=ActorType.SYSTEM, trigger=Trigger.API_CALL)
 """Who brings an order that costs nothing to PAID."""
 
-_LINES: ColumnElement[Any] = literal_column(LINES.format(order="orders")).label("line_items")
+
+_Question = tuple[UUID, UUID | None]
+"""An order to be read, and the customer whose orders the reader may see; None for all."""
 
 
 class OrderService:
@@ -120,6 +118,9 @@ class OrderService:
         self._clock = clock
         self._shop_time = shop_time
         self._priced_by = priced_by
+        self._transitions = Transitions(database, STATEMENT)
+        self._creations = Coalescer(self._create_set, self._create, entity_of=lambda order: order.id)
+        self._reads = Coalescer(self._read_set, self._read, entity_of=lambda question: question)
 
     async def create(self, data: OrderCreate, actor: Actor) -> OrderView:
         """Create an order in PENDING_PAYMENT with its lines and its payment; return it.
@@ -136,25 +137,23 @@ class OrderService:
             raise ForbiddenError("A customer orders for themselves.", {"customer_id": str(data.customer_id)})
         self._require_may_price(actor)
         now = self._clock()
-        order = order_draft.new_order(data)
-        order.id, order.created_at, order.updated_at = uuid7(now), now, now
-        lines = [
-            order_draft.new_line(order.id, position, line) for position, line in enumerate(data.line_items, start=1)
-        ]
-        order_draft.sum_up(order, lines)
-        async with self._database.transaction() as session:
-            order.order_number = await _next_number(session, self._shop_time.day(now).year)
-            session.add(order)
-            await session.flush()
-            session.add_all(lines)
-            session.add(order_search.of_order(order))
-            payment_ledger.create_payment(session, order, method=data.payment_method, token=data.payment_token)
-            facts = {"customer_id": str(order.customer_id), "placed_by": str(actor.role or actor.type).lower()}
-            await events.append(session, EntityType.ORDER, order.id, 1, "order.created", now, facts)
-            await session.flush()
-            if order.total_amount == 0:
-                return await self._pay_nothing(session, order.id, now)
-        return written_view(order, lines)
+        view = order_draft.new_order(data, uuid7(now), now)
+        placed_by = str(actor.role or actor.type).lower()
+        order = NewOrder(view, self._shop_time.day(now).year, data.payment_token, placed_by)
+        if view["total_amount"] == 0:
+            async with self._database.joined_unit_of_work():
+                await self._create(order)
+                return await self._pay_nothing(order.id, now)
+        number = self._create(order) if self._database.has_unit_of_work else self._creations.submit(order)
+        view["order_number"] = await number
+        return view
+
+    async def _create(self, order: NewOrder) -> str:
+        [number] = await writing.create(self._database, [order])
+        return number
+
+    async def _create_set(self, orders: Sequence[NewOrder]) -> list[str | None]:
+        return [*await writing.create(self._database, orders)]
 
     def _require_may_price(self, actor: Actor) -> None:
         # A request to create an order always carries its prices.
@@ -165,7 +164,7 @@ class OrderService:
                 {"role": actor.role, "needed": sorted(permissions.PRICING_ROLES)},
             )
 
-    async def _pay_nothing(self, session: AsyncSession, order_id: UUID, at: datetime) -> OrderView:
+    async def _pay_nothing(self, order_id: UUID, at: datetime) -> OrderView:
         """Bring a new order that costs nothing to PAID, as SYSTEM: no payment will be reported for it."""
         request = TransitionRequest(
             entity_id=order_id,
@@ -174,7 +173,7 @@ class OrderService:
             at=at,
             metadata={"reason": "nothing to pay"},
         )
-        [result] = await transitions.apply(session, STATEMENT, [request])
+        result = await self._transitions.apply(request)
         return with_lines(
             transitions.moved_row(EntityType.ORDER, OrderStatus.PAID, result, OrderNotFoundError(order_id))
         )
@@ -186,12 +185,23 @@ class OrderService:
             OrderNotFoundError: there is none that this actor may see.
         """
         permissions.require(actor, Action.READ_ORDER)
-        statement: Select[Any] = select(*SHOWN, _LINES).where(Order.id == order_id, visible_orders(actor))
-        async with self._database.autocommit() as connection:
-            row = (await connection.execute(statement)).first()
+        question = (order_id, actor.sees_only)
+        row = await (self._read(question) if self._database.has_unit_of_work else self._reads.submit(question))
         if row is None:
             raise OrderNotFoundError(order_id)
         return with_lines(row)
+
+    async def _read(self, question: _Question) -> RECORD | None:
+        order_id, owner = question
+        rows = await self._database.rows(reading.READ, id=order_id, owner=owner)
+        return rows[0] if rows else None
+
+    async def _read_set(self, questions: Sequence[_Question]) -> list[RECORD | None]:
+        if len(questions) == 1:
+            return [await self._read(questions[0])]
+        ids, owners = zip(*questions, strict=True)
+        rows = await self._database.rows(reading.READ_SET, ids=list(ids), owners=list(owners))
+        return [row if row["id"] is not None else None for row in rows]
 
     async def list(self, query: OrderQuery, actor: Actor) -> Page[OrderSummaryView]:
         """Return a page of orders, newest first, without their lines.
@@ -200,7 +210,9 @@ class OrderService:
             InvalidInputError: a cursor that is not one.
         """
         permissions.require(actor, Action.READ_ORDER)
-        statement = select(*LISTED).where(visible_orders(actor), *_filters(query))
+        if query.q is None and query.offset is None and not query.include_total:
+            return await self._page(query, actor)
+        statement = select(*reading.LISTED).where(visible_orders(actor), *_filters(query))
         key = (Order.__table__.c.created_at, Order.__table__.c.id)
 
         async def page(connection: AsyncConnection) -> Page[OrderSummaryView]:
@@ -218,6 +230,27 @@ class OrderService:
             return await pages.fetch_page(connection, wanted, key, query, order_summary, newest_first=True)
 
         return await self._database.reading(page)
+
+    async def _page(self, query: OrderQuery, actor: Actor) -> Page[OrderSummaryView]:
+        after, after_id = (
+            pages.decode_cursor(query.cursor, [datetime, UUID]) if query.cursor is not None else (None, None)
+        )
+        filters = {
+            "owner": actor.sees_only,
+            "customer_id": query.customer_id,
+            "order_number": query.order_number,
+            "created_from": query.created_from,
+            "created_to": query.created_to,
+            "after_id": after_id,
+        }
+        given = {name: value for name, value in filters.items() if value is not None}
+        statuses = dict.fromkeys(query.status)
+        statement = reading.listing(tuple(given), len(statuses), query.limit + 1)
+        if after is not None:
+            given["after"] = after
+        given |= {f"status_{n}": status for n, status in enumerate(statuses)}
+        rows = cast("list[OrderSummaryView]", await self._database.read_rows(statement, **given))
+        return pages.first_rows(rows, query, lambda row: [row["created_at"], row["id"]])
 
     async def transition(
         self, order_id: UUID, update: OrderStateUpdate, actor: Actor, expected: Precondition | None = None
@@ -322,16 +355,12 @@ class OrderService:
             changes=given,
             expected_versions=expected.versions if expected is not None else None,
         )
-        async with self._database.autocommit() as connection:
-            [result] = await transitions.apply(connection, STATEMENT, [request])
+        result = await self._transitions.apply(request)
         return with_lines(
             transitions.moved_row(EntityType.ORDER, new_state, result, OrderNotFoundError(order_id), expected)
         )
 
 
-async def _next_number(session: AsyncSession, year: int) -> str:
-    number = (await session.execute(select(order_number_seq.next_value()))).scalar_one()
-    return f"ORD-{year}-{number:06d}"
 
 
 def _filters(query: OrderQuery) -> list[ColumnElement[bool]]:

@@ -3,10 +3,8 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 from uuid import UUID
-
-from sqlalchemy import Row
 
 from app.models.order import Order, OrderLineItem
 from app.utils.json_values import JsonObject
@@ -117,13 +115,10 @@ def line_view(row: JsonObject) -> OrderLineView:
     }
 
 
-def with_lines(row: Row[Any]) -> OrderView:
-    """Return an order from a row that has its lines as JSON."""
-    return {
-        **order_summary(row),
-        "metadata": row._mapping["metadata"],
-        "line_items": [line_view(line) for line in row.line_items],
-    }
+def with_lines(row: dict[str, Any]) -> OrderView:
+    """Return an order from a row that has the columns of `OrderView` in their order, its lines as JSON."""
+    row["line_items"] = [line_view(line) for line in row["line_items"]]
+    return cast("OrderView", row)
 
 
 def written_view(order: Order, lines: Iterable[OrderLineItem]) -> OrderView:

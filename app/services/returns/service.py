@@ -40,7 +40,7 @@ from app.services.returns.draft import Taken, new_return, taken_by
 from app.services.returns.inspection import inspected, require_inspection_fits
 from app.services.returns.views import ReturnView, return_view
 from app.services.workflow import audit, tampering, transitions
-from app.services.workflow.transitions import Effect, Machine, Outcome, TransitionRequest
+from app.services.workflow.transitions import Effect, Machine, Outcome, TransitionRequest, Transitions
 from app.services.workflow.views import RecordView, TransitionOptionsView
 from app.utils.clock import Clock, utc_now
 from app.utils.exceptions import (
@@ -105,6 +105,7 @@ class ReturnService:
         self._database = database
         self._window = return_window
         self._clock = clock
+        self._transitions = Transitions(database, STATEMENT)
 
     async def create(self, data: ReturnCreate, actor: Actor) -> ReturnView:
         """Request a return of a delivered order; return it, in REQUESTED.
@@ -359,11 +360,10 @@ class ReturnService:
             changes={column: value for column, value in changes.items() if value is not None},
             expected_versions=expected.versions if expected is not None else None,
         )
-        async with self._database.autocommit() as connection:
-            [result] = await transitions.apply(connection, STATEMENT, [request])
+        result = await self._transitions.apply(request)
         missing = ReturnNotFoundError(return_id)
         row = transitions.moved_row(EntityType.RETURN, new_state, result, missing, expected)
-        return return_view(row._mapping, actor)
+        return return_view(row, actor)
 
 
 async def _locked_order(session: AsyncSession, order_id: UUID, actor: Actor) -> Order:

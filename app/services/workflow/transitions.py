@@ -31,7 +31,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Row, String, TextClause, bindparam, text
+from sqlalchemy import String, TextClause, bindparam, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
@@ -39,12 +39,14 @@ from app.core import monitoring
 from app.core.actor import SYSTEM_JOB, Actor
 from app.core.enums import EntityType, JobState, Role
 from app.core.precondition import Precondition
-from app.database import after_commit
+from app.database import Database, after_commit
+from app.prepared import RECORD, Prepared
 from app.services.access import permissions
 from app.services.access.visibility import visible_sql
 from app.services.events import tampered
 from app.services.jobs.service import JobKind, queue_of
 from app.services.workflow.audit import CHAIN_START_SQL, canonical_sql
+from app.services.workflow.coalescing import Coalescer
 from app.services.workflow.state_machine import TRANSITIONS, StateMachine
 from app.services.workflow.views import TransitionOptionsView, TransitionOptionView
 from app.utils.exceptions import InvalidStateTransitionError, NotFoundError, VersionConflictError
@@ -58,6 +60,7 @@ __all__ = [
     "Statement",
     "TransitionRequest",
     "TransitionResult",
+    "Transitions",
     "apply",
     "encode",
     "moved_row",
@@ -106,7 +109,7 @@ class TransitionResult:
     outcome: Outcome
     previous_state: str | None
     previous_version: int | None
-    row: Row[Any]
+    row: RECORD
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,12 @@ class Machine:
             job_state: of the jobs that follow; sample data has them DISMISSED, so that no worker does them.
         """
         sql = _STATEMENT.format(**self._parts()).replace("{job_state}", job_state)
-        return Statement(self.entity_type, text(sql).bindparams(bindparam("requests", type_=String)))
+        return Statement(
+            entity_type=self.entity_type,
+            clause=_clause(sql.replace(_WAITING, "")),
+            waiting=Prepared(_clause(sql.replace(_WAITING, ""))),
+            passing=Prepared(_clause(sql.replace(_WAITING, " SKIP LOCKED"))),
+        )
 
     def _parts(self) -> dict[str, str]:
         legal = ", ".join(f"('{source}', '{target}')" for source, target in StateMachine.edges(self.entity_type))
@@ -189,17 +197,33 @@ class Machine:
                 metadata="j.metadata",
             ),
             "event_prefix": self.entity_type.lower(),
+            "waiting": _WAITING,
             "money": f",\n{self.money}" if self.money else "",
             "answer": f",\n    {self.answer}" if self.answer else "",
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """The statement of one machine; made once, it is prepared once a connection."""
+    """The statement of one machine; made once, it is prepared once a connection.
+
+    Attributes:
+        clause: for a transaction of SQLAlchemy.
+        waiting: waits for a row that another transaction has locked.
+        passing: passes over such a row, with the outcome NOT_FOUND.
+    """
 
     entity_type: EntityType
     clause: TextClause
+    waiting: Prepared
+    passing: Prepared
+
+
+_WAITING = "/* waiting */"
+
+
+def _clause(sql: str) -> TextClause:
+    return text(sql).bindparams(bindparam("requests", type_=String))
 
 
 def _literal(value: str | None) -> str:
@@ -229,7 +253,7 @@ locked AS (
     FROM {table} e JOIN requested r ON r.id = e.id
     WHERE {visible}
     ORDER BY e.id
-    FOR NO KEY UPDATE OF e
+    FOR NO KEY UPDATE OF e{waiting}
 ),
 legal(from_state, to_state) AS (VALUES {legal}),
 judged AS (
@@ -315,11 +339,64 @@ async def apply(
         if (fault := tampered(refusal)) is not None:
             raise fault from refusal
         raise
-    results = [TransitionResult(Outcome(row.outcome), row.previous_state, row.previous_version, row) for row in answer]
+    results = [_result(row._asdict()) for row in answer]
     for request, result in zip(requests, results, strict=True):
         if count := _COUNTS.get(result.outcome):
             after_commit(executor, partial(count, statement.entity_type, str(result.previous_state), request.new_state))
     return results
+
+
+def _result(row: RECORD) -> TransitionResult:
+    outcome, state, version = Outcome(row.pop("outcome")), row.pop("previous_state"), row.pop("previous_version")
+    return TransitionResult(outcome, state, version, row)
+
+
+class Transitions:
+    """The transitions that callers of the API ask for: each by itself in its meaning, together on their way.
+
+    Within a unit of work a request goes alone, for it is a part of that transaction.
+    """
+
+    def __init__(self, database: Database, statement: Statement) -> None:
+        """Keep what the requests are sent with.
+
+        Args:
+            statement: of the machine, `Machine.statement()`, made once.
+        """
+        self._database = database
+        self._statement = statement
+        self._coalescer = Coalescer(self._passing, self._waiting, entity_of=lambda request: request.entity_id)
+
+    async def apply(self, request: TransitionRequest) -> TransitionResult:
+        """Carry out one request and return its result.
+
+        Raises:
+            RecordTamperedError: the history or the events of the entity have a row that is ahead of it.
+        """
+        try:
+            if self._database.has_unit_of_work:
+                return await self._waiting(request)
+            return await self._coalescer.submit(request)
+        except IntegrityError as refusal:
+            if (fault := tampered(refusal)) is not None:
+                raise fault from refusal
+            raise
+
+    async def _passing(self, requests: Sequence[TransitionRequest]) -> list[TransitionResult | None]:
+        results = await self._run(self._statement.passing, requests)
+        return [None if result.outcome is Outcome.NOT_FOUND else result for result in results]
+
+    async def _waiting(self, request: TransitionRequest) -> TransitionResult:
+        [result] = await self._run(self._statement.waiting, [request])
+        return result
+
+    async def _run(self, statement: Prepared, requests: Sequence[TransitionRequest]) -> list[TransitionResult]:
+        results = [_result(row) for row in await self._database.rows(statement, requests=encode(requests))]
+        entity_type = self._statement.entity_type
+        for request, result in zip(requests, results, strict=True):
+            if count := _COUNTS.get(result.outcome):
+                self._database.after_commit(partial(count, entity_type, str(result.previous_state), request.new_state))
+        return results
 
 
 def encode(requests: Sequence[TransitionRequest]) -> str:
@@ -360,7 +437,7 @@ def moved_row(
     result: TransitionResult,
     not_found: NotFoundError,
     expected: Precondition | None = None,
-) -> Row[Any]:
+) -> RECORD:
     """Return the new row of an entity that moved.
 
     Args:
