@@ -6,6 +6,8 @@ from decimal import Decimal
 from typing import Any, TypedDict, cast
 from uuid import UUID
 
+from sqlalchemy import Row
+
 from app.models.order import Order, OrderLineItem
 from app.utils.json_values import JsonObject
 

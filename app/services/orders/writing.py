@@ -40,7 +40,9 @@ class NewOrder:
         return self.view["id"]
 
 
-def _columns(model: type[Order | OrderLineItem], view: type[OrderView | OrderLineView]) -> list[KeyedColumnElement[Any]]:
+def _columns(
+    model: type[Order | OrderLineItem], view: type[OrderView | OrderLineView]
+) -> list[KeyedColumnElement[Any]]:
     return [column for column in model.__table__.c if column.name in view.__annotations__]
 
 
