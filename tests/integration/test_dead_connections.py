@@ -1,6 +1,7 @@
 """Reads and writes on connections that PostgreSQL has closed, as after its restart (NFR-003)."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -9,6 +10,7 @@ import pytest
 from sqlalchemy import event
 
 from app.database import Database
+from app.prepared import Prepared
 from tests.databases import TestServers
 from tests.integration.conftest import error_of, new_order
 
@@ -25,18 +27,38 @@ def close_all(owner: psycopg.Connection) -> int:
     return int(ended[0])
 
 
-def close_next(database: Database, superuser_url: str) -> list[int]:
-    """End the session of the next statement just before it is sent; return a list that gets its process id."""
-    closed: list[int] = []
+@pytest.fixture
+def close_next(database: Database, servers: TestServers, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
+    """Return a function that has the session of the next statement ended just before it is sent.
 
-    def close(connection: Any, *_details: object) -> None:
-        if not closed:
-            closed.append(connection.connection.dbapi_connection.driver_connection.info.backend_pid)
-            with psycopg.connect(superuser_url, autocommit=True) as superuser:
+    The list that it returns gets the process id of that session.
+    """
+    waiting: list[list[int]] = []
+
+    def close(driver: Any) -> None:
+        if waiting:
+            closed = waiting.pop()
+            closed.append(driver.info.backend_pid)
+            with psycopg.connect(servers.superuser_url, autocommit=True) as superuser:
                 superuser.execute("SELECT pg_terminate_backend(%s, 5000)", closed)
 
-    event.listen(database.engine.sync_engine, "before_cursor_execute", close)
-    return closed
+    def before_execute(connection: Any, *_details: object) -> None:
+        close(connection.connection.dbapi_connection.driver_connection)
+
+    run_on = Prepared.run_on
+
+    async def before_run(statement: Prepared, connection: Any, parameters: Any) -> Any:
+        close(connection)
+        return await run_on(statement, connection, parameters)
+
+    event.listen(database.engine.sync_engine, "before_cursor_execute", before_execute)
+    monkeypatch.setattr(Prepared, "run_on", before_run)
+
+    def arm() -> list[int]:
+        waiting.append([])
+        return waiting[-1]
+
+    return arm
 
 
 async def test_a_connection_closed_while_idle_is_replaced_before_a_write_uses_it(
@@ -62,21 +84,21 @@ async def test_many_requests_at_once_find_their_idle_connections_closed(
 
 
 async def test_a_read_whose_connection_is_lost_is_retried_once(
-    api: httpx2.AsyncClient, database: Database, servers: TestServers
+    api: httpx2.AsyncClient, close_next: Callable[[], list[int]]
 ) -> None:
     order = await new_order(api)
     url = f"/api/v1/orders/{order['id']}"
     for path in (url, f"{url}/history", f"{url}/transitions", "/api/v1/orders"):
-        closed = close_next(database, servers.superuser_url)
+        closed = close_next()
         assert (await api.get(path)).status_code == 200, path
         assert len(closed) == 1
 
 
 async def test_a_write_whose_connection_is_lost_under_it_is_not_repeated(
-    api: httpx2.AsyncClient, database: Database, servers: TestServers
+    api: httpx2.AsyncClient, close_next: Callable[[], list[int]]
 ) -> None:
     order = await new_order(api)
-    closed = close_next(database, servers.superuser_url)
+    closed = close_next()
     refused = await api.patch(f"/api/v1/orders/{order['id']}/state", json={"new_state": "PAID"})
     assert len(closed) == 1
     assert refused.status_code == 503

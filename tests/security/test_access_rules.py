@@ -91,6 +91,7 @@ FILTER_IN_SQL = re.compile(
 COMPARED = {
     # What the caller asks for, besides what they may see.
     ("app/services/orders/service.py", "columns.customer_id.__eq__"),
+    ("app/services/orders/reading.py", "o.customer_id = CAST(:customer_id AS uuid)"),
     ("app/services/returns/service.py", "table.customer_id.__eq__"),
     # Messages to one customer are counted for their limit.
     ("app/services/notifications/limits.py", "Notification.customer_id == new.customer_id"),

@@ -135,6 +135,9 @@ BUILT_SQL = {
     ("app/services/workflow/verification.py", "DEAD_AFTER.total_seconds():.0f"),
     # Names of columns, in a rule of the schema.
     ("app/models/payment.py", "f'{column} IS NOT NULL'"),
+    # Columns of our own tables, and the condition of what an actor may see.
+    ("app/services/orders/reading.py", "SELECT {answer('o')}"),
+    ("app/services/orders/writing.py", "WITH given AS"),
     # A choice between two constants.
     ("app/local/postgres.py", "'CREATE ROLE {} LOGIN NOSUPERUSER ' + rights"),
 }

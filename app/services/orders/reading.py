@@ -6,6 +6,7 @@ from sqlalchemy import text
 
 from app.models.order import Order
 from app.prepared import Prepared
+from app.services.access.visibility import owned_sql, visible_sql
 from app.services.orders.views import OrderSummaryView
 
 LINES = (
@@ -28,7 +29,7 @@ def answer(order: str) -> str:
 READ = Prepared(
     text(
         f"SELECT {answer('o')} FROM orders o WHERE o.id = CAST(:id AS uuid)"  # noqa: S608 - constants of this code base
-        " AND (CAST(:owner AS uuid) IS NULL OR o.customer_id = CAST(:owner AS uuid))"
+        f" AND {visible_sql('o', 'CAST(:owner AS uuid)')}"
     )
 )
 """One order; `owner` is the customer whose orders the reader may see, NULL for all."""
@@ -37,14 +38,14 @@ READ_SET = Prepared(
     text(
         f"SELECT {answer('o')}"  # noqa: S608 - constants of this code base
         " FROM unnest(CAST(:ids AS uuid[]), CAST(:owners AS uuid[])) WITH ORDINALITY AS asked(id, owner, n)"
-        " LEFT JOIN orders o ON o.id = asked.id AND (asked.owner IS NULL OR o.customer_id = asked.owner)"
+        f" LEFT JOIN orders o ON o.id = asked.id AND {visible_sql('o', 'asked.owner')}"
         " ORDER BY asked.n"
     )
 )
 """The orders of several such questions, a row each; `id` is NULL where there is none."""
 
 FILTERS = {
-    "owner": "o.customer_id = CAST(:owner AS uuid)",
+    "owner": owned_sql("o", "CAST(:owner AS uuid)"),
     "customer_id": "o.customer_id = CAST(:customer_id AS uuid)",
     "order_number": "o.order_number = :order_number",
     "created_from": "o.created_at >= CAST(:created_from AS timestamptz)",

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.actor import Actor
@@ -359,8 +359,6 @@ class OrderService:
         return with_lines(
             transitions.moved_row(EntityType.ORDER, new_state, result, OrderNotFoundError(order_id), expected)
         )
-
-
 
 
 def _filters(query: OrderQuery) -> list[ColumnElement[bool]]:
