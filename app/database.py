@@ -53,9 +53,16 @@ def session_settings(settings: Settings, *, as_owner: bool = False) -> dict[str,
     }
 
 
-def connect_args(settings: Settings, application_name: str, *, as_owner: bool = False) -> dict[str, object]:
-    """Return the session defaults, set at connect, so without a round trip: role, UTC, time limits, keepalives."""
+def connect_args(
+    settings: Settings, application_name: str, *, as_owner: bool = False, more: Mapping[str, str] | None = None
+) -> dict[str, object]:
+    """Return the session defaults, set at connect, so without a round trip: role, UTC, time limits, keepalives.
+
+    Args:
+        more: other parameters of PostgreSQL, by name.
+    """
     session = {
+        **(more or {}),
         **session_settings(settings, as_owner=as_owner),
         "tcp_user_timeout": _UNHEARD_MS,
         **{f"tcp_{name}": value for name, value in _KEEPALIVES.items()},
@@ -68,6 +75,14 @@ def connect_args(settings: Settings, application_name: str, *, as_owner: bool = 
         **_KEEPALIVES,
         "prepare_threshold": 1,
     }
+
+
+_FIXED_PLANS = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
+"""For connections that prepared statements alone run on.
+
+A statement is planned once a connection, not for each of its values. All of them are meant for an index: a plan that
+was made while a table was small would read it from end to end later, and for one frequent status the planner would walk
+the index of all orders."""
 
 
 def _leave_lost_primary(context: ExceptionContext) -> None:
@@ -152,19 +167,21 @@ class Database:
                 making and ending keys. `DATABASE_ADMIN_URL`, or `DATABASE_URL` when that is absent.
         """
         size = pool_size or settings.database_pool_size
-        lanes = max(1, size * 2 // 5)
+        # Requests that wait leave together, so few connections serve the prepared statements of many.
+        lanes = 1 if as_owner else max(1, size * 2 // 5)
         self.wanted_session = session_settings(settings, as_owner=as_owner)
         url = settings.database_admin_url or settings.database_url if as_owner else settings.database_url
         arguments = connect_args(settings, application_name, as_owner=as_owner)
         self.engine: AsyncEngine = create_async_engine(
             driver_url(url),
-            pool_size=max(1, size - lanes),
+            pool_size=size if as_owner else max(1, size - lanes),
             max_overflow=0,
             pool_timeout=10,
             connect_args=arguments,
             hide_parameters=True,  # an error message must not quote a customer
         )
-        self._lanes = Lanes(driver_url(url), arguments, lanes, gone=SERVER_GONE, is_closed=_is_closed)
+        fixed = connect_args(settings, application_name, as_owner=as_owner, more=_FIXED_PLANS)
+        self._lanes = Lanes(driver_url(url), fixed, lanes, gone=SERVER_GONE, is_closed=_is_closed)
         _watch(self.engine.sync_engine)
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.replica: Replica | None = None

@@ -40,9 +40,14 @@ class RequestContext:
     services: Services
 
 
-async def request_context(request: Request) -> RequestContext:
+def context_of(request: Request) -> RequestContext:
     """Return the context of a request that the route has authenticated."""
     return RequestContext(state_of(request.scope).caller, request.app.state.services)
+
+
+async def request_context(request: Request) -> RequestContext:
+    """Return `context_of`, as a dependency of FastAPI."""
+    return context_of(request)
 
 
 async def process_services(request: Request) -> Services:

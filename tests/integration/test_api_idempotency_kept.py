@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID, uuid4
 
 import httpx2
@@ -18,6 +19,7 @@ from app.config import Settings
 from app.core.enums import Role
 from app.database import Database
 from app.main import create_app
+from app.prepared import Prepared
 from app.services.jobs.sweeps import SweepService
 from tests.databases import TestServers
 from tests.factories import order_payload
@@ -35,9 +37,16 @@ def statements(database: Database) -> Iterator[list[str]]:
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         sent.append(statement)
 
+    run_on = Prepared.run_on
+
+    async def noting(statement: Prepared, *given: Any) -> Any:
+        sent.append(statement.text.decode())
+        return await run_on(statement, *given)
+
     engine = database.engine.sync_engine
     event.listen(engine, "before_cursor_execute", note)
-    yield sent
+    with patch.object(Prepared, "run_on", noting):
+        yield sent
     event.remove(engine, "before_cursor_execute", note)
 
 

@@ -20,6 +20,7 @@ from app.database import Database, driver_url, sync_engine
 from app.doctor import databases as doctor
 from app.doctor.findings import Level
 from app.main import create_app
+from app.prepared import Prepared
 from app.services.operations.health import HealthService
 from devtools.embedded.given import require_given_servers
 from tests import databases
@@ -113,7 +114,7 @@ async def test_what_was_acknowledged_outlives_the_primary(settings: Settings, cu
 
 @pytest.fixture
 async def narrow(settings: Settings, clean_database: None) -> AsyncIterator[Database]:
-    """A pool of one connection: the next request is sure to get the one that was spoilt."""
+    """A pool of one connection of each kind: the next request is sure to get the one that was spoilt."""
     database = Database(settings, pool_size=1)
     yield database
     await database.close()
@@ -132,6 +133,7 @@ async def test_a_primary_that_became_read_only_is_left(
         order = await new_order(api)
         async with narrow.autocommit() as connection:
             await connection.execute(text("SET default_transaction_read_only = on"))
+        await narrow.rows(Prepared(text("SELECT set_config('default_transaction_read_only', 'on', false)")))
         path, body = f"/api/v1/orders/{order['id']}/state", {"new_state": "PAID"}
         refused = await api.patch(path, json=body, headers=headers)
         assert refused.status_code == 503

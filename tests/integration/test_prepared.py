@@ -139,12 +139,18 @@ async def test_within_a_unit_of_work_a_statement_is_a_part_of_it(
     database: Database, customer_id: UUID, admin: Actor
 ) -> None:
     orders = OrderService(database)
-    with pytest.raises(LookupError):
+    made: list[UUID] = []
+
+    async def create_and_fail() -> None:
         async with database.unit_of_work():
-            kept = await orders.create(order_create(customer_id=customer_id), admin)
-            assert (await orders.get(kept["id"], admin))["order_number"] == kept["order_number"]
+            order = await orders.create(order_create(customer_id=customer_id), admin)
+            assert (await orders.get(order["id"], admin))["order_number"] == order["order_number"]
+            made.append(order["id"])
             raise LookupError
+
+    with pytest.raises(LookupError):
+        await create_and_fail()
     [row] = await database.rows(
-        Prepared(text("SELECT count(*) AS n FROM orders WHERE id = CAST(:id AS uuid)")), id=kept["id"]
+        Prepared(text("SELECT count(*) AS n FROM orders WHERE id = CAST(:id AS uuid)")), id=made[0]
     )
     assert row["n"] == 0

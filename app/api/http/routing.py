@@ -1,8 +1,8 @@
 """The routes of this API: who calls is settled first, then the query, then the body, each strictly.
 
 FastAPI reads a body before it asks who sent it, ignores query parameters it does not know, and takes the
-last of two that share a name. `ApiRoute` does what has to come first, lets FastAPI do the rest, and gives of the
-answer what the caller wants: once per `Idempotency-Key`, only the `fields` named, 304 for what is known.
+last of two that share a name. `ApiRoute` does what has to come first, calls the endpoint with its parameters
+(`app.api.http.direct`) or lets FastAPI do that, and gives of the answer what the caller wants: once per `Idempotency-Key`, only the `fields` named, 304 for what is known.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
@@ -16,9 +16,10 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from app.api.http import conditional, fields, idempotency
+from app.api.http.direct import ExitStacks, direct_handler
 from app.api.http.fields import Representation
 from app.api.http.json_body import StrictRequest, require_json
 from app.api.http.responses import Answer
@@ -95,7 +96,9 @@ class ApiRoute(APIRoute):
         """Return FastAPI's handler between the strict reading of what comes in and the shaping of what goes out."""
         is_open, takes_body, takes_key = self.is_open, self.takes_body, self.takes_key
         representation, takes_any_query = self.representation, self.takes_any_query
-        handle = super().get_route_handler()
+        by_fastapi = super().get_route_handler()
+        direct = direct_handler(self.dependant, by_fastapi)
+        handle = direct or by_fastapi
         single, repeatable = query_names(self.dependant)
         if representation is not None:
             single |= {fields.FIELDS}
@@ -126,7 +129,17 @@ class ApiRoute(APIRoute):
                 if takes_body:
                     self.release(request)
 
+        self._direct = strictly if direct is not None else None
         return strictly
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, without FastAPI's layers around an endpoint where nothing needs them."""
+        if self._direct is None or scope["method"] not in (self.methods or ()):
+            async with ExitStacks(scope):
+                await super().handle(scope, receive, send)
+            return
+        response = await self._direct(Request(scope, receive))
+        await response(scope, receive, send)
 
     async def _once(
         self, request: Request, key: str | None, query_string: bytes, work: Callable[[], Awaitable[Response]]
