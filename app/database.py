@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.config import DATABASE_ADDRESS, Settings
-from app.prepared import RECORD, Lanes, Prepared, as_sqlalchemy
+from app.prepared import RECORD, StatementPool, Prepared, as_sqlalchemy
 from app.replica import SERVER_GONE, Replica, ReplicaPassedError
 
 T = TypeVar("T")
@@ -168,20 +168,20 @@ class Database:
         """
         size = pool_size or settings.database_pool_size
         # Requests that wait leave together, so few connections serve the prepared statements of many.
-        lanes = 1 if as_owner else max(1, size * 2 // 5)
+        for_statements = 1 if as_owner else max(1, size * 2 // 5)
         self.wanted_session = session_settings(settings, as_owner=as_owner)
         url = settings.database_admin_url or settings.database_url if as_owner else settings.database_url
         arguments = connect_args(settings, application_name, as_owner=as_owner)
         self.engine: AsyncEngine = create_async_engine(
             driver_url(url),
-            pool_size=size if as_owner else max(1, size - lanes),
+            pool_size=size if as_owner else max(1, size - for_statements),
             max_overflow=0,
             pool_timeout=10,
             connect_args=arguments,
             hide_parameters=True,  # an error message must not quote a customer
         )
         fixed = connect_args(settings, application_name, as_owner=as_owner, more=_FIXED_PLANS)
-        self._lanes = Lanes(driver_url(url), fixed, lanes, gone=SERVER_GONE, is_closed=_is_closed)
+        self._statements = StatementPool(driver_url(url), fixed, for_statements, gone=SERVER_GONE, is_closed=_is_closed)
         _watch(self.engine.sync_engine)
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.replica: Replica | None = None
@@ -233,7 +233,7 @@ class Database:
         """
         unit = self._unit()
         if unit is None:
-            return await self._lanes.run(statement, parameters)
+            return await self._statements.run(statement, parameters)
         return await _rows_on(unit.connection, statement, parameters)
 
     async def read_rows(self, statement: Prepared, /, **parameters: Any) -> list[RECORD]:
@@ -304,7 +304,7 @@ class Database:
 
     async def close(self) -> None:
         """Close every pooled connection."""
-        await self._lanes.close()
+        await self._statements.close()
         await self.engine.dispose()
         if self.replica is not None:
             await self.replica.engine.dispose()

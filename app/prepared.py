@@ -2,7 +2,7 @@
 
 A statement is written in SQLAlchemy Core and compiled once, when its module is loaded. It runs on psycopg's own
 connection. An execution through SQLAlchemy costs three times the CPU: it finds the compiled text by a key made of all
-parts of the statement, wraps connection, cursor, result and rows, and switches greenlets (docs/adr/0052). Transactions,
+parts of the statement, wraps connection, cursor, result and rows, and switches greenlets (docs/adr/0014). Transactions,
 sessions and all other statements use SQLAlchemy's pool.
 
 What holds for SQLAlchemy's pool holds here: settings of the session, time limits, replacement of connections that the
@@ -101,7 +101,7 @@ def as_sqlalchemy(fault: psycopg.Error, *, lost: bool) -> DBAPIError:
     return raised
 
 
-class Lanes:
+class StatementPool:
     """The connections of one process that prepared statements run on, each statement a transaction of its own.
 
     The connection that was used last is used next, so a quiet process holds one. A statement that finds all of them

@@ -76,7 +76,7 @@ async def test_a_process_has_no_more_connections_than_its_pool_size(settings: Se
 
 async def test_who_waits_too_long_for_a_connection_gets_the_error_of_the_pool(settings: Settings) -> None:
     database = Database(settings, pool_size=1)
-    database._lanes._wait_seconds = 0.05
+    database._statements._wait_seconds = 0.05
     busy = asyncio.create_task(database.rows(PID, seconds=0.5))
     await asyncio.sleep(0.01)
     with pytest.raises(PoolTimeoutError):

@@ -3,8 +3,8 @@
 FastAPI resolves the parameters of a request through a tree of dependencies, with three stacks for cleaning up after them,
 and half of the time of a light route goes there. An endpoint of ours takes path parameters, one model of the query, one
 model of the body, the request and the context, and nothing that has to be cleaned up. `direct_handler` reads just those,
-through the same models. Whatever does not validate goes to FastAPI, whose errors are the ones that callers know.
-The document is made from the same signatures (docs/adr/0053).
+through the same models. A request that does not validate goes to FastAPI, whose errors are the ones that callers know.
+The document is made from the same signatures (docs/adr/0014).
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
