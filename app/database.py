@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.config import DATABASE_ADDRESS, Settings
-from app.prepared import RECORD, StatementPool, Prepared, as_sqlalchemy
+from app.prepared import RECORD, Prepared, StatementPool, as_sqlalchemy
 from app.replica import SERVER_GONE, Replica, ReplicaPassedError
 
 T = TypeVar("T")

@@ -56,6 +56,7 @@ async def test_integers_of_any_size_share_one_statement_and_values_come_back_as_
         assert row["prepared"] == 1
 
 
+@pytest.mark.req("NFR-001.3")
 async def test_a_process_has_no_more_connections_than_its_pool_size(settings: Settings) -> None:
     database = Database(settings.model_copy(update={"database_pool_size": 5}))
     both: set[int] = set()

@@ -52,7 +52,8 @@ def test_no_other_module_keeps_anything_in_the_scope() -> None:
         for file in (ROOT / "app").rglob("*.py")
         for use in scope_keys(file.read_text(encoding="utf-8"))
     }
-    assert found == {(HOLDER, "scope[_KEY]")}
+    # FastAPI looks for its stacks there, by names of its own.
+    assert found == {(HOLDER, "scope[_KEY]"), ("app/api/http/direct.py", "scope.setdefault(name, self)")}
 
 
 @pytest.mark.parametrize(
