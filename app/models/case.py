@@ -45,6 +45,8 @@ class Case(Base):
         CheckConstraint("state = 'CLOSED' OR (closed_by IS NULL AND action IS NULL)", name="decision"),
         Index("ix_cases_open", "created_at", "id", postgresql_where=text("state = 'OPEN'")),
         Index(None, "created_at", "id"),
+        Index(None, "kind", "state", "created_at", "id"),
+        Index(None, "entity_type", "state", "created_at", "id"),
         Index(None, "order_id"),
         Index(None, "entity_id"),
     )

@@ -70,5 +70,6 @@ class DeadLetter(Base):
         CheckConstraint("resolution IS NULL OR resolution IN ('RETRIED', 'DISMISSED')", name="resolution"),
         CheckConstraint("(resolution IS NULL) = (resolved_at IS NULL)", name="resolved_at"),
         Index("uq_dead_letters_open_job_id", "job_id", unique=True, postgresql_where=text("resolution IS NULL")),
-        Index("ix_dead_letters_open", "created_at", postgresql_where=text("resolution IS NULL")),
+        Index("ix_dead_letters_open", "created_at", "id", postgresql_where=text("resolution IS NULL")),
+        Index(None, "created_at", "id"),
     )

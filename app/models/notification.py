@@ -46,7 +46,8 @@ class Notification(Base):
         Index(None, "entity_id"),
         Index(None, "order_id"),
         Index(None, "created_at", "id"),
-        Index(None, "state", "created_at", "id"),
+        Index(None, "channel", "state", "created_at", "id"),
+        Index(None, "template", "channel", "state", "created_at", "id"),
         Index(None, "resend_of"),
         Index("ix_notifications_recipient", text("lower(recipient)"), "channel", "created_at"),
         Index(

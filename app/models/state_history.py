@@ -41,8 +41,8 @@ class StateHistory(Base):
         CheckConstraint("octet_length(prev_hash) = 32 AND octet_length(hash) = 32", name="hash"),
         UniqueConstraint("entity_type", "entity_id", "seq"),
         Index(None, "created_at", "id"),
-        Index(None, "actor_id", "created_at", "id"),
         Index(None, "new_state", "created_at", "id"),
+        Index(None, "actor_id", "new_state", "created_at", "id"),
     )
 
 
@@ -68,8 +68,8 @@ class TransitionRejection(Base):
         one_of("actor_type", ActorType),
         Index(None, "entity_id", "created_at", "id"),
         Index(None, "created_at", "id"),
-        Index(None, "actor_id", "created_at", "id"),
         Index(None, "requested_state", "created_at", "id"),
+        Index(None, "actor_id", "requested_state", "created_at", "id"),
     )
 
 

@@ -357,6 +357,10 @@ class Pagination(Answer):
     next_cursor: str | None = None
     offset: int | None = None
     total: int | None = None
+    total_is_estimate: Annotated[
+        bool | None,
+        Field(description="True where more rows match than are counted, and `total` is the estimate of the database."),
+    ] = None
 
 
 class ErrorBody(Answer):
@@ -414,7 +418,7 @@ Flag = Annotated[bool, BeforeValidator(_as_true_or_false)]
 
 
 class PageQuery(BaseModel):
-    """`limit` with `cursor` or `offset`; `total` is counted only on request, for it has to read every row."""
+    """`limit` with `cursor` or `offset`; `total` only on request, because it has to be counted."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,29 +1,45 @@
-"""Keyset pages: a cursor is the sort key of the last row, so page 1,000 costs what page 1 costs."""
+"""Keyset pages: a cursor is the sort key of the last row, so page 1,000 costs what page 1 costs.
+
+What a page costs does not grow with the table. An index gives its rows in their order (`fetch_page`), and a total is
+counted up to `COUNTED` and estimated beyond.
+"""
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from itertools import product
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Select, func, select, tuple_
+from sqlalchemy import ColumnElement, CompoundSelect, Row, Select, func, select, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.expression import ClauseElement, Executable
 
 from app.schemas.common import PageQuery
 from app.utils.exceptions import InvalidInputError
 
 INTEGER_LIMIT = 2**31 - 1
+COUNTED = 10_000
+"""A total is counted up to this many rows."""
+OneOf = tuple[ColumnElement[Any], Collection[Any]]
+"""A column, and the values of it that a list is narrowed to."""
 Item = TypeVar("Item")
 
 
 class PaginationView(TypedDict):
-    """What a page says of itself; `offset` and `total` only where they were asked for."""
+    """What a page says of itself; `offset` and `total` only where they were asked for.
+
+    `total_is_estimate` is there, and true, only where the total is not counted.
+    """
 
     limit: int
     next_cursor: str | None
     offset: NotRequired[int]
     total: NotRequired[int]
+    total_is_estimate: NotRequired[bool]
 
 
 class Page(TypedDict, Generic[Item]):
@@ -100,26 +116,112 @@ async def fetch_page(
     view: Callable[[Row[Any]], Item],
     *,
     newest_first: bool,
+    one_of: Sequence[OneOf] = (),
 ) -> Page[Item]:
     """Return a page of the rows that `statement` selects, in the order of `key`.
 
     Args:
-        statement: with its filters, without order and limit; it selects the key columns.
-        key: the sort key, unique; an index must serve it.
+        statement: with its other filters, without order and limit; it selects the key columns.
+        key: the sort key, unique, and its last column is unique by itself within `statement`. An index must serve it,
+            behind the columns of `one_of`.
         view: row → item of the answer.
+        one_of: filters that take several values. With `IN`, PostgreSQL would read all rows of rare values and sort
+            them, or walk past all others; so each combination of values is read by itself.
 
     Raises:
         InvalidInputError: a cursor that is not one, or cursor and offset together.
     """
     narrowed = after_cursor(statement, key, page, newest_first=newest_first)
-    ordered = narrowed.order_by(*(column.desc() if newest_first else column.asc() for column in key))
     # One row more than asked for shows whether there is a next page, without counting.
-    rows = (await connection.execute(ordered.limit(page.limit + 1).offset(page.offset or None))).all()
+    wanted = _rows(narrowed, key, one_of, page.limit + 1, page.offset or 0, newest_first=newest_first)
+    rows = (await connection.execute(wanted)).all()
     fetched = first_rows(list(rows), page, lambda row: [row._mapping[column] for column in key])
     pagination = fetched["pagination"]
     if page.offset is not None:
         pagination["offset"] = page.offset
     if page.include_total:
-        counted = select(func.count()).select_from(statement.order_by(None).subquery())
-        pagination["total"] = (await connection.execute(counted)).scalar_one()
+        await _add_total(connection, pagination, statement, key, one_of, newest_first=newest_first)
     return {"data": [view(row) for row in fetched["data"]], "pagination": pagination}
+
+
+async def _add_total(
+    connection: AsyncConnection,
+    pagination: PaginationView,
+    statement: Select[Any],
+    key: Sequence[ColumnElement[Any]],
+    one_of: Sequence[OneOf],
+    *,
+    newest_first: bool,
+) -> None:
+    """Add to a page how many rows there are: counted up to `COUNTED`, beyond that as PostgreSQL estimates."""
+    # In the order of the list, or PostgreSQL may read the table from its beginning, however far away the rows are.
+    first = _keys(statement, key, one_of, COUNTED + 1, newest_first=newest_first).limit(COUNTED + 1).subquery()
+    total: int = (await connection.execute(select(func.count()).select_from(first))).scalar_one()
+    if total > COUNTED:
+        matching = statement.where(*(column.in_(values) for column, values in one_of))
+        [explained] = (await connection.execute(_Explain(matching))).scalar_one()
+        total = max(total, int(explained["Plan"]["Plan Rows"]))
+        pagination["total_is_estimate"] = True
+    pagination["total"] = total
+
+
+class _Explain(Executable, ClauseElement):
+    """The plan of a statement, as JSON."""
+
+    inherit_cache = False
+
+    def __init__(self, statement: Select[Any]) -> None:
+        self.statement = statement
+
+
+@compiles(_Explain, "postgresql")
+def _explain(element: _Explain, compiler: SQLCompiler, **options: Any) -> str:
+    return f"EXPLAIN (FORMAT JSON) {compiler.process(element.statement, **options)}"
+
+
+def _rows(
+    narrowed: Select[Any],
+    key: Sequence[ColumnElement[Any]],
+    one_of: Sequence[OneOf],
+    limit: int,
+    offset: int,
+    *,
+    newest_first: bool,
+) -> Select[Any]:
+    """Return the statement for the rows from `offset` on, in their order."""
+    branches = _branches(narrowed, one_of)
+    if len(branches) == 1 and not offset:
+        return _ordered(branches[0], key, newest_first=newest_first).limit(limit)
+    # First the keys, which indexes hold: of the rows that are skipped nothing else is read.
+    keys = _keys(narrowed, key, one_of, offset + limit, newest_first=newest_first).subquery()
+    chosen = _ordered(select(keys), list(keys.c), newest_first=newest_first).limit(limit).offset(offset).subquery()
+    return _ordered(narrowed.where(key[-1] == list(chosen.c)[-1]), key, newest_first=newest_first)
+
+
+def _keys(
+    statement: Select[Any],
+    key: Sequence[ColumnElement[Any]],
+    one_of: Sequence[OneOf],
+    limit: int,
+    *,
+    newest_first: bool,
+) -> CompoundSelect[Any]:
+    """Return the statement for the first keys of each combination of values, `limit` of each."""
+    first = [
+        _ordered(branch.with_only_columns(*key), key, newest_first=newest_first).limit(limit).subquery()
+        for branch in _branches(statement, one_of)
+    ]
+    return union_all(*(select(branch) for branch in first))
+
+
+def _branches(statement: Select[Any], one_of: Sequence[OneOf]) -> list[Select[Any]]:
+    """Return the statement for each combination of the values of `one_of`."""
+    columns = [column for column, _ in one_of]
+    return [
+        statement.where(*(column == value for column, value in zip(columns, values, strict=True)))
+        for values in product(*(dict.fromkeys(values) for _, values in one_of))
+    ]
+
+
+def _ordered(statement: Select[Any], columns: Sequence[ColumnElement[Any]], *, newest_first: bool) -> Select[Any]:
+    return statement.order_by(*(column.desc() if newest_first else column.asc() for column in columns))

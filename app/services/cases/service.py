@@ -186,15 +186,25 @@ class CaseService:
         """
         permissions.require(actor, Action.READ_CASES)
         filters = pages.given(
-            (query.kind or None, _CASE.kind.in_),
-            (query.state, _CASE.state.__eq__),
             (query.order_id, _CASE.order_id.__eq__),
             (query.entity_type, _CASE.entity_type.__eq__),
             (query.entity_id, _CASE.entity_id.__eq__),
         )
+        is_of_one = query.order_id is not None or query.entity_id is not None
+        is_any = is_of_one or not (query.kind or query.entity_type or query.state)
+        # The indexes begin with the kind or the type of the entity, and the state.
+        states = [query.state] if query.state is not None else [] if is_any else list(CaseState)
+        types = [] if is_any or query.kind or query.entity_type else list(CaseEntity)
+        one_of: list[pages.OneOf] = [(_CASE.kind, query.kind), (_CASE.entity_type, types), (_CASE.state, states)]
         async with self._database.autocommit() as connection:
             return await pages.fetch_page(
-                connection, _cases().where(*filters), (_CASE.created_at, _CASE.id), query, case_view, newest_first=True
+                connection,
+                _cases().where(*filters),
+                (_CASE.created_at, _CASE.id),
+                query,
+                case_view,
+                newest_first=True,
+                one_of=[(column, values) for column, values in one_of if values],
             )
 
     async def get(self, case_id: UUID, actor: Actor) -> CaseView:

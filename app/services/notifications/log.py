@@ -3,6 +3,7 @@
 from sqlalchemy import select
 
 from app.core.actor import Actor
+from app.core.enums import Channel, NotificationState
 from app.database import Database
 from app.models.notification import Notification
 from app.schemas.notification import NotificationQuery
@@ -31,10 +32,15 @@ class NotificationLog:
         filters = pages.given(
             (query.order_id, columns.order_id.__eq__),
             (query.entity_id, columns.entity_id.__eq__),
-            (query.state or None, columns.state.in_),
-            (query.channel or None, columns.channel.in_),
             (query.template, columns.template.__eq__),
         )
+        is_of_one = query.order_id is not None or query.entity_id is not None
+        is_any = is_of_one or not (query.state or query.channel or query.template)
+        # The indexes begin with template, channel and state; where one of these is not given, each value is read.
+        one_of: list[pages.OneOf] = [
+            (columns.channel, query.channel or ([] if is_any else list(Channel))),
+            (columns.state, query.state or ([] if is_any else list(NotificationState))),
+        ]
         return await self._database.reading(
             lambda connection: pages.fetch_page(
                 connection,
@@ -43,5 +49,6 @@ class NotificationLog:
                 query,
                 notification_view,
                 newest_first=True,
+                one_of=[(column, values) for column, values in one_of if values],
             )
         )

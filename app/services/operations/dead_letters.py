@@ -67,7 +67,8 @@ class DeadLetterService:
         """
         permissions.require(actor, Action.READ_JOBS)
         letters = DeadLetter.__table__.c
-        statement = select(*_COLUMNS).join(Job, Job.id == letters.job_id)
+        # Each has its job; an outer join need not look for it where rows are counted.
+        statement = select(*_COLUMNS).outerjoin(Job, Job.id == letters.job_id)
         if not query.include_resolved:
             statement = statement.where(letters.resolution.is_(None))
         async with self._database.autocommit() as connection:

@@ -212,22 +212,27 @@ class OrderService:
         permissions.require(actor, Action.READ_ORDER)
         if query.q is None and query.offset is None and not query.include_total:
             return await self._page(query, actor)
+        columns = Order.__table__.c
         statement = select(*reading.LISTED).where(visible_orders(actor), *_filters(query))
-        key = (Order.__table__.c.created_at, Order.__table__.c.id)
+        key = (columns.created_at, columns.id)
+        statuses: list[pages.OneOf] = [(columns.status, query.status)] if query.status else []
 
         async def page(connection: AsyncConnection) -> Page[OrderSummaryView]:
-            wanted = statement
+            wanted, one_of = statement, statuses
             if query.q is not None:
+                wanted, one_of = statement.where(*(column.in_(values) for column, values in statuses)), []
                 is_of_one = (actor.sees_only or query.customer_id) is not None
-                listed = pages.after_cursor(statement, key, query, newest_first=True)
+                listed = pages.after_cursor(wanted, key, query, newest_first=True)
                 read = None if query.include_total else (query.offset or 0) + query.limit + 1
                 found = (
                     order_search.matches(query.q)
                     if is_of_one
                     else await order_search.condition(connection, query.q, listed, read)
                 )
-                wanted = statement.where(found)
-            return await pages.fetch_page(connection, wanted, key, query, order_summary, newest_first=True)
+                wanted = wanted.where(found)
+            return await pages.fetch_page(
+                connection, wanted, key, query, order_summary, newest_first=True, one_of=one_of
+            )
 
         return await self._database.reading(page)
 
@@ -364,7 +369,6 @@ class OrderService:
 def _filters(query: OrderQuery) -> list[ColumnElement[bool]]:
     columns = Order.__table__.c
     return pages.given(
-        (query.status or None, columns.status.in_),
         (query.customer_id, columns.customer_id.__eq__),
         (query.order_number, columns.order_number.__eq__),
         (query.created_from, columns.created_at.__ge__),

@@ -227,8 +227,6 @@ class RefundService:
         permissions.require(actor, Action.READ_REFUNDS)
         table = Refund.__table__.c
         statement = select(*table, _RETURN_NUMBER)
-        if query.state:
-            statement = statement.where(table.state.in_(query.state))
         if query.order_id is not None:
             statement = statement.where(table.order_id == query.order_id)
         async with self._database.autocommit() as connection:
@@ -239,6 +237,7 @@ class RefundService:
                 query,
                 lambda row: refund_view(row._mapping),
                 newest_first=True,
+                one_of=[(table.state, query.state)] if query.state else [],
             )
 
     async def of_order(self, order_id: UUID, query: PageQuery, actor: Actor) -> Page[OrderRefundView]:

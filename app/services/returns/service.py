@@ -188,7 +188,6 @@ class ReturnService:
         table = ReturnRequest.__table__.c
         statement = select(*table).where(
             *pages.given(
-                (query.status or None, table.status.in_),
                 (query.customer_id, table.customer_id.__eq__),
                 (query.order_id, table.order_id.__eq__),
                 (query.return_number, table.return_number.__eq__),
@@ -205,6 +204,7 @@ class ReturnService:
                 query,
                 lambda row: return_view(row._mapping, actor),
                 newest_first=True,
+                one_of=[(table.status, query.status)] if query.status else [],
             )
         )
 
