@@ -9,6 +9,7 @@ from app.models.event import Event
 from app.models.idempotency_key import IdempotencyKey
 from app.models.invoice import Invoice, InvoiceSeries
 from app.models.job import DeadLetter, Job
+from app.models.kept_figures import KeptFigures
 from app.models.note import Note
 from app.models.notification import Notification
 from app.models.order import Order, OrderLineItem
@@ -32,6 +33,7 @@ __all__ = [
     "Invoice",
     "InvoiceSeries",
     "Job",
+    "KeptFigures",
     "Note",
     "Notification",
     "Order",

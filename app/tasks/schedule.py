@@ -115,12 +115,18 @@ async def _reconcile_payments(services: "Services") -> int:
     return await services.payment_reconciler.sweep(SYSTEM_JOB)
 
 
+async def _collect_figures(services: "Services") -> int:
+    """Collect the figures of the business for all processes, so that no request waits for it (NFR-002)."""
+    return int(await services.stats.refresh())
+
+
 SCHEDULE = (
     Sweep("cancel_unpaid_orders", _cancel_unpaid_orders, EVERY_MINUTE),
     Sweep("expire_unreviewed_returns", _expire_unreviewed_returns, EVERY_MINUTE),
     Sweep("remind_reviewers", _remind_reviewers, EVERY_MINUTE),
     Sweep("send_daily_summary", _send_daily_summary, EVERY_MINUTE),
     Sweep("forget_idempotency_keys", _forget_idempotency_keys, EVERY_MINUTE),
+    Sweep("collect_figures", _collect_figures, EVERY_MINUTE),
     Sweep("remove_orphaned_attachments", _remove_orphaned_attachments, HOURLY),
     Sweep("reconcile", _reconcile, HOURLY),
     Sweep("reconcile_payments", _reconcile_payments, FOUR_TIMES_A_DAY),

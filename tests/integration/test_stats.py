@@ -1,5 +1,7 @@
 """Figures for people: promises kept and missed, how long returns take, orders a day (REQ-002, REQ-004, NFR-006)."""
 
+import itertools
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -9,11 +11,14 @@ import psycopg
 import pytest
 
 from app.composition import Services
+from app.core.enums import Role
+from app.database import Database
 from app.models.job import Job
 from app.services.jobs.service import JobKind
 from app.services.operations.service_levels import first_id_of
 from app.services.operations.stats import StatsService
 from app.utils.clock import uuid7
+from tests.conftest import MovableClock, actor
 from tests.databases import unguarded
 from tests.integration.conftest import TO_DELIVERED, new_order, new_return
 from tests.integration.dead import bury_job
@@ -62,6 +67,47 @@ async def test_orders_of_a_day_are_counted_by_the_shops_calendar(
     assert {day: count for day, count in days.items() if count} == expected
     assert list(days) == sorted(days)
     assert list(days)[-1] == today.date().isoformat()
+
+
+@pytest.fixture
+def stopped(database: Database, clock: MovableClock) -> Callable[[float], StatsService]:
+    """Return a function that makes the service of a process, for which each collection takes some seconds."""
+
+    def made(seconds: float) -> StatsService:
+        moments = itertools.count()
+        return StatsService(database, clock, lambda: next(moments) * seconds)
+
+    return made
+
+
+@pytest.mark.req("NFR-002.2")
+async def test_slow_figures_are_collected_once_for_all_processes(
+    api: httpx2.AsyncClient, stopped: Callable[[float], StatsService], clock: MovableClock
+) -> None:
+    """What a sweep collected is what each process answers, until the sweep is late."""
+    admin = actor(Role.ADMIN)
+    await new_order(api, *TO_DELIVERED)
+    live = await stopped(2).collect(admin)
+    assert await stopped(2).refresh()
+    await new_order(api)
+    clock.advance(seconds=39)
+    assert await stopped(2).collect(admin) == live
+    assert not await stopped(2).refresh(), "a twentieth of the time at most"
+    clock.advance(seconds=2)
+    assert await stopped(2).refresh()
+    assert (await stopped(2).collect(admin))["orders"]["PENDING_PAYMENT"] == 1
+    await new_order(api)
+    clock.advance(minutes=4)
+    assert (await stopped(2).collect(admin))["orders"]["PENDING_PAYMENT"] == 2, "no sweep has renewed them"
+
+
+@pytest.mark.req("NFR-002.2")
+async def test_quick_figures_are_of_this_moment(
+    api: httpx2.AsyncClient, stopped: Callable[[float], StatsService]
+) -> None:
+    assert await stopped(0.05).refresh()
+    await new_order(api)
+    assert (await stopped(0.05).collect(actor(Role.ADMIN)))["orders"]["PENDING_PAYMENT"] == 1
 
 
 async def a_return(api: httpx2.AsyncClient) -> str:

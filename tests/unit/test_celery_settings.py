@@ -68,6 +68,7 @@ def test_the_schedule_of_the_sweeps() -> None:
         ("app.tasks.scheduled_tasks.remind_reviewers", timedelta(minutes=1), "sweeps"),
         ("app.tasks.scheduled_tasks.send_daily_summary", timedelta(minutes=1), "sweeps"),
         ("app.tasks.scheduled_tasks.forget_idempotency_keys", timedelta(minutes=1), "sweeps"),
+        ("app.tasks.scheduled_tasks.collect_figures", timedelta(minutes=1), "sweeps"),
         ("app.tasks.scheduled_tasks.remove_orphaned_attachments", timedelta(hours=1), "sweeps"),
         ("app.tasks.scheduled_tasks.reconcile", timedelta(hours=1), "sweeps"),
         ("app.tasks.scheduled_tasks.reconcile_payments", timedelta(hours=6), "sweeps"),

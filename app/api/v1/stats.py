@@ -14,6 +14,6 @@ router = APIRouter(prefix="/api/v1/stats", tags=["Operations"], route_class=ApiR
 async def read(context: Context) -> Response:
     """Count orders, returns and jobs by state, money by currency, promises kept and missed, and how long returns take.
 
-    Collected at `collected_at`, which is a minute ago at most.
+    As of `collected_at`: of this moment in a small shop, a minute or two ago in a large one.
     """
     return answer(await context.services.stats.collect(context.actor))
