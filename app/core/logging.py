@@ -31,9 +31,6 @@ _ENTITY_PATH = re.compile(
     r"/api/v1/(order|return|refund)s/([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})(?:/|$)"
 )
 
-ENTITY_IDS = ("order_id", "return_id", "refund_id")
-"""Bound to each line about one of them."""
-
 
 def entity_of_path(path: str) -> dict[str, str]:
     """Return what a path of the API is about, for the log: `{"order_id": "018f…"}`, or nothing."""

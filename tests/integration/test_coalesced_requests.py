@@ -145,7 +145,9 @@ async def test_orders_that_are_created_together_are_each_complete(
     sent.clear()
     ids = iter([uuid4() for _ in range(9)] + [UUID(known["id"])] + [uuid4() for _ in range(40)])
     monkeypatch.setattr("app.services.orders.service.uuid7", lambda _: next(ids))
-    bodies = [order_payload(customer_email=f"person{n}@example.com") for n in range(30)]
+    line = order_payload()["line_items"][0]
+    lines = [{**line, "product_name": f"Bowl {n}", "unit_price": f"{n}.05"} for n in range(1, 12)]
+    bodies = [order_payload(customer_email=f"person{n}@example.com", line_items=lines) for n in range(30)]
     answers = await asyncio.gather(*(api.post("/api/v1/orders", json=body) for body in bodies))
 
     assert 0 < sent[writing.CREATE.text] < len(bodies) + 12
@@ -158,6 +160,7 @@ async def test_orders_that_are_created_together_are_each_complete(
     for order in made:
         read = (await api.get(f"/api/v1/orders/{order['id']}")).json()
         assert read == order
+        assert [line["product_name"] for line in read["line_items"]] == [line["product_name"] for line in lines]
         found = (await api.get("/api/v1/orders", params={"q": order["order_number"]})).json()["data"]
         assert [summary["id"] for summary in found] == [order["id"]]
     assert (await rows(services.database, "SELECT count(*) FROM payments"))[0][0] == 30

@@ -19,12 +19,14 @@ from app.api.http.hosts import foreign_host
 from app.api.http.incoming import in_time
 from app.api.http.responses import ERROR_KINDS, refusal
 from app.core import error_tracking, monitoring
-from app.core.logging import ENTITY_IDS, entity_of_path
+from app.core.logging import entity_of_path
 from app.dependencies import client_address
 from app.request_state import RequestState, begin
 from app.utils.strict_json import printable
 
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9/_.~-]*")
+"""What `quote` would leave as it is."""
 _HEALTH = frozenset({"/api/v1/health", "/api/v1/health/live"})
 _PROBED = _HEALTH | {"/api/v1/metrics"}
 _DOC_PAGES = frozenset({"/docs", "/redoc"})
@@ -95,7 +97,7 @@ class HttpMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 if status == 201:
-                    structlog.contextvars.bind_contextvars(**_made(message["headers"]))
+                    bound.update(structlog.contextvars.bind_contextvars(**_made(message["headers"])))
                 verdict = state.rate_limit
                 told = headers if verdict is None else [*headers, *verdict.headers]
                 message["headers"] = _completed(message["headers"], told, scope["path"])
@@ -103,7 +105,7 @@ class HttpMiddleware:
                 message = {**message, "body": b""}
             await send(message)
 
-        structlog.contextvars.bind_contextvars(request_id=request_id, **entity_of_path(scope["path"]))
+        bound = {**structlog.contextvars.bind_contextvars(request_id=request_id, **entity_of_path(scope["path"]))}
         try:
             answering = self._refusal(scope, request_id) or self._app
             await answering(scope, in_time(receive), send_on)
@@ -117,7 +119,7 @@ class HttpMiddleware:
         finally:
             state.give_back()
             _record(scope, state, method, status, time.perf_counter() - started)
-            structlog.contextvars.unbind_contextvars("request_id", *ENTITY_IDS)
+            structlog.contextvars.reset_contextvars(**bound)
 
     def _refusal(self, scope: Scope, request_id: str) -> Response | None:
         """Return the answer to a request that goes no further than here."""
@@ -190,13 +192,17 @@ def _record(scope: Scope, state: RequestState, method: str, status: int, seconds
         method=known_method,
         route=route,
         # Ids are in the path, and ids only; a query may hold names and addresses.
-        path=quote(scope["path"][:200]),
+        path=_shown(scope["path"][:200]),
         status=status,
         milliseconds=round(seconds * 1000, 2),
         actor=str(actor.id) if actor is not None else None,
         role=str(actor.role) if actor is not None else None,
         ip=client_address(scope),
     )
+
+
+def _shown(path: str) -> str:
+    return path if _PLAIN_PATH.fullmatch(path) else quote(path)
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -10,11 +10,11 @@ from app.services.access.visibility import owned_sql, visible_sql
 from app.services.orders.views import OrderSummaryView
 
 LINES = (
-    "(SELECT json_agg(shown) FROM (SELECT l.id, l.product_id, l.product_name, l.sku, l.quantity, l.unit_price,"
-    " l.tax_rate, l.tax_amount, l.subtotal FROM order_line_items l WHERE l.order_id = {order}.id ORDER BY l.position)"
-    " shown)"
+    "(SELECT json_agg(shown) FROM (SELECT l.id, l.product_id, l.product_name, l.sku, l.quantity,"
+    " l.unit_price::text, l.tax_rate::text, l.tax_amount::text, l.subtotal::text"
+    " FROM order_line_items l WHERE l.order_id = {order}.id ORDER BY l.position) shown)"
 )
-"""The lines of an order as JSON, by their position."""
+"""The lines of an order as JSON, by their position; amounts are text, so that they stay exact."""
 
 # Without metadata: up to 16 KiB of the caller's own in each order would make a list of a hundred 1.6 MB long.
 LISTED = [Order.__table__.c[name] for name in OrderSummaryView.__annotations__]

@@ -102,24 +102,18 @@ def order_summary(row: Row[Any] | Order) -> OrderSummaryView:
     }
 
 
-def line_view(row: JsonObject) -> OrderLineView:
-    """Return a line from JSON of the database, whose amounts are numbers or text."""
-    return {
-        "id": str(row["id"]),
-        "product_id": row["product_id"],
-        "product_name": row["product_name"],
-        "sku": row["sku"],
-        "quantity": row["quantity"],
-        "unit_price": _exact(row["unit_price"]),
-        "tax_rate": _exact(row["tax_rate"]),
-        "tax_amount": _exact(row["tax_amount"]),
-        "subtotal": _exact(row["subtotal"]),
-    }
+_LINE_AMOUNTS = ("unit_price", "tax_rate", "tax_amount", "subtotal")
 
 
 def with_lines(row: dict[str, Any]) -> OrderView:
-    """Return an order from a row that has the columns of `OrderView` in their order, its lines as JSON."""
-    row["line_items"] = [line_view(line) for line in row["line_items"]]
+    """Return an order from a row that has the columns of `OrderView` in their order.
+
+    Args:
+        row: changed in place. Its lines are the members of `OrderLineView`, with amounts as text.
+    """
+    for line in row["line_items"]:
+        for name in _LINE_AMOUNTS:
+            line[name] = Decimal(line[name])
     return cast("OrderView", row)
 
 
@@ -140,8 +134,3 @@ def _written_line(line: OrderLineItem) -> OrderLineView:
         "tax_amount": line.tax_amount,
         "subtotal": line.subtotal,
     }
-
-
-def _exact(amount: Decimal | float) -> Decimal:
-    # The shortest text of a float is the text that JSON had: its digits are fewer than the 15 that a float keeps.
-    return Decimal(str(amount))

@@ -74,8 +74,9 @@ made AS (
 ),
 lines AS (
     INSERT INTO order_line_items (order_id, position, {_names(_LINE)})
-    SELECT g.id, row_number() OVER (PARTITION BY g.id), {_names(_LINE, "l.")}
-    FROM given g, json_to_recordset(g.line_items) AS l({_typed(_LINE)})
+    SELECT g.id, l.position, {_names(_LINE, "l.")}
+    FROM given g, ROWS FROM (json_to_recordset(g.line_items) AS ({_typed(_LINE)})) WITH ORDINALITY
+        AS l({_names(_LINE)}, position)
 ),
 {NEW_PAYMENT},
 searched AS (
