@@ -1,9 +1,6 @@
 """The API is killed around its answer, again and again: one effect a key, and the first answer for all who ask again."""
 
 import os
-import random
-import signal
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,14 +9,11 @@ from typing import Any
 from uuid import uuid4
 
 import httpx2
-import psycopg
 import pytest
 
-from app.local.process import choose_port, session_pids, spawn, stop, tail
-from devtools.embedded.stack import answers
-from tests import databases
 from tests.databases import TestServers
 from tests.e2e.conftest import eventually
+from tests.e2e.killing import API_KEY, Api, killed_api
 from tests.factories import order_payload
 from tests.profile import PROFILE
 
@@ -28,7 +22,6 @@ pytestmark = pytest.mark.e2e
 # Six try each moment with one and with both processes killed.
 ROUNDS = int(os.environ.get("ARTICURATED_KILLS") or (6 if PROFILE == "local" else 12))
 CLIENTS = 8
-API_KEY = "dev-api-key"
 COMMIT_SECONDS = 0.06
 
 # PostgreSQL ends a COMMIT that it was asked for, whether or not the one who asked still lives. Made slow, it is what a
@@ -78,79 +71,19 @@ class Wish:
         return eventually(f"an answer to {self}", answered)
 
 
-@dataclass(frozen=True)
-class Api:
-    """The API on a database of its own: one process that starts two others, which answer, and heals them."""
-
-    url: str
-    database_url: str
-    leader: int
-
-    def workers(self) -> list[int]:
-        """Return the processes that answer."""
-        found = []
-        for pid in session_pids(self.leader):
-            try:
-                command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"spawn_main" in command:
-                found.append(pid)
-        return found
-
-    def kill(self, count: int) -> None:
-        """Kill that many of them."""
-        for pid in random.sample(pids := self.workers(), min(count, len(pids))):
-            os.kill(pid, signal.SIGKILL)
-
-    def await_moment(self, moment: str, asked: list[Future[httpx2.Response]]) -> None:
-        """Wait until the database says that the moment has come, or all requests are answered."""
-        with psycopg.connect(self.database_url, autocommit=True) as connection:
-            while not all(future.done() for future in asked):
-                if connection.execute(f"SELECT {moment}".encode()).fetchall() == [(True,)]:
-                    break
-
-    def rows(self, sql: str) -> list[Any]:
-        """Ask its database."""
-        with psycopg.connect(self.database_url) as connection:
-            return connection.execute(sql.encode()).fetchall()
-
-
 @pytest.fixture
-def killed_api(servers: TestServers, tmp_path: Path) -> Iterator[Api]:
-    name = f"{servers.template}_kills"
-    databases.create_database(servers, name, servers.template)
-    with psycopg.connect(databases.url_of(servers.owner_url, name)) as owner:
-        owner.execute(SLOW_COMMITS)
-    port = choose_port()
-    database_url = databases.url_of(servers.app_url, name)
-    environment = {
-        **os.environ,
-        "DATABASE_URL": database_url,
-        "REDIS_URL": servers.redis_url.rsplit("/", 1)[0] + "/14",
-        "STORAGE_PATH": str(tmp_path / "storage"),
-        "RATE_LIMIT_PER_MINUTE": "0",
-        "API_KEY": API_KEY,
-    }
-    log = tmp_path / "api.log"
-    command = ["-m", "app", "api", "--port", str(port), "--workers", "2"]
-    process = spawn([sys.executable, *command], log=log, env=environment)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        assert eventually("the API", lambda: answers(f"{url}/api/v1/health/live")), tail(log)
-        yield Api(url, database_url, process.pid)
-    finally:
-        stop(process, signal.SIGTERM, 20)
-        databases.drop_database(servers, name)
+def api(servers: TestServers, tmp_path: Path) -> Iterator[Api]:
+    with killed_api(servers, tmp_path, SLOW_COMMITS) as running:
+        yield running
 
 
 @pytest.mark.req("REQ-005", "NFR-003")
-def test_killed_before_it_answered_it_answers_the_same(killed_api: Api) -> None:
+def test_killed_before_it_answered_it_answers_the_same(api: Api) -> None:
     fresh: list[str] = []
     done: list[tuple[Wish, httpx2.Response]] = []
     headers = {"X-API-Key": API_KEY}
     with (
-        httpx2.Client(base_url=f"{killed_api.url}/api/v1", headers=headers, timeout=30) as http,
+        httpx2.Client(base_url=f"{api.url}/api/v1", headers=headers, timeout=30) as http,
         ThreadPoolExecutor(CLIENTS) as clients,
     ):
         for number in range(ROUNDS):
@@ -159,9 +92,9 @@ def test_killed_before_it_answered_it_answers_the_same(killed_api: Api) -> None:
                 key = str(uuid4())
                 wishes.append(Wish("POST", "/orders", order_payload(customer_email=f"{key}@example.com"), key))
             asked: list[Future[httpx2.Response]] = [clients.submit(wish.insist, http) for wish in wishes]
-            killed_api.await_moment(MOMENTS[number % 3], asked)
+            api.await_moment(MOMENTS[number % 3], asked)
             # One of two, and the other one answers at once; both, and everyone waits until one is healed.
-            killed_api.kill(1 + number % 2)
+            api.kill(1 + number % 2)
             answered = [future.result() for future in asked]
             fresh = [answer.json()["id"] for answer in answered if answer.status_code == 201][: CLIENTS // 2]
             done += zip(wishes, answered, strict=True)
@@ -171,12 +104,12 @@ def test_killed_before_it_answered_it_answers_the_same(killed_api: Api) -> None:
             assert (again.status_code, again.content) == (first.status_code, first.content)
             assert again.headers["Idempotency-Replayed"] == "true"
     made = [wish.key for wish, _ in done if wish.method == "POST"]
-    emails = killed_api.rows("SELECT customer_email, count(*) FROM orders GROUP BY 1")
+    emails = api.rows("SELECT customer_email, count(*) FROM orders GROUP BY 1")
     assert sorted(emails) == sorted((f"{key}@example.com", 1) for key in made)
     moved = sorted(wish.path.split("/")[2] for wish, _ in done if wish.method == "PATCH")
-    history = killed_api.rows("SELECT entity_id::text, count(*) FROM state_history GROUP BY 1 ORDER BY 1")
+    history = api.rows("SELECT entity_id::text, count(*) FROM state_history GROUP BY 1 ORDER BY 1")
     assert history == [(order_id, 1) for order_id in moved]
-    assert killed_api.rows("SELECT count(*) FROM transition_rejections") == [(0,)]
+    assert api.rows("SELECT count(*) FROM transition_rejections") == [(0,)]
     lost = sum(wish.unanswered for wish, _ in done)
     late = sum("Idempotency-Replayed" in first.headers for _, first in done)
     print(f"{ROUNDS} kills, {len(done)} keys, {lost} tries without an answer, {late} of them had been carried out")  # noqa: T201
