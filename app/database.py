@@ -77,7 +77,7 @@ def connect_args(
     }
 
 
-_FIXED_PLANS = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
+_FIXED_PLANS = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "jit": "off"}
 """For connections that prepared statements alone run on.
 
 A statement is planned once a connection, not for each of its values. All of them are meant for an index: a plan that
