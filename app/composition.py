@@ -1,5 +1,6 @@
 """The one place that makes services, for the API and for the workers."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from app.services.payments.gateway.port import PaymentGateway
     from app.services.payments.reconciliation import PaymentReconciler
     from app.services.returns.attachments import AttachmentService
+    from app.utils.email_sender import EmailSender
     from app.utils.invoice_generator import DocumentRenderer
     from app.utils.messages import NotificationChannel
     from app.utils.storage import Storage
@@ -71,6 +73,7 @@ class Services:
         self.clock = clock
         self.ports = ports or Ports()
         self._own_gateway: HttpPaymentGateway | None = None
+        self._own_mail_sender: EmailSender | None = None
         self._owns_database = True
         shop_time = ShopTime.from_settings(settings)
         self.orders = OrderService(database, clock, shop_time, settings.prices_set_by)
@@ -146,7 +149,9 @@ class Services:
         from app.services.notifications.service import NotificationService  # noqa: PLC0415
         from app.utils.email_sender import EmailSender  # noqa: PLC0415
 
-        mail_sender = self.ports.mail_sender or EmailSender(self.settings, self.clock)
+        mail_sender = self.ports.mail_sender
+        if mail_sender is None:
+            mail_sender = self._own_mail_sender = EmailSender(self.settings, self.clock)
         return NotificationService(
             self.database, mail_sender, self.storage, self.settings, self.clock, self.ports.channels
         )
@@ -231,6 +236,8 @@ class Services:
                 await part.close()
         if self._own_gateway is not None:
             await self._own_gateway.aclose()
+        if self._own_mail_sender is not None:
+            await asyncio.to_thread(self._own_mail_sender.close)
         if "verifications" in vars(self):
             await self.verifications.close()
         await self.health.close()

@@ -11,18 +11,18 @@ import smtplib
 import socket
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from app.config import Settings
 from app.config_rules import is_mail_catcher
 from app.mail_address import ascii_domain
+from app.utils.mail_sessions import MailSessions, Session, SessionOverTls
 from app.utils.messages import Attachment, Message, MessageDelayed, MessageRefused, MessageTooLarge
 from app.utils.redaction import redact_foreign_text
 
@@ -61,21 +61,6 @@ class MailUnavailable(MessageDelayed):
     """The mail could not be handed over now: no server, no login, or a temporary refusal."""
 
 
-class _Greeted(smtplib.SMTP):
-    """A session that remembers how the server greeted, which smtplib drops."""
-
-    greeting = ""
-
-    def connect(self, *where: Any, **options: Any) -> tuple[int, bytes]:
-        code, text = super().connect(*where, **options)
-        self.greeting = text.decode("latin-1")
-        return code, text
-
-
-class _GreetedOverTls(_Greeted, smtplib.SMTP_SSL):
-    """The same with TLS from the first byte."""
-
-
 def message_id_for(local: str, mail_from: str) -> str:
     """Return the Message-ID of a matter, e.g. `<notification.018f….1@articurated.example>`.
 
@@ -90,7 +75,7 @@ def message_id_for(local: str, mail_from: str) -> str:
 
 
 class EmailSender:
-    """Sends through the configured SMTP server, one connection a mail, in a thread.
+    """Sends through the configured SMTP server, in a thread, on a session that is kept for the next mail (`MailSessions`).
 
     With `SMTP_TLS=starttls` or `implicit` the server's certificate is checked and nothing is said in clear; a server
     without TLS is then `MailUnavailable`, never a fallback.
@@ -105,6 +90,7 @@ class EmailSender:
         self._now = now
         self._tls = ssl.create_default_context() if settings.smtp_tls != "none" else None
         # Given, because smtplib would otherwise ask the name service for it on each connection.
+        self._sessions = MailSessions(self._session)
         self._local_name = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()) or "localhost"
 
     async def send(self, message: Message) -> None:
@@ -125,7 +111,11 @@ class EmailSender:
         """
         await asyncio.to_thread(lambda: self._session().quit())
 
-    def _session(self) -> smtplib.SMTP:
+    def close(self) -> None:
+        """Close the session that is kept, if there is one."""
+        self._sessions.close()
+
+    def _session(self) -> Session:
         try:
             return self._connect()
         except smtplib.SMTPException as fault:
@@ -134,9 +124,8 @@ class EmailSender:
             raise MailUnavailable(f"the mail server cannot be reached: {fault}") from fault
 
     def _deliver(self, mail: EmailMessage) -> None:
-        connection = self._session()
         try:
-            connection.send_message(mail)
+            self._sessions.send(lambda session: session.send_message(mail))
         except smtplib.SMTPNotSupportedError as fault:
             raise MailRejected(f"the mail server cannot take this address: {fault}") from fault
         except (smtplib.SMTPException, OSError) as fault:
@@ -145,11 +134,6 @@ class EmailSender:
                 raise MailUnavailable(reason) from fault
             code = _code_of(fault)
             raise (MailTooLarge if code == _TOO_LARGE else MailRejected)(reason, code) from fault
-        finally:
-            # The server has already answered: a failed QUIT changes nothing.
-            with suppress(smtplib.SMTPException, OSError):
-                connection.quit()
-            connection.close()
 
     def _refuse_catcher(self, greeting: str) -> None:
         if self._settings.environment == "production" and is_mail_catcher(greeting):
@@ -159,11 +143,11 @@ class EmailSender:
         """Return what the server said, without what it may have quoted of us and of the customer."""
         return redact_foreign_text(_words_of(fault), [self._settings.smtp_password.get_secret_value()])
 
-    def _connect(self) -> smtplib.SMTP:
+    def _connect(self) -> Session:
         settings = self._settings
-        connect: Callable[..., _Greeted] = _Greeted
+        connect: Callable[..., Session] = Session
         if settings.smtp_tls == "implicit":
-            connect = partial(_GreetedOverTls, context=self._tls)
+            connect = partial(SessionOverTls, context=self._tls)
         connection = connect(
             settings.smtp_host,
             settings.smtp_port,

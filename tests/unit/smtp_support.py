@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from app.config import Settings
+from app.utils import mail_sessions
 
 
 class Mailbox:
@@ -47,18 +49,23 @@ class Mailbox:
 async def serving(
     mailbox: Mailbox, *, implicit: ssl.SSLContext | None = None, **options: Any
 ) -> AsyncIterator[Settings]:
-    """Run a server on a free port in this loop; gives the settings that reach it."""
+    """Run a server on a free port in this loop; gives the settings that reach it.
+
+    It takes one mail a session meanwhile: a session that is kept would outlive the loop.
+    """
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
         lambda: SMTP(mailbox, hostname="mail.test", loop=loop, **options), "127.0.0.1", 0, ssl=implicit
     )
     try:
-        yield Settings(
-            _env_file=None,
-            smtp_host="127.0.0.1",
-            smtp_port=server.sockets[0].getsockname()[1],
-            smtp_timeout_seconds=3,
-        )
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(mail_sessions, "MAILS_A_SESSION", 1)
+            yield Settings(
+                _env_file=None,
+                smtp_host="127.0.0.1",
+                smtp_port=server.sockets[0].getsockname()[1],
+                smtp_timeout_seconds=3,
+            )
     finally:
         server.close()
         await server.wait_closed()
