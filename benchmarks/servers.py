@@ -129,7 +129,7 @@ def _facts_of(url: str) -> tuple[bool, int | None]:
         return row == (True,), cpu.parent_of(backend) if local else None
 
 
-def _environment(target: Target, more: Mapping[str, str]) -> dict[str, str]:
+def environment_of(target: Target, more: Mapping[str, str]) -> dict[str, str]:
     """Return a configuration that owes nothing to the caller's own."""
     known = {name.upper() for name in Settings.model_fields}
     inherited = {name: value for name, value in os.environ.items() if name not in known}
@@ -151,7 +151,7 @@ def _environment(target: Target, more: Mapping[str, str]) -> dict[str, str]:
 def _migrate(target: Target) -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-m", "app", "migrate"],
-        env=_environment(target, {"DATABASE_ADMIN_URL": target.owner_url}),
+        env=environment_of(target, {"DATABASE_ADMIN_URL": target.owner_url}),
         cwd=target.folder,
         capture_output=True,
         text=True,
@@ -203,7 +203,7 @@ def api(target: Target, processes: int, pool_size: int | None, *, one_port: bool
             process = spawn(
                 [sys.executable, "-P", "-m", "app", "api", "--port", str(port), "--workers", str(workers)],
                 log=log,
-                env=_environment(target, more),
+                env=environment_of(target, more),
                 cwd=target.folder,
             )
             stack.callback(stop, process, signal.SIGTERM, 15)
