@@ -124,7 +124,7 @@ class Settings(BaseSettings):
         description="Role that each application connection takes on; it can neither change nor delete history.",
     )
     database_pool_size: int = Field(
-        10, ge=1, le=200, description="Connections of one API process; a worker process uses 3."
+        10, ge=1, le=200, description="Connections of one API process; a worker process uses 5."
     )
     database_statement_timeout_seconds: int = Field(
         15, ge=1, description="Seconds that one SQL statement may take at most."

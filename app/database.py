@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.config import DATABASE_ADDRESS, Settings
-from app.prepared import RECORD, Prepared, StatementPool, as_sqlalchemy
+from app.prepared import RECORD, Bound, Prepared, StatementPool, as_sqlalchemy
 from app.replica import SERVER_GONE, Replica, ReplicaPassedError
 
 T = TypeVar("T")
@@ -235,6 +235,19 @@ class Database:
         if unit is None:
             return await self._statements.run(statement, parameters)
         return await _rows_on(unit.connection, statement, parameters)
+
+    async def rows_together(self, *statements: Bound) -> list[list[RECORD]]:
+        """Return the rows of each of several prepared statements in one transaction, sent in one round trip.
+
+        Each sees what was committed before it began (READ COMMITTED). Within a unit of work they are a part of it.
+
+        Raises:
+            DBAPIError: as from SQLAlchemy; nothing of any of them is left.
+        """
+        unit = self._unit()
+        if unit is None:
+            return await self._statements.run_together(statements)
+        return [await _rows_on(unit.connection, statement, parameters) for statement, parameters in statements]
 
     async def read_rows(self, statement: Prepared, /, **parameters: Any) -> list[RECORD]:
         """Return the rows of a prepared statement that only reads, from where `reading` would read them."""

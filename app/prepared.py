@@ -10,8 +10,8 @@ server closed, and errors as `sqlalchemy.exc.DBAPIError`, so that callers need n
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import orjson
 import psycopg
@@ -26,6 +26,7 @@ from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.types import TypeEngine
 
+T = TypeVar("T")
 RECORD = dict[str, Any]
 """A row by the names of its columns."""
 
@@ -71,9 +72,23 @@ class Prepared:
         Raises:
             psycopg.Error: as the driver raises it.
         """
+        return await (await self.sent_on(connection, parameters)).fetchall()
+
+    async def sent_on(
+        self, connection: "psycopg.AsyncConnection[Any]", parameters: Mapping[str, Any]
+    ) -> "psycopg.AsyncRawCursor[RECORD]":
+        """Run it on a connection of psycopg; in a pipeline, its rows are there when the pipeline ends.
+
+        Raises:
+            psycopg.Error: as the driver raises it.
+        """
         cursor = psycopg.AsyncRawCursor(connection, row_factory=dict_row)
         await cursor.execute(self.text, self.arguments(parameters), prepare=True, binary=True)
-        return await cursor.fetchall()
+        return cursor
+
+
+Bound: TypeAlias = tuple[Prepared, Mapping[str, Any]]
+"""A statement with its parameters."""
 
 
 def type_name(kind: TypeEngine[Any]) -> str:
@@ -144,11 +159,32 @@ class StatementPool:
             DBAPIError: the server refused it, cannot be reached, or was lost. `connection_invalidated` says the last.
             sqlalchemy.exc.TimeoutError: no connection was free in time.
         """
+        return await self._on_connection(lambda connection: statement.run_on(connection, parameters))
+
+    async def run_together(self, statements: Sequence[Bound]) -> list[list[RECORD]]:
+        """Return the rows of each of several statements that leave in one round trip, as one transaction.
+
+        Each has a snapshot of its own: it sees what others committed while the one before it waited for a lock. What is
+        sent between two synchronisations of a pipeline is one transaction, so no BEGIN and COMMIT are sent. After an
+        error nothing of it is left.
+
+        Raises:
+            As `run`.
+        """
+
+        async def run(connection: "psycopg.AsyncConnection[Any]") -> list[list[RECORD]]:
+            async with connection.pipeline():
+                cursors = [await statement.sent_on(connection, parameters) for statement, parameters in statements]
+            return [await cursor.fetchall() for cursor in cursors]
+
+        return await self._on_connection(run)
+
+    async def _on_connection(self, work: Callable[["psycopg.AsyncConnection[Any]"], Awaitable[T]]) -> T:
         await self._turn()
         try:
             connection = await self._connection()
             try:
-                rows = await statement.run_on(connection, parameters)
+                rows = await work(connection)
             except psycopg.Error as fault:
                 lost = connection.closed or fault.sqlstate in self._gone
                 if lost:

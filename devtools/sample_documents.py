@@ -8,6 +8,7 @@ from sqlalchemy import Row, text
 from app.config import Settings
 from app.database import Database
 from app.services.documents.invoices import InvoiceService
+from app.services.jobs import leases
 from app.services.jobs import service as job_service
 from app.services.jobs.service import JobKind
 from app.utils.clock import utc_now
@@ -75,7 +76,7 @@ async def _issue(database: Database, invoices: InvoiceService, job: Row[*tuple[o
     """Do one job; return False when a worker has it."""
     async with database.transaction() as session:
         await job_service.make_due_now(session, job.dedupe_key)
-        claim = await job_service.claim(session, job.id, OWNER, LEASE)
+    claim = await leases.claim(database, job.id, OWNER, LEASE)
     if claim is None:
         return False
     if claim.kind is JobKind.ISSUE_INVOICE:

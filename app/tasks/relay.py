@@ -35,9 +35,10 @@ from app.tasks.celery_app import TASKS, celery_app
 
 logger = structlog.get_logger(__name__)
 
-WINDOW = 500
-"""Messages of a queue that may be in Redis. The backlog stays in PostgreSQL, so that what is sent again after a
-loss stays small too, and a Redis without workers does not fill up."""
+WINDOW = 50
+"""Messages of a queue that may be in Redis. The backlog stays in PostgreSQL, where a worker that has a message takes more
+jobs without one (`worker_process.MORE_JOBS`). What is sent again after a loss stays small, and a Redis without workers
+does not fill up."""
 
 BATCH = 100
 """Jobs locked in one transaction, and published as far as there is time."""

@@ -27,7 +27,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import JOB_TIME_LIMIT_SECONDS, Settings
 from app.core import error_tracking, monitoring
+from app.core.enums import Queue
 from app.database import Database
+from app.services.jobs import leases
 from app.services.jobs import service as job_service
 from app.services.jobs.service import Claim, JobKind, LeaseLostError, entity_of
 from app.services.workflow import tampering
@@ -103,15 +105,22 @@ class JobRunner:
         An unknown id, a duplicate message, a job that is done: NOTHING_TO_DO. A job's own errors are dealt with here;
         those of the database, without which nothing can be dealt with, are raised.
         """
-        async with self._database.transaction() as session:
-            claim = await job_service.claim(session, job_id, self._owner, self._lease)
+        claim = await leases.claim(self._database, job_id, self._owner, self._lease)
         if claim is None:
             logger.info("job not claimed", job_id=str(job_id))
             return Verdict.NOTHING_TO_DO
+        return await self._run(claim)
+
+    async def run_next(self, queue: Queue) -> Verdict:
+        """Carry out a job of the queue that is due and has no message; NOTHING_TO_DO when there is none."""
+        claim = await leases.claim_next(self._database, queue, self._owner, self._lease)
+        return Verdict.NOTHING_TO_DO if claim is None else await self._run(claim)
+
+    async def _run(self, claim: Claim) -> Verdict:
         if claim.claims == claim.failures + 1:  # One that outlived its worker was picked up before.
             monitoring.job_picked_up(claim.queue, claim.waited_seconds)
         with structlog.contextvars.bound_contextvars(
-            job_id=str(job_id),
+            job_id=str(claim.job_id),
             job_kind=str(claim.kind),
             **{f"{entity_of(claim.kind).lower()}_id": str(claim.entity_id)},
             fence=claim.fence,
@@ -175,12 +184,10 @@ class JobRunner:
         while True:
             await asyncio.sleep(self._lease.total_seconds() / _RENEWALS_PER_LEASE)
             try:
-                async with self._database.transaction() as session:
-                    await job_service.renew(session, claim, self._lease)
+                await leases.renew(self._database, claim, self._lease)
             except LeaseLostError:
-                async with self._database.transaction() as session:
-                    if await job_service.is_finished(session, claim):
-                        return
+                if await leases.is_finished(self._database, claim):
+                    return
                 raise
             except (SQLAlchemyError, OSError) as fault:
                 # Three more tries fit into the lease. If it does run out, the fence decides, not this worker.
@@ -197,8 +204,7 @@ class JobRunner:
             return await self._dead_letter(claim, error, fault)
         wanted = timedelta(seconds=getattr(fault, "retry_after", None) or 0)
         delay = max(wanted, policy.delay(claim.failures + 1)) if counts else wanted or policy.delay(1)
-        async with self._database.transaction() as session:
-            await job_service.postpone(session, claim, error, delay, failed=counts)
+        await leases.postpone(self._database, claim, error, delay, failed=counts)
         if claim.failures == 0 and not (error_tracking.is_outage(fault) or isinstance(fault, JobTimeoutError)):
             error_tracking.report(fault)
         logger.warning(

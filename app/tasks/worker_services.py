@@ -17,8 +17,9 @@ from app.services.notifications.kind import is_message
 from app.tasks.runner import JOB_TIME_LIMIT, Handler, JobRunner, OnDeadLetter
 from app.utils.clock import Clock, utc_now
 
-POOL_SIZE = 3
-"""A process does one job at a time: its transaction, the renewal of its lease, and one to spare."""
+POOL_SIZE = 5
+"""A process does one job at a time. Two connections are for prepared statements: that of the job, and the renewal of its
+lease, which must not wait. Three are for transactions: that of the job, one beside it, and one to spare."""
 
 
 class WorkerServices(Services):

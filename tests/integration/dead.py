@@ -11,6 +11,7 @@ from app.models.case import Case
 from app.models.job import Job
 from app.models.notification import Notification
 from app.services.cases.service import open_case
+from app.services.jobs import leases
 from app.services.jobs import service as job_service
 from app.services.jobs.service import JobKind
 
@@ -22,8 +23,9 @@ async def bury_job(database: Database, kind: JobKind = JobKind.ISSUE_INVOICE, en
     async with database.transaction() as session:
         await job_service.add(session, kind, about, key)
         job_id = (await session.execute(select(Job.id).where(Job.dedupe_key == key))).scalar_one()
-        claim = await job_service.claim(session, job_id, "test-worker", timedelta(minutes=1))
-        assert claim is not None
+    claim = await leases.claim(database, job_id, "test-worker", timedelta(minutes=1))
+    assert claim is not None
+    async with database.transaction() as session:
         return (await job_service.dead_letter(session, claim, "RuntimeError: printer on fire")).dead_letter_id
 
 

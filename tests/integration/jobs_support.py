@@ -16,6 +16,7 @@ from app.database import Database
 from app.schemas.order import OrderStateUpdate
 from app.schemas.return_request import ReturnApprove, ReturnCreate, ReturnStateUpdate
 from app.services.documents.invoices import InvoiceService
+from app.services.jobs import leases
 from app.services.jobs import service as job_service
 from app.services.jobs.service import Claim, JobKind, queue_of
 from app.services.ledger import refunds as refund_ledger
@@ -130,8 +131,7 @@ async def job(database: Database, job_id: UUID) -> Row[*tuple[Any, ...]]:
 
 async def claim(database: Database, job_id: UUID, owner: str = "tester") -> Claim:
     """Claim a job that must be free."""
-    async with database.transaction() as session:
-        held = await job_service.claim(session, job_id, owner, LEASE)
+    held = await leases.claim(database, job_id, owner, LEASE)
     assert held is not None
     return held
 
@@ -147,7 +147,7 @@ async def facts_of(
     """Return what the message of a kind about an entity says, without a job."""
     held = Claim(uuid4(), kind.job, queue_of(kind.job), entity_id, "key", {}, 0, 1, 1, "tester")
     async with database.transaction() as session:
-        return await kind.load(FactsRequest(session, settings, utc_now, held, kind.audience))
+        return await kind.load(FactsRequest(database, session, settings, utc_now, held, kind.audience))
 
 
 async def order_in(orders: OrderService, actor: Actor, state: OrderStatus, **fields: Any) -> OrderView:

@@ -16,7 +16,7 @@ from app.config import Settings
 from app.models.job import Job
 from app.schemas.operations import InvoiceRecord
 from app.services.documents.invoices import InvoiceService
-from app.services.jobs import service as job_service
+from app.services.jobs import leases
 from app.services.jobs.service import JobKind
 from app.utils.document_fonts import Unprintable
 from app.utils.documents import DocumentView
@@ -54,7 +54,7 @@ async def issue(services: Services, order: dict[str, Any]) -> None:
     async with services.database.transaction() as session:
         due = select(Job.id).where(Job.kind == JobKind.ISSUE_INVOICE, Job.entity_id == UUID(order["id"]))
         job_id = (await session.execute(due)).scalar_one()
-        claim = await job_service.claim(session, job_id, "test-worker", timedelta(minutes=1))
+    claim = await leases.claim(services.database, job_id, "test-worker", timedelta(minutes=1))
     assert claim is not None
     await services.invoices.issue(claim)
 

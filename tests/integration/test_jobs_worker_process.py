@@ -4,7 +4,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import redis
@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 from app.composition import Ports
 from app.config import Settings
 from app.core.actor import Actor
-from app.core.enums import OrderStatus
+from app.core.enums import OrderStatus, Queue
 from app.database import sync_engine
+from app.services.jobs.service import JobKind
 from app.tasks import heartbeat, scheduled_tasks, worker_process
 from app.tasks.celery_app import TASKS, celery_app
 from app.tasks.relay import Relay
@@ -23,7 +24,7 @@ from app.tasks.worker_process import WorkerProcess, WorkInterruptedError
 from app.tasks.worker_services import WorkerServices
 from tests.conftest import MovableClock
 from tests.fakes import FakeGateway
-from tests.integration.jobs_support import FakeMailSender, FakeRenderer, completed_return, order_in, rows
+from tests.integration.jobs_support import FakeMailSender, FakeRenderer, add_job, completed_return, order_in, rows
 from tests.integration.test_relay import FakeBroker
 
 pytestmark = pytest.mark.req("REQ-004")
@@ -126,6 +127,37 @@ def test_ticks_do_what_is_due_and_nothing_twice(
     assert unfinished(process) == []
 
 
+def test_a_message_brings_jobs_of_its_queue_that_have_none(process: WorkerProcess, admin: Actor) -> None:
+    """One message for fifteen jobs: that of the message, and so many more as one message may bring."""
+    kind = JobKind.NOTIFY_ORDER_SHIPPED
+    others = process.run(lambda bench: add_job(bench.database, JobKind.ISSUE_INVOICE, uuid4(), f"key:{uuid4()}"))
+
+    async def mails_due(bench: WorkerServices) -> list[UUID]:
+        return [await add_job(bench.database, kind, uuid4(), f"key:{uuid4()}") for _ in range(15)]
+
+    first, *_ = process.run(mails_due)
+    process.run_job(first, Queue.NOTIFICATIONS)
+    left = unfinished(process)
+    assert len([row for row in left if row.kind == kind]) == 15 - 1 - worker_process.MORE_JOBS
+    assert [row.state for row in left if row.id == others] == ["PENDING"]
+    for _ in range(2):  # A message that comes twice brings others, too.
+        process.run_job(first, Queue.NOTIFICATIONS)
+    assert [row.kind for row in unfinished(process)] == [JobKind.ISSUE_INVOICE]
+
+
+def test_no_job_without_a_message_begins_late(process: WorkerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_process, "MORE_SECONDS", -1.0)
+
+    async def mails_due(bench: WorkerServices) -> list[UUID]:
+        return [
+            await add_job(bench.database, JobKind.NOTIFY_ORDER_SHIPPED, uuid4(), f"key:{uuid4()}") for _ in range(2)
+        ]
+
+    first, second = process.run(mails_due)
+    process.run_job(first, Queue.NOTIFICATIONS)
+    assert [row.id for row in unfinished(process)] == [second]
+
+
 def test_a_database_that_is_away_ends_the_message_and_not_the_worker(
     settings: Settings, mails: FakeMailSender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,7 +165,7 @@ def test_a_database_that_is_away_ends_the_message_and_not_the_worker(
     process = WorkerProcess(WorkerServices(nowhere, ports=Ports(mail_sender=mails)))
     monkeypatch.setitem(worker_process._processes, os.getpid(), process)
     with capture_logs() as logs, pytest.raises(WorkInterruptedError, match="OperationalError"):
-        worker_process.run_job(uuid4())
+        worker_process.run_job(uuid4(), Queue.NOTIFICATIONS)
     process.close()
     assert [entry["event"] for entry in logs] == ["work interrupted"]
     assert "secret" not in str(logs)

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from contextlib import suppress
 from uuid import UUID, uuid4
 
 import psycopg
@@ -155,3 +156,45 @@ async def test_within_a_unit_of_work_a_statement_is_a_part_of_it(
         Prepared(text("SELECT count(*) AS n FROM orders WHERE id = CAST(:id AS uuid)")), id=made[0]
     )
     assert row["n"] == 0
+
+
+LOCK = Prepared(text("SELECT pg_advisory_xact_lock(4711)"))
+ADD = Prepared(
+    text(
+        "INSERT INTO jobs (kind, queue, entity_id, dedupe_key) VALUES ('k', :queue, uuid7(), :key) RETURNING id"
+    ).bindparams(bindparam("queue", type_=String), bindparam("key", type_=String))
+)
+COUNT = Prepared(text("SELECT count(*) AS n FROM jobs"))
+
+
+async def test_statements_together_are_one_transaction(database: Database) -> None:
+    with pytest.raises(IntegrityError):
+        await database.rows_together((ADD, {"queue": "refunds", "key": "a"}), (ADD, {"queue": "none", "key": "b"}))
+    assert await database.rows(COUNT) == [{"n": 0}]
+    [added], [counted] = await database.rows_together((ADD, {"queue": "refunds", "key": "a"}), (COUNT, {}))
+    assert counted == {"n": 1}
+    assert isinstance(added["id"], UUID)
+    assert await database.rows(COUNT) == [{"n": 1}], "the connection is of use after a refusal"
+
+
+async def test_a_statement_sees_what_was_committed_while_the_one_before_it_waited(database: Database) -> None:
+    async with database.engine.connect() as other, other.begin() as transaction:
+        await other.execute(text("SELECT pg_advisory_xact_lock(4711)"))
+        waiting = asyncio.create_task(database.rows_together((LOCK, {}), (COUNT, {})))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        await other.execute(
+            text("INSERT INTO jobs (kind, queue, entity_id, dedupe_key) VALUES ('k', 'refunds', uuid7(), 'a')")
+        )
+        await transaction.commit()
+    _, counted = await waiting
+    assert counted == [{"n": 1}]
+
+
+async def test_within_a_unit_of_work_statements_together_are_a_part_of_it(database: Database) -> None:
+    with suppress(LookupError):
+        async with database.unit_of_work():
+            _, [counted] = await database.rows_together((ADD, {"queue": "refunds", "key": "a"}), (COUNT, {}))
+            raise LookupError
+    assert counted == {"n": 1}
+    assert await database.rows(COUNT) == [{"n": 0}]

@@ -119,7 +119,8 @@ def test_messages_are_json_and_survive_their_worker() -> None:
     assert conf.worker_prefetch_multiplier == 1
     assert conf.broker_connection_max_retries is None
     assert conf.broker_transport_options["visibility_timeout"] > conf.task_time_limit
-    assert conf.task_time_limit > JOB_TIME_LIMIT.total_seconds()
+    # A job may begin so long after the one that has the message.
+    assert conf.task_time_limit > JOB_TIME_LIMIT.total_seconds() + worker_process.MORE_SECONDS
 
 
 def test_a_lease_outlives_the_longest_job() -> None:
@@ -134,7 +135,7 @@ def test_every_kind_of_job_has_a_handler() -> None:
 @pytest.mark.parametrize("argument", ["not a uuid", "", 17, None, ["x"], {"customer": "ada@example.com"}, "x" * 10_000])
 def test_a_malformed_message_is_logged_without_its_content(argument: object) -> None:
     with capture_logs() as logs:
-        worker_process.run_job(argument)
+        worker_process.run_job(argument, Queue.NOTIFICATIONS)
     assert [entry["event"] for entry in logs] == ["malformed job message"]
     assert "ada" not in str(logs)
 

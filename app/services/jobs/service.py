@@ -23,7 +23,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -209,64 +209,8 @@ async def make_due_now(session: AsyncSession, dedupe_key: str) -> None:
     )
 
 
-def _claimable() -> ColumnElement[bool]:
-    return or_(
-        and_(Job.state.in_([JobState.PENDING, JobState.PUBLISHED]), Job.run_at <= func.now()),
-        and_(Job.state == JobState.RUNNING, Job.lease_until < func.now()),
-    )
-
-
-async def claim(session: AsyncSession, job_id: UUID, owner: str, lease: timedelta) -> Claim | None:
-    """Take the job for `owner`, or return None when it is not due, held by another, or done.
-
-    One UPDATE: of two duplicate messages one gets the row, the other none.
-    """
-    statement = (
-        update(Job)
-        .where(Job.id == job_id, _claimable())
-        .values(
-            state=JobState.RUNNING,
-            claims=Job.claims + 1,
-            fence=Job.fence + 1,
-            lease_owner=owner,
-            lease_until=func.now() + lease,
-            started_at=func.now(),
-        )
-        .returning(*Job.__table__.c)
-    )
-    row = (await session.execute(statement)).first()
-    return None if row is None else _claim(row, owner)
-
-
-def _claim(row: Row[Any], owner: str) -> Claim:
-    return Claim(
-        job_id=row.id,
-        kind=JobKind(row.kind),
-        queue=Queue(row.queue),
-        entity_id=row.entity_id,
-        dedupe_key=row.dedupe_key,
-        payload=row.payload,
-        failures=row.failures,
-        claims=row.claims,
-        fence=row.fence,
-        owner=owner,
-        last_error=row.last_error,
-        waited_seconds=(row.started_at - row.run_at).total_seconds(),
-        age_seconds=(row.started_at - row.created_at).total_seconds(),
-    )
-
-
 def _held(held: Claim) -> ColumnElement[bool]:
     return and_(Job.id == held.job_id, Job.fence == held.fence, Job.state == JobState.RUNNING)
-
-
-async def renew(session: AsyncSession, held: Claim, lease: timedelta) -> None:
-    """Push the end of the lease out.
-
-    Raises:
-        LeaseLostError: the job is no longer this worker's.
-    """
-    await _write_under_fence(session, held, lease_until=func.now() + lease)
 
 
 async def require_held(session: AsyncSession, held: Claim) -> None:
@@ -278,12 +222,6 @@ async def require_held(session: AsyncSession, held: Claim) -> None:
     row = await session.execute(select(Job.id).where(_held(held)).with_for_update(key_share=True))
     if row.first() is None:
         raise LeaseLostError(f"job {held.job_id} is no longer held under fence {held.fence}")
-
-
-async def is_finished(session: AsyncSession, held: Claim) -> bool:
-    """Return whether the job was finished under this very claim."""
-    statement = select(Job.id).where(Job.id == held.job_id, Job.fence == held.fence, Job.state == JobState.SUCCEEDED)
-    return (await session.execute(statement)).first() is not None
 
 
 async def finish(session: AsyncSession, held: Claim) -> None:
@@ -301,25 +239,6 @@ async def _write_under_fence(session: AsyncSession, held: Claim, **values: Any) 
     result = await session.execute(update(Job).where(_held(held)).values(**values).returning(Job.id))
     if result.first() is None:
         raise LeaseLostError(f"job {held.job_id} is no longer held under fence {held.fence}")
-
-
-async def postpone(session: AsyncSession, held: Claim, error: str, delay: timedelta, *, failed: bool) -> None:
-    """Put the job back for later; `failed` says whether this try counts, as a failure and as a claim.
-
-    Raises:
-        LeaseLostError: the job is no longer this worker's.
-    """
-    await _write_under_fence(
-        session,
-        held,
-        state=JobState.PENDING,
-        failures=Job.failures + (1 if failed else 0),
-        claims=Job.claims - (0 if failed else 1),
-        run_at=func.now() + delay,
-        last_error=error,
-        lease_owner=None,
-        lease_until=None,
-    )
 
 
 async def dead_letter(session: AsyncSession, held: Claim, error: str) -> DeadLettered:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.core.enums import Channel
+from app.database import Database
 from app.services.jobs.service import Claim, JobKind
 from app.utils.clock import Clock
 from app.utils.shop_time import ShopTime
@@ -98,10 +99,12 @@ class FactsRequest:
     """What a kind needs to read its facts.
 
     Attributes:
+        session: takes a connection with its first statement.
         claim: the job that sends the message; `entity_id` and `payload` say what it is about.
         audience: of the kind.
     """
 
+    database: Database
     session: AsyncSession
     settings: Settings
     clock: Clock

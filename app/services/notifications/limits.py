@@ -8,22 +8,38 @@ manager can send it again.
 Invoices, credit notes and refunds are counted and never suppressed: money has moved, and its paper must arrive.
 """
 
-from datetime import timedelta
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, select, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.core.enums import Channel, EntityType, NotificationState, Role
-from app.models.event import Event
-from app.models.notification import Notification
-from app.models.order import Order
 from app.services.notifications.kinds import KINDS
 from app.services.notifications.rows import NewRow
 
-WINDOW: Final = timedelta(hours=1)
+LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended({key}, 0))"
+"""Of two workers that count for one recipient or customer, the second waits for the first one's commit."""
+
+ACCOUNT: Final = f"""
+SELECT o.customer_id FROM orders o JOIN events e ON e.entity_id = o.id
+WHERE o.id = CAST(:placed_order AS uuid) AND e.entity_type = '{EntityType.ORDER}' AND e.seq = 1
+    AND e.data ->> 'placed_by' = '{Role.CUSTOMER}'"""  # noqa: S608 - constants of this code base
+"""The customer who placed the order with their own credentials; no row where staff or a service did."""
+
+CUSTOMER_KEY: Final = "'messages:customer:' || CAST(account.customer_id AS text)"
+"""What is locked for a customer; `account` is the row of `ACCOUNT`."""
+
+_COUNTED: Final = f"""
+SELECT count(*) FROM notifications n
+WHERE {{whose}} AND n.created_at > CAST(:created_at AS timestamptz) - interval '1 hour'
+    AND n.state <> '{NotificationState.SUPPRESSED}'"""  # noqa: S608 - constants of this code base
+SENT_TO_RECIPIENT: Final = _COUNTED.format(
+    whose="lower(n.recipient) = CAST(:lowered AS text) AND n.channel = CAST(:channel AS text)"
+)
+SENT_FOR_CUSTOMER: Final = _COUNTED.format(whose="n.customer_id = {customer}")
 
 
 def is_to_customer(channel: Channel, template: str) -> bool:
@@ -31,44 +47,39 @@ def is_to_customer(channel: Channel, template: str) -> bool:
     return channel is not Channel.CHAT and KINDS[template].is_to_customer
 
 
+def is_limited(new: NewRow) -> bool:
+    """Return whether a limit can suppress a message."""
+    return KINDS[new.template].is_limited and new.resend_of is None and is_to_customer(new.channel, new.template)
+
+
+def recipient_key(new: NewRow) -> str:
+    """Return what is locked for the recipient of a message."""
+    return f"messages:{new.channel}:{new.recipient.lower()}"
+
+
 async def account_of(session: AsyncSession, order_id: UUID | None) -> UUID | None:
     """Return the customer who placed an order with their own credentials; None where staff or a service did."""
-    statement = (
-        select(Order.customer_id)
-        .join(Event, Event.entity_id == Order.id)
-        .where(
-            Order.id == order_id,
-            Event.entity_type == EntityType.ORDER,
-            Event.seq == 1,
-            Event.data["placed_by"].astext == Role.CUSTOMER,
-        )
-    )
-    return (await session.execute(statement)).scalar_one_or_none()
+    found: UUID | None = (await session.execute(text(ACCOUNT), {"placed_order": order_id})).scalar_one_or_none()
+    return found
 
 
 async def exceeded(session: AsyncSession, new: NewRow, settings: Settings) -> str | None:
-    """Return which limit a message that is about to be recorded is beyond; None when it may be sent.
-
-    Of two workers that count for one recipient or customer, the second waits for the first one's commit.
-    """
-    if not KINDS[new.template].is_limited or new.resend_of is not None or not is_to_customer(new.channel, new.template):
+    """Return which limit a message that is about to be recorded is beyond; None when it may be sent."""
+    if not is_limited(new):
         return None
-    recipient = new.recipient.lower()
     limit = settings.messages_per_recipient_per_hour
-    same = (func.lower(Notification.recipient) == recipient, Notification.channel == new.channel)
-    if await _count(session, new, f"{new.channel}:{recipient}", *same) >= limit:
+    same = {"lowered": new.recipient.lower(), "channel": new.channel.value}
+    if await _count(session, new, recipient_key(new), SENT_TO_RECIPIENT, same) >= limit:
         return f"more than {limit} messages to this recipient within an hour"
     limit = settings.messages_per_customer_per_hour
     if new.customer_id is not None:
-        own = Notification.customer_id == new.customer_id
-        if await _count(session, new, f"customer:{new.customer_id}", own) >= limit:
+        counted = SENT_FOR_CUSTOMER.format(customer="CAST(:customer AS uuid)")
+        key = f"messages:customer:{new.customer_id}"
+        if await _count(session, new, key, counted, {"customer": new.customer_id}) >= limit:
             return f"more than {limit} messages of this customer's orders within an hour"
     return None
 
 
-async def _count(session: AsyncSession, new: NewRow, key: str, *whose: ColumnElement[bool]) -> int:
-    await session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": f"messages:{key}"})
-    counted = select(func.count()).where(
-        *whose, Notification.created_at > new.created_at - WINDOW, Notification.state != NotificationState.SUPPRESSED
-    )
-    return int((await session.execute(counted)).scalar_one())
+async def _count(session: AsyncSession, new: NewRow, key: str, counted: str, whose: Mapping[str, Any]) -> int:
+    await session.execute(text(LOCK.format(key=":key")), {"key": key})
+    return int((await session.execute(text(counted), {"created_at": new.created_at, **whose})).scalar_one())

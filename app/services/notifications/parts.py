@@ -11,16 +11,17 @@ from decimal import Decimal
 from typing import Any, Final, TypedDict, cast
 from uuid import UUID
 
-from sqlalchemy import ScalarSelect, select
+from sqlalchemy import bindparam, inspect, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import selectinload, with_expression
 
 from app.core.enums import DocumentState, EntityType, Role
+from app.database import Database
 from app.models.event import Event
 from app.models.invoice import Invoice
 from app.models.order import Order, OrderLineItem
 from app.models.payment import Refund
 from app.models.return_request import ReturnRequest
+from app.prepared import Prepared
 from app.services.documents import views as document_views
 from app.services.notifications.kind import GONE, Addressed, Audience, DocumentFile, Facts, FactsRequest, NothingToSend
 from app.utils.postal_address import postal_lines
@@ -83,22 +84,31 @@ class Inspection(TypedDict):
     deduction_reason: str | None
 
 
-async def order_of(session: AsyncSession, order_id: UUID) -> Order | None:
-    """Return an order with its lines and the role that placed it."""
-    statement = (
-        select(Order)
-        .where(Order.id == order_id)
-        .options(selectinload(Order.line_items), with_expression(Order.placed_by, _placed_by(order_id)))
-    )
-    return (await session.execute(statement)).scalar_one_or_none()
+_ID: Final = bindparam("order_id", type_=Order.__table__.c.id.type)
+_PLACED_BY: Final = (
+    select(Event.data["placed_by"].astext)
+    .where(Event.entity_type == EntityType.ORDER, Event.entity_id == _ID, Event.seq == 1)
+    .scalar_subquery()
+)
+_NAMES: Final = {column.key: name for name, column in inspect(Order).columns.items()}
+"""Column → attribute: they differ where SQLAlchemy reserves the column's name."""
+_ORDER: Final = Prepared(select(*Order.__table__.c, _PLACED_BY.label("placed_by")).where(Order.__table__.c.id == _ID))
+_LINES: Final = Prepared(
+    select(*OrderLineItem.__table__.c)
+    .where(OrderLineItem.__table__.c.order_id == _ID)
+    .order_by(OrderLineItem.__table__.c.position)
+)
 
 
-def _placed_by(order_id: UUID) -> ScalarSelect[Any]:
-    return (
-        select(Event.data["placed_by"].astext)
-        .where(Event.entity_type == EntityType.ORDER, Event.entity_id == order_id, Event.seq == 1)
-        .scalar_subquery()
-    )
+async def order_of(database: Database, order_id: UUID) -> Order | None:
+    """Return an order with its lines and the role that placed it; it belongs to no session."""
+    found, lines = await database.rows_together((_ORDER, {"order_id": order_id}), (_LINES, {"order_id": order_id}))
+    if not found:
+        return None
+    [columns] = found
+    order = Order(**{_NAMES.get(name, name): value for name, value in columns.items()})
+    order.line_items = [OrderLineItem(**line) for line in lines]
+    return order
 
 
 async def return_of(session: AsyncSession, refund: Refund | None) -> ReturnRequest | None:
@@ -114,7 +124,7 @@ def about_order(
     """Return a `Kind.load` whose job names an order."""
 
     async def loaded(request: FactsRequest) -> Addressed[Facts] | NothingToSend:
-        order = await order_of(request.session, request.claim.entity_id)
+        order = await order_of(request.database, request.claim.entity_id)
         return GONE if order is None else await load(request, order)
 
     return loaded
@@ -127,7 +137,7 @@ def about_return(
 
     async def loaded(request: FactsRequest) -> Addressed[Facts] | NothingToSend:
         returned = await request.session.get(ReturnRequest, request.claim.entity_id)
-        order = await order_of(request.session, returned.order_id) if returned is not None else None
+        order = await order_of(request.database, returned.order_id) if returned is not None else None
         return GONE if returned is None or order is None else load(request, returned, order)
 
     return loaded
@@ -239,7 +249,7 @@ async def issued_document(request: FactsRequest) -> tuple[Invoice, Order] | None
     document = await request.session.get(Invoice, request.claim.entity_id)
     if document is None or document.state != DocumentState.ISSUED:
         return None
-    order = await order_of(request.session, document.order_id)
+    order = await order_of(request.database, document.order_id)
     return (document, order) if order is not None else None
 
 

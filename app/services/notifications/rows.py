@@ -2,14 +2,18 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.core.enums import Channel, NotificationState
+from app.core.enums import Channel, JobState, NotificationState
+from app.database import Database
 from app.models.notification import Notification
+from app.prepared import Prepared
+from app.services.jobs.service import Claim, LeaseLostError
 
 SETTLED = frozenset({NotificationState.SENT, NotificationState.REJECTED, NotificationState.SUPPRESSED})
 """A message in one of these states is never sent again under its row."""
@@ -116,6 +120,33 @@ async def settle(
             sent_at=at if state is NotificationState.SENT else None,
         )
     )
+
+
+_SENT: Final = Prepared(
+    text(f"""
+WITH job AS (
+    UPDATE jobs SET state = '{JobState.SUCCEEDED}', finished_at = now(), lease_owner = NULL, lease_until = NULL
+    WHERE id = CAST(:job_id AS uuid) AND fence = CAST(:fence AS bigint) AND state = '{JobState.RUNNING}'
+    RETURNING id
+),
+message AS (
+    UPDATE notifications SET state = '{NotificationState.SENT}', attempts = attempts + 1, last_error = NULL,
+        sent_at = CAST(:at AS timestamptz)
+    WHERE id = CAST(:id AS uuid) AND state = '{NotificationState.PENDING}' AND EXISTS (SELECT FROM job)
+)
+SELECT id FROM job
+""")  # noqa: S608 - constants of this code base
+)
+
+
+async def sent(database: Database, notification_id: UUID, held: Claim, at: datetime) -> None:
+    """Record that a message was sent, and finish its job under its fence: `settle` and `finish` in one statement.
+
+    Raises:
+        LeaseLostError: the job is no longer this worker's; nothing is recorded.
+    """
+    if not await database.rows(_SENT, job_id=held.job_id, fence=held.fence, id=notification_id, at=at):
+        raise LeaseLostError(f"job {held.job_id} is no longer held under fence {held.fence}")
 
 
 async def give_up(session: AsyncSession, source_key: str, template: str, channel: Channel) -> None:

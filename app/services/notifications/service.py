@@ -41,6 +41,7 @@ from app.services.notifications import limits as message_limits
 from app.services.notifications import rows as notification_rows
 from app.services.notifications.kind import Addressed, FactsRequest, NothingToSend, job_kind, route_of
 from app.services.notifications.kinds import KINDS
+from app.services.notifications.opening import ShortJob, opened_at_once
 from app.services.notifications.rendering import render
 from app.services.notifications.resend import RESENT
 from app.services.notifications.rows import SETTLED, NewRow, Row
@@ -107,7 +108,9 @@ class NotificationService:
         channel, template = route_of(claim.kind)
         kind = KINDS[template]
         async with self._database.transaction() as session:
-            addressed = await kind.load(FactsRequest(session, self._settings, self._clock, claim, kind.audience))
+            addressed = await kind.load(
+                FactsRequest(self._database, session, self._settings, self._clock, claim, kind.audience)
+            )
         if isinstance(addressed, NothingToSend):
             await self._give_up(claim, addressed.reason)
             return
@@ -154,8 +157,7 @@ class NotificationService:
             log.warning("message rejected", error=type(fault).__name__, code=getattr(fault, "code", None))
             return
         monitoring.notification_tried(message.channel.lower(), "sent")
-        async with self._database.transaction() as session:
-            await self._settle(session, claim, message.id, NotificationState.SENT, None)
+        await notification_rows.sent(self._database, message.id, claim, self._clock())
         log.info("message sent")
 
     def _linked(self, message: Message, addressed: Addressed[Any]) -> Message | None:
@@ -230,10 +232,14 @@ class NotificationService:
             subject=subject,
             created_at=now,
         )
+        short = self._short(claim, addressed) if channel is Channel.EMAIL else []
+        if (opened := await opened_at_once(self._database, new, short, self._settings)) is not None:
+            return opened
         async with self._database.transaction() as session:
             row = await notification_rows.found(session, new) or await self._opened(session, new)
-            if row.is_new and channel is Channel.EMAIL:
-                await self._add_short(session, claim, addressed)
+            if row.is_new:
+                for job in short:
+                    await job_service.add(session, job.kind, claim.entity_id, job.dedupe_key, job.payload)
             if row.state in SETTLED:
                 await job_service.finish(session, claim)
                 logger.info("message settled before", notification_id=str(row.id), state=row.state)
@@ -255,8 +261,9 @@ class NotificationService:
             await self._open_case(session, key, row.id, new.order_id, {**evidence, "error": suppressed})
         return row
 
-    async def _add_short(self, session: AsyncSession, claim: Claim, addressed: Addressed[Any]) -> None:
-        """Make the SMS or chat message of the same event due, where there is one."""
+    def _short(self, claim: Claim, addressed: Addressed[Any]) -> list[ShortJob]:
+        """Return the jobs of the SMS or chat message about the same event, where there is one."""
+        jobs: list[ShortJob] = []
         _, name = route_of(claim.kind)
         for channel in KINDS[name].short:
             kind = job_kind(channel, name)
@@ -269,7 +276,8 @@ class NotificationService:
                 and not _resent(claim)
             ):
                 payload = {**claim.payload, _EVENT: claim.dedupe_key}
-                await job_service.add(session, kind, claim.entity_id, f"{channel.lower()}:{claim.dedupe_key}", payload)
+                jobs.append(ShortJob(kind, f"{channel.lower()}:{claim.dedupe_key}", payload))
+        return jobs
 
     async def _attachments(self, addressed: Addressed[Any]) -> tuple[Attachment, ...]:
         if (document := addressed.document) is None:

@@ -37,7 +37,7 @@ async def load(request: FactsRequest) -> Addressed[RefundProcessed] | NothingToS
     refund = await request.session.get(Refund, request.claim.entity_id)
     if refund is None or refund.state != RefundState.SUCCEEDED or refund.gateway_refund_id is None:
         return NothingToSend("the money has not moved")
-    order = await order_of(request.session, refund.order_id)
+    order = await order_of(request.database, refund.order_id)
     if order is None:
         return GONE
     returned = await return_of(request.session, refund)
