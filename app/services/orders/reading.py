@@ -18,6 +18,9 @@ LINES = (
 
 # Without metadata: up to 16 KiB of the caller's own in each order would make a list of a hundred 1.6 MB long.
 LISTED = [Order.__table__.c[name] for name in OrderSummaryView.__annotations__]
+REPEATED = ("shipping_address", "billing_address")
+"""Documents that a list repeats as the text that the database has of them: to read and to write forty of them would take a
+sixth of the time of a page of twenty orders."""
 SHOWN = [*LISTED, Order.__table__.c.metadata]
 
 
@@ -57,7 +60,7 @@ FILTERS = {
 
 @lru_cache(maxsize=500)
 def listing(filters: tuple[str, ...], statuses: int, rows: int) -> Prepared:
-    """Return the statement for a page of orders, newest first.
+    """Return the statement for a page of orders, newest first, with the documents of `REPEATED` as text.
 
     Args:
         filters: names in `FILTERS`.
@@ -66,7 +69,10 @@ def listing(filters: tuple[str, ...], statuses: int, rows: int) -> Prepared:
             rare statuses, or walk past all others.
         rows: at most. A part of the text: of a number that it does not know, PostgreSQL plans for a tenth of the table.
     """
-    columns = ", ".join(f"o.{column.name}" for column in LISTED)
+    columns = ", ".join(
+        f"o.{column.name}::text AS {column.name}" if column.name in REPEATED else f"o.{column.name}"
+        for column in LISTED
+    )
     conditions = [FILTERS[name] for name in filters]
     newest = f"ORDER BY created_at DESC, id DESC LIMIT {rows}"
     branches = [

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 from uuid import UUID
 
+import orjson
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -254,8 +255,12 @@ class OrderService:
         if after is not None:
             given["after"] = after
         given |= {f"status_{n}": status for n, status in enumerate(statuses)}
-        rows = cast("list[OrderSummaryView]", await self._database.read_rows(statement, **given))
-        return pages.first_rows(rows, query, lambda row: [row["created_at"], row["id"]])
+        rows = await self._database.read_rows(statement, **given)
+        for row in rows:
+            for name in reading.REPEATED:
+                row[name] = orjson.Fragment(row[name])
+        orders = cast("list[OrderSummaryView]", rows)
+        return pages.first_rows(orders, query, lambda row: [row["created_at"], row["id"]])
 
     async def transition(
         self, order_id: UUID, update: OrderStateUpdate, actor: Actor, expected: Precondition | None = None

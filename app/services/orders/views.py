@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any, TypedDict, cast
 from uuid import UUID
 
+import orjson
 from sqlalchemy import Row
 
 from app.models.order import Order, OrderLineItem
@@ -27,7 +28,7 @@ class OrderLineView(TypedDict):
 
 
 class OrderSummaryView(TypedDict):
-    """An order without its lines and metadata."""
+    """An order without its lines and metadata; in a list, an address may be the JSON text that is stored."""
 
     id: UUID
     order_number: str
@@ -47,8 +48,8 @@ class OrderSummaryView(TypedDict):
     total_amount: Decimal
     payment_method: str
     payment_transaction_id: str | None
-    shipping_address: Mapping[str, str]
-    billing_address: Mapping[str, str]
+    shipping_address: Mapping[str, str] | orjson.Fragment
+    billing_address: Mapping[str, str] | orjson.Fragment
     carrier: str | None
     tracking_number: str | None
     cancellation_reason: str | None

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import orjson
@@ -15,6 +15,7 @@ from app.models.order_search import ORDER_SOURCE
 from app.prepared import Prepared, type_name
 from app.services.ledger.statements import NEW_PAYMENT
 from app.services.orders.views import OrderLineView, OrderView
+from app.utils.json_values import JsonObject
 from app.utils.search_terms import order_terms
 
 
@@ -109,7 +110,7 @@ def _as_json(order: NewOrder) -> bytes:
     view = order.view
     terms = order_terms(
         email=view["customer_email"],
-        addresses=(view["shipping_address"], view["billing_address"]),
+        addresses=[cast("JsonObject", view["shipping_address"]), cast("JsonObject", view["billing_address"])],
         names=(view["customer_name"], view["customer_company"]),
         phone=view["customer_phone"],
     )
