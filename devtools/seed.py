@@ -152,7 +152,7 @@ def _seed_batch(
     # A plan kept from when the tables were empty would read them whole once they are not.
     connection.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
     now = utc_now()
-    batch = [_Sample.roll(dice, now) for _ in range(size)]
+    batch = [Sample.roll(dice, now) for _ in range(size)]
     _insert_orders(connection, batch, shop_time)
     _walk(connection, order_statement, [sample.walk for sample in batch])
     returned = [sample for sample in batch if sample.returned]
@@ -174,7 +174,14 @@ def _number_returns(connection: Connection, returns: list[dict[str, Any]], shop_
 
 
 @dataclass
-class _Sample:
+class Sample:
+    """An order that is not inserted so far: its row as it begins, its lines, and the steps that it takes.
+
+    Attributes:
+        token: of its payment.
+        returned: whether its customer asks for a return.
+    """
+
     order: dict[str, Any]
     lines: list[dict[str, Any]]
     token: str
@@ -183,7 +190,8 @@ class _Sample:
     delivered_at: datetime | None
 
     @classmethod
-    def roll(cls, dice: random.Random, now: datetime) -> "_Sample":
+    def roll(cls, dice: random.Random, now: datetime) -> "Sample":
+        """Make one of a random age and state."""
         target = dice.choices(list(SHARES), weights=list(SHARES.values()))[0]
         path = (
             (OrderStatus.PAID, OrderStatus.CANCELLED)
@@ -282,23 +290,23 @@ def _order(dice: random.Random, order_id: UUID, created: datetime, lines: list[d
     }
 
 
-_ORDER_COLUMNS = (
+ORDER_COLUMNS = (
     "id, order_number, customer_id, customer_email, customer_name, currency, subtotal_amount, tax_amount,"
     " shipping_amount, total_amount, payment_method, shipping_address, billing_address, created_at, updated_at"
 )
-_LINE_COLUMNS = (
+LINE_COLUMNS = (
     "id, order_id, position, product_id, product_name, sku, quantity, unit_price, tax_rate, tax_amount, subtotal"
 )
 
 
-def _insert_orders(connection: Connection, batch: list[_Sample], shop_time: ShopTime) -> None:
+def _insert_orders(connection: Connection, batch: list[Sample], shop_time: ShopTime) -> None:
     numbers = connection.execute(
         text("SELECT nextval('order_number_seq') FROM generate_series(1, :n)"), {"n": len(batch)}
     ).scalars()
     for sample, number in zip(batch, numbers, strict=True):
         sample.order["order_number"] = f"ORD-{shop_time.day(sample.order['created_at']).year}-{number:06d}"
-    _copy(connection, "orders", _ORDER_COLUMNS, [sample.order for sample in batch])
-    _copy(connection, "order_line_items", _LINE_COLUMNS, [line for sample in batch for line in sample.lines])
+    _copy(connection, "orders", ORDER_COLUMNS, [sample.order for sample in batch])
+    _copy(connection, "order_line_items", LINE_COLUMNS, [line for sample in batch for line in sample.lines])
     _copy(
         connection,
         "payments",
@@ -316,7 +324,7 @@ def _insert_orders(connection: Connection, batch: list[_Sample], shop_time: Shop
         ],
     )
     connection.execute(
-        _ADD_TERMS, [{"order_id": sample.order["id"], "terms": _terms(sample.order)} for sample in batch]
+        _ADD_TERMS, [{"order_id": sample.order["id"], "terms": search_terms_of(sample.order)} for sample in batch]
     )
     _created_events(
         connection, "ORDER", "order.created", [(sample.order["id"], sample.order["created_at"]) for sample in batch]
@@ -329,7 +337,8 @@ _ADD_TERMS = text(
 )
 
 
-def _terms(order: dict[str, Any]) -> list[str]:
+def search_terms_of(order: dict[str, Any]) -> list[str]:
+    """Return the terms that the order of a sample is found by."""
     addresses = [orjson.loads(order[f"{kind}_address"]) for kind in ("shipping", "billing")]
     return order_terms(
         order_number=order["order_number"],
@@ -379,7 +388,7 @@ def _request(entity_id: UUID, state: str, at: datetime, changes: dict[str, Any])
     )
 
 
-def _return_of(sample: _Sample, dice: random.Random, now: datetime) -> tuple[dict[str, Any], Walk]:
+def _return_of(sample: Sample, dice: random.Random, now: datetime) -> tuple[dict[str, Any], Walk]:
     target = dice.choices(list(RETURN_SHARES), weights=list(RETURN_SHARES.values()))[0]
     delivered = sample.delivered_at or now
     requested = min(delivered + timedelta(days=dice.uniform(1, 25)), now)
