@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, CompoundSelect, Row, Select, func, select, tuple_, union_all
+from sqlalchemy import ColumnElement, Row, Select, func, select, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -144,6 +144,12 @@ async def fetch_page(
     return {"data": [view(row) for row in fetched["data"]], "pagination": pagination}
 
 
+async def estimate(connection: AsyncConnection, statement: Select[Any]) -> int:
+    """Return how many rows PostgreSQL expects a statement to give."""
+    [explained] = (await connection.execute(_Explain(statement))).scalar_one()
+    return int(explained["Plan"]["Plan Rows"])
+
+
 async def _add_total(
     connection: AsyncConnection,
     pagination: PaginationView,
@@ -155,12 +161,11 @@ async def _add_total(
 ) -> None:
     """Add to a page how many rows there are: counted up to `COUNTED`, beyond that as PostgreSQL estimates."""
     # In the order of the list, or PostgreSQL may read the table from its beginning, however far away the rows are.
-    first = _keys(statement, key, one_of, COUNTED + 1, newest_first=newest_first).limit(COUNTED + 1).subquery()
+    first = first_keys(statement, key, one_of, COUNTED + 1, newest_first=newest_first).subquery()
     total: int = (await connection.execute(select(func.count()).select_from(first))).scalar_one()
     if total > COUNTED:
         matching = statement.where(*(column.in_(values) for column, values in one_of))
-        [explained] = (await connection.execute(_Explain(matching))).scalar_one()
-        total = max(total, int(explained["Plan"]["Plan Rows"]))
+        total = max(total, await estimate(connection, matching))
         pagination["total_is_estimate"] = True
     pagination["total"] = total
 
@@ -193,25 +198,29 @@ def _rows(
     if len(branches) == 1 and not offset:
         return _ordered(branches[0], key, newest_first=newest_first).limit(limit)
     # First the keys, which indexes hold: of the rows that are skipped nothing else is read.
-    keys = _keys(narrowed, key, one_of, offset + limit, newest_first=newest_first).subquery()
-    chosen = _ordered(select(keys), list(keys.c), newest_first=newest_first).limit(limit).offset(offset).subquery()
-    return _ordered(narrowed.where(key[-1] == list(chosen.c)[-1]), key, newest_first=newest_first)
+    keys = first_keys(narrowed, key, one_of, limit, offset, newest_first=newest_first).subquery()
+    return _ordered(narrowed.where(key[-1] == list(keys.c)[-1]), key, newest_first=newest_first)
 
 
-def _keys(
+def first_keys(
     statement: Select[Any],
     key: Sequence[ColumnElement[Any]],
     one_of: Sequence[OneOf],
     limit: int,
+    offset: int = 0,
     *,
     newest_first: bool,
-) -> CompoundSelect[Any]:
-    """Return the statement for the first keys of each combination of values, `limit` of each."""
-    first = [
-        _ordered(branch.with_only_columns(*key), key, newest_first=newest_first).limit(limit).subquery()
+) -> Select[Any]:
+    """Return the statement for the keys from `offset` on, in their order; arguments as in `fetch_page`."""
+    branches = [
+        _ordered(branch.with_only_columns(*key), key, newest_first=newest_first)
         for branch in _branches(statement, one_of)
     ]
-    return union_all(*(select(branch) for branch in first))
+    if len(branches) == 1:
+        return branches[0].limit(limit).offset(offset or None)
+    first = [branch.limit(offset + limit).subquery() for branch in branches]
+    keys = union_all(*(select(branch) for branch in first)).subquery()
+    return _ordered(select(keys), list(keys.c), newest_first=newest_first).limit(limit).offset(offset or None)
 
 
 def _branches(statement: Select[Any], one_of: Sequence[OneOf]) -> list[Select[Any]]:

@@ -21,6 +21,7 @@ _WORD = re.compile(r"[^\W_]+")
 _PHONE = re.compile(r"\+?[0-9][0-9 ()./-]{3,}")
 _NUMBER = re.compile(r"(?:ord|ret|inv|cn)-[0-9]{4}(?:-[0-9]*)?")
 """The beginning of a number of ours, an order's, a return's or a document's. They are stored whole."""
+_RARE = re.compile(r"[0-9]{5}|\S@\S+\.\S")
 _LETTERS = str.maketrans(
     {"\u0131": "i", "ł": "l", "ø": "o", "đ": "d", "ð": "d", "ħ": "h", "ŧ": "t", "æ": "ae", "œ": "oe", "þ": "th"}
 )
@@ -92,6 +93,15 @@ def tsquery(typed: str) -> str:
         return _any(_phone(phone))
     parts = [query for part in folded(_with_a_labels(typed)).split() if (query := _part(part))]
     return " & ".join(parts)
+
+
+def is_of_few(typed: str) -> bool:
+    """Return whether few orders can have what a person typed: it has a long number or a whole e-mail address.
+
+    >>> is_of_few("ORD-2026-000123"), is_of_few("ada@example.com"), is_of_few("ord-2026-0"), is_of_few("Ada")
+    (True, True, False, False)
+    """
+    return _RARE.search(typed) is not None
 
 
 def _part(part: str) -> str:

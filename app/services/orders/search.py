@@ -1,10 +1,14 @@
 """The terms that an order is found by, and the condition that finds it (REQ-005).
 
 PostgreSQL cannot estimate how many orders have a word with a given prefix: its estimate for a prefix is never
-below 0.5 %. So the matches are counted first, up to `FEW`. A few are fetched by their ids. For more, the newest orders are
-walked until the page is full. Where the first `WALKED` do not fill it, the matches are older than those: the newest `FEW`
-of them are taken from the index of words and fetched by their ids. So the time that a search takes does not grow with the
-orders that came after the last match.
+below 0.5 %. And its index of words reads all matches before it gives the first one. So the newest `PROBED` orders are
+looked at first. Where some of them match, the word is frequent: the newest orders are walked until the page is full, up to
+`WALKED`. Otherwise the matches are counted in the index, up to `FEW`. A few are fetched by their ids. Of more, the newest
+`FEW` that are older than the orders walked are fetched by their ids. So the time that a search takes does not grow with
+the orders that came after the last match, and that of a frequent word not with the table.
+
+Two words that are frequent, and that few orders have together, are the worst case: the index reads all matches of each. In
+a large table, `WALKED_FAR` orders are walked before that.
 
 The table of words has no time of its own. The id of an order is a UUIDv7 of its `created_at`, to the millisecond.
 """
@@ -14,16 +18,39 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, Subquery, Uuid, case, cast, exists, false, func, select, true, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Select,
+    Subquery,
+    Uuid,
+    case,
+    cast,
+    exists,
+    false,
+    func,
+    select,
+    text,
+    true,
+    update,
+)
 from sqlalchemy.dialects.postgresql import TSQUERY, array
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from app.models.order import Order
 from app.models.order_search import ORDER_SOURCE, OrderSearch
+from app.schemas.order import OrderQuery
+from app.services import paging as pages
+from app.services.orders.views import OrderSummaryView, order_summary
 from app.utils import search_terms
 
 FEW = 2000
+PROBED = 100
 WALKED = 5000
+WALKED_FAR = 20_000
+LARGE_TABLE = 250_000
+"""Rows from which on reading the index for two frequent words takes longer than walking `WALKED_FAR` orders."""
+_KEY = (Order.__table__.c.created_at, Order.__table__.c.id)
 _TIME_SHIFT = 80
 """Bits of a UUIDv7 below its milliseconds."""
 
@@ -59,72 +86,204 @@ def matches(typed: str) -> ColumnElement[bool]:
     return false() if found is None else exists(select(1).where(OrderSearch.order_id == Order.id, found))
 
 
+async def page(
+    connection: AsyncConnection,
+    query: OrderQuery,
+    statement: Select[*tuple[Any, ...]],
+    statuses: Sequence[pages.OneOf],
+) -> pages.Page[OrderSummaryView]:
+    """Return a page of the orders that have `query.q`, newest first.
+
+    Args:
+        statement: the orders with the other filters.
+        statuses: the status that is asked for, as `fetch_page` takes it.
+
+    Raises:
+        InvalidInputError: as `fetch_page`.
+    """
+    typed = query.q or ""
+    # All matches are known where they can be counted, and then their ids are the condition.
+    counted = await few_matches(connection, typed, pages.COUNTED) if query.include_total else None
+    wanted: ColumnElement[bool]
+    if counted is not None:
+        wanted, asked = Order.id.in_(counted), query
+    else:
+        listed = pages.after_cursor(statement, _KEY, query, newest_first=True)
+        rows = (query.offset or 0) + query.limit + 1
+        wanted = await condition(connection, typed, listed, rows, statuses)
+        asked = query.model_copy(update={"include_total": False})
+    narrowed = statement.where(wanted, *(column.in_(values) for column, values in statuses))
+    found = await pages.fetch_page(connection, narrowed, _KEY, asked, order_summary, newest_first=True)
+    if query.include_total and counted is None:
+        shown = (query.offset or 0) + len(found["data"])
+        found["pagination"]["total"] = max(shown, await _estimate(connection, typed, statement, statuses))
+        found["pagination"]["total_is_estimate"] = True
+    return found
+
+
+async def _estimate(
+    connection: AsyncConnection,
+    typed: str,
+    statement: Select[*tuple[Any, ...]],
+    statuses: Sequence[pages.OneOf],
+) -> int:
+    """Return about how many orders match.
+
+    PostgreSQL knows how frequent a whole word is, but not a beginning that many words have, as those of numbers. So the
+    share of the newest `PROBED` orders that match counts too.
+    """
+    found = _found(typed)
+    if found is None:
+        return 0
+    listed = statement.where(*(column.in_(values) for column, values in statuses))
+    met, _, _ = await _Search(connection, found, statement, statuses, PROBED).probe()
+    by_share = len(met) * await pages.estimate(connection, listed) // PROBED
+    return max(by_share, await pages.estimate(connection, listed.where(matches(typed))))
+
+
 async def condition(
-    connection: AsyncConnection, typed: str, listed: Select[*tuple[Any, ...]], wanted: int | None
+    connection: AsyncConnection,
+    typed: str,
+    listed: Select[*tuple[Any, ...]],
+    wanted: int,
+    statuses: Sequence[pages.OneOf] = (),
 ) -> ColumnElement[bool]:
     """Return the condition on `orders` for what a person typed, in the form that is fast for how many match.
 
     Args:
         typed: as in `matches`.
-        listed: the orders to be searched, with the filters and the cursor of the page.
-        wanted: rows that will be read, newest first; None if all are, as for a total. The condition need not hold for
-            matches after those.
+        listed: the orders to be searched, with the other filters and the cursor of the page.
+        wanted: rows that will be read, newest first. The condition need not hold for matches after those.
+        statuses: the status that is asked for, as `fetch_page` takes it.
     """
     found = _found(typed)
     if found is None:
         return false()
-    few = select(OrderSearch.order_id).where(found).limit(FEW + 1).subquery()
+    search = _Search(connection, found, listed, statuses, wanted)
+    met, walked = await _first_look(search, typed)
+    if walked is None or len(met) == wanted:
+        return Order.id.in_(met)
+    order_ids = await few_matches(connection, typed, FEW)
+    if order_ids is not None:
+        return Order.id.in_(order_ids if len(order_ids) <= wanted else await search.page(Order.id.in_(order_ids)))
+    if not walked:
+        walked, met = WALKED, await search.walk(WALKED)
+    return Order.id.in_(met if len(met) == wanted else await search.older(met, walked))
+
+
+async def _first_look(search: "_Search", typed: str) -> tuple[Sequence[UUID], int | None]:
+    """Return the matches among the newest orders, and how many of those were walked; None for all that there are."""
+    if search_terms.is_of_few(typed):
+        return [], 0
+    met, is_all, is_frequent = await search.probe()
+    if is_all or len(met) >= search.wanted:
+        return met[: search.wanted], None
+    walked = WALKED if is_frequent else WALKED_FAR if await _reads_much(search, typed) else 0
+    return await search.walk(walked) if walked else [], walked
+
+
+async def few_matches(connection: AsyncConnection, typed: str, limit: int) -> Sequence[UUID] | None:
+    """Return the ids of all orders that have what a person typed, whatever a list is narrowed to; None if more match."""
+    found = _found(typed)
+    if found is None:
+        return []
+    few = select(OrderSearch.order_id).where(found).limit(limit + 1).subquery()
     # In the database: of a frequent word the ids would be read, made into objects and thrown away.
-    ids = case((func.count() <= FEW, func.coalesce(func.array_agg(few.c.order_id), array([], type_=Uuid))))
-    order_ids = (await connection.execute(select(ids).select_from(few))).scalar_one()
-    if wanted is None:
-        return matches(typed) if order_ids is None else Order.id.in_(order_ids)
-    if order_ids is None:
-        order_ids = await _newest(connection, found, listed, wanted)
-    elif len(order_ids) > wanted:
-        order_ids = await _page(connection, listed, Order.id.in_(order_ids), wanted)
-    return matches(typed) if order_ids is None else Order.id.in_(order_ids)
+    ids = case((func.count() <= limit, func.coalesce(func.array_agg(few.c.order_id), array([], type_=Uuid))))
+    order_ids: Sequence[UUID] | None = (await connection.execute(select(ids).select_from(few))).scalar_one()
+    return order_ids
 
 
-async def _newest(
-    connection: AsyncConnection, found: ColumnElement[bool], listed: Select[*tuple[Any, ...]], wanted: int
-) -> Sequence[UUID] | None:
-    """Return the ids of the newest `wanted` matches among many; None if they are among the newest `WALKED` orders."""
-    newest_first = _ids(listed).order_by(Order.created_at.desc(), Order.id.desc())
-    walked = newest_first.limit(WALKED).subquery()
-    # A scalar subquery, which PostgreSQL does not turn into a join: that would read all matches.
-    is_match = select(true()).where(OrderSearch.order_id == walked.c.id, found).limit(1).scalar_subquery()
-    met = (await connection.execute(select(walked.c.id).where(is_match).limit(wanted))).scalars().all()
-    if len(met) == wanted:
-        return None
-    last_walked = (await connection.execute(newest_first.offset(WALKED - 1).limit(1))).scalar()
-    if last_walked is None:
-        return met
-    oldest: UUID = (await connection.execute(_ids(listed).order_by(Order.created_at, Order.id).limit(1))).scalar_one()
-    # Within a millisecond ids are in no order of time, so a bound includes all of one.
-    first, end = _first_of(_milliseconds(oldest)), _first_of(_milliseconds(last_walked) + 1)
-    older = _fenced(_all(found).where(OrderSearch.order_id >= first, OrderSearch.order_id < end))
-    rest = (await connection.execute(select(older.c.order_id).order_by(older.c.order_id.desc()).limit(FEW))).scalars()
-    ids = rest.all()
-    if len(ids) < FEW:
-        return await _page(connection, listed, Order.id.in_([*met, *ids]), wanted)
-    whole = [order_id for order_id in ids if _milliseconds(order_id) > _milliseconds(ids[-1])]
-    page = await _page(connection, listed, Order.id.in_([*met, *whole]), wanted)
-    # Fewer, where a filter leaves few of them: then all are looked up.
-    return (
-        page
-        if len(page) == wanted
-        else await _page(connection, listed, Order.id.in_(select(_fenced(_all(found)))), wanted)
-    )
+async def _reads_much(search: "_Search", typed: str) -> bool:
+    """Return whether each of several words is frequent, in a table where the index then reads much."""
+    words = [found for part in typed.split() if (found := _found(part)) is not None]
+    if len(words) < 2 or await search.table_size() < LARGE_TABLE:
+        return False
+    return all([(await search.probe(word))[2] for word in words])
 
 
-async def _page(
-    connection: AsyncConnection, listed: Select[Any], one_of: ColumnElement[bool], wanted: int
-) -> Sequence[UUID]:
-    """Return the ids of the newest of the listed orders that `one_of` selects by their ids."""
-    chosen = _fenced(_ids(listed).where(one_of))
-    newest = select(chosen.c.id).order_by(chosen.c.created_at.desc(), chosen.c.id.desc()).limit(wanted)
-    return (await connection.execute(newest)).scalars().all()
+class _Search:
+    """The ways to find the newest matches among the listed orders.
+
+    Attributes:
+        wanted: how many.
+    """
+
+    def __init__(
+        self,
+        connection: AsyncConnection,
+        found: ColumnElement[bool],
+        listed: Select[*tuple[Any, ...]],
+        statuses: Sequence[pages.OneOf],
+        wanted: int,
+    ) -> None:
+        self._connection = connection
+        self._found = found
+        self._ordered = listed
+        self._statuses = statuses
+        self._listed = listed.where(*(column.in_(values) for column, values in statuses))
+        self.wanted = wanted
+
+    async def table_size(self) -> float:
+        """Return about how many orders there are."""
+        size = await self._connection.execute(text("SELECT reltuples FROM pg_class WHERE oid = 'orders'::regclass"))
+        return float(size.scalar_one())
+
+    async def probe(self, found: ColumnElement[bool] | None = None) -> tuple[Sequence[UUID], bool, bool]:
+        """Return the matches among the newest orders, whether those are all orders, and whether matches are frequent.
+
+        Args:
+            found: looks for this instead.
+        """
+        walked = self._newest(PROBED)
+        ids = func.coalesce(
+            func.array_agg(walked.c.id).filter(self._is_match(walked, found)), array([], type_=Uuid), type_=ARRAY(Uuid)
+        )
+        seen, met = (await self._connection.execute(select(func.count(), ids).select_from(walked))).one()
+        return met, seen < PROBED, len(met) > 1
+
+    async def walk(self, rows: int) -> Sequence[UUID]:
+        """Return the newest matches among the newest `rows` orders."""
+        walked = self._newest(rows)
+        met = select(walked.c.id).where(self._is_match(walked)).limit(self.wanted)
+        return (await self._connection.execute(met)).scalars().all()
+
+    async def older(self, met: Sequence[UUID], walked: int) -> Sequence[UUID]:
+        """Return the newest matches: those that were met among the newest `walked` orders, and older ones."""
+        last = self._newest(walked)
+        beyond = select(last.c.id).order_by(last.c.created_at, last.c.id).limit(1)
+        oldest = _ids(self._listed).order_by(Order.created_at, Order.id).limit(1)
+        seen = (await self._connection.execute(select(func.count()).select_from(last))).scalar_one()
+        if seen < walked:
+            return met
+        last_walked: UUID = (await self._connection.execute(beyond)).scalar_one()
+        oldest_id: UUID = (await self._connection.execute(oldest)).scalar_one()
+        # Within a millisecond ids are in no order of time, so a bound includes all of one.
+        first, end = _first_of(_milliseconds(oldest_id)), _first_of(_milliseconds(last_walked) + 1)
+        older = _fenced(_all(self._found).where(OrderSearch.order_id >= first, OrderSearch.order_id < end))
+        rest = select(older.c.order_id).order_by(older.c.order_id.desc()).limit(FEW)
+        ids = (await self._connection.execute(rest)).scalars().all()
+        if len(ids) < FEW:
+            return await self.page(Order.id.in_([*met, *ids]))
+        whole = [order_id for order_id in ids if _milliseconds(order_id) > _milliseconds(ids[-1])]
+        page = await self.page(Order.id.in_([*met, *whole]))
+        # Fewer, where a filter leaves few of them: then all are looked up.
+        is_full = len(page) == self.wanted
+        return page if is_full else await self.page(Order.id.in_(select(_fenced(_all(self._found)))))
+
+    async def page(self, one_of: ColumnElement[bool]) -> Sequence[UUID]:
+        """Return the ids of the newest of the listed orders that `one_of` selects by their ids."""
+        chosen = _fenced(_ids(self._listed).where(one_of))
+        newest = select(chosen.c.id).order_by(chosen.c.created_at.desc(), chosen.c.id.desc()).limit(self.wanted)
+        return (await self._connection.execute(newest)).scalars().all()
+
+    def _newest(self, rows: int) -> Subquery:
+        return pages.first_keys(self._ordered, _KEY, self._statuses, rows, newest_first=True).subquery()
+
+    def _is_match(self, walked: Subquery, found: ColumnElement[bool] | None = None) -> ColumnElement[bool]:
+        is_found = self._found if found is None else found
+        # A scalar subquery, which PostgreSQL does not turn into a join: that would read all matches.
+        return select(true()).where(OrderSearch.order_id == walked.c.id, is_found).limit(1).scalar_subquery()
 
 
 def _ids(listed: Select[*tuple[Any, ...]]) -> Select[UUID, datetime]:

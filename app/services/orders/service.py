@@ -219,20 +219,14 @@ class OrderService:
         statuses: list[pages.OneOf] = [(columns.status, query.status)] if query.status else []
 
         async def page(connection: AsyncConnection) -> Page[OrderSummaryView]:
-            wanted, one_of = statement, statuses
-            if query.q is not None:
-                wanted, one_of = statement.where(*(column.in_(values) for column, values in statuses)), []
-                is_of_one = (actor.sees_only or query.customer_id) is not None
-                listed = pages.after_cursor(wanted, key, query, newest_first=True)
-                read = None if query.include_total else (query.offset or 0) + query.limit + 1
-                found = (
-                    order_search.matches(query.q)
-                    if is_of_one
-                    else await order_search.condition(connection, query.q, listed, read)
-                )
-                wanted = wanted.where(found)
+            wanted = statement
+            is_of_one = (actor.sees_only or query.customer_id) is not None
+            if query.q is not None and is_of_one:
+                wanted = statement.where(order_search.matches(query.q))
+            elif query.q is not None:
+                return await order_search.page(connection, query, statement, statuses)
             return await pages.fetch_page(
-                connection, wanted, key, query, order_summary, newest_first=True, one_of=one_of
+                connection, wanted, key, query, order_summary, newest_first=True, one_of=statuses
             )
 
         return await self._database.reading(page)
