@@ -11,15 +11,17 @@ down_revision: str | None = "0022"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
+_Indexes = dict[str, list[tuple[str, ...]]]
+
 _OPEN = "ix_dead_letters_open"
-_ADDED = {
+_ADDED: _Indexes = {
     "state_history": [("actor_id", "new_state")],
     "transition_rejections": [("actor_id", "requested_state")],
     "notifications": [("channel", "state"), ("template", "channel", "state")],
     "cases": [("kind", "state"), ("entity_type", "state")],
     "dead_letters": [()],
 }
-_REPLACED = {
+_REPLACED: _Indexes = {
     "state_history": [("actor_id",)],
     "transition_rejections": [("actor_id",)],
     "notifications": [("state",)],
@@ -41,13 +43,13 @@ def downgrade() -> None:
     _drop(_ADDED)
 
 
-def _create(indexes: dict[str, list[tuple[str, ...]]]) -> None:
+def _create(indexes: _Indexes) -> None:
     for table, lists in indexes.items():
         for first in lists:
             op.create_index(_name(table, first), table, [*first, "created_at", "id"])
 
 
-def _drop(indexes: dict[str, list[tuple[str, ...]]]) -> None:
+def _drop(indexes: _Indexes) -> None:
     for table, lists in indexes.items():
         for first in lists:
             op.drop_index(_name(table, first), table)

@@ -311,7 +311,7 @@ async def test_pages_and_totals_of_a_frequent_word(api: httpx2.AsyncClient, monk
         read: list[str] = []
         cursor: str | None = None
         while cursor is not None or not read:
-            query = {"q": "old", "limit": limit} | ({"cursor": cursor} if cursor else {})
+            query: dict[str, str | int] = {"q": "old", "limit": limit} | ({"cursor": cursor} if cursor else {})
             answer = (await api.get("/api/v1/orders", params=query)).json()
             read += [order["id"] for order in answer["data"]]
             cursor = answer["pagination"]["next_cursor"]
@@ -319,7 +319,7 @@ async def test_pages_and_totals_of_a_frequent_word(api: httpx2.AsyncClient, monk
     counted = (await api.get("/api/v1/orders", params={"q": "old", "limit": 2, "include_total": "true"})).json()
     assert ([order["id"] for order in counted["data"]], counted["pagination"]["total"]) == (old[:2], 9)
     assert "total_is_estimate" not in counted["pagination"]
-    narrowed = {"q": "old", "status": ["PAID", "PENDING_PAYMENT"], "limit": 2, "include_total": "true"}
+    narrowed: dict[str, Any] = {"q": "old", "status": ["PAID", "PENDING_PAYMENT"], "limit": 2, "include_total": "true"}
     both = (await api.get("/api/v1/orders", params=narrowed)).json()
     assert ([order["id"] for order in both["data"]], both["pagination"]["total"]) == (old[:2], 9)
     monkeypatch.setattr(paging, "COUNTED", 8)
