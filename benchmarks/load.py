@@ -11,6 +11,7 @@ import sys
 import time
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -21,7 +22,7 @@ import uvloop
 from benchmarks.works import (
     LINES,
     LISTED_ROWS,
-    LISTED_STATUS,
+    LISTED_STATUSES,
     SHIPMENT,
     SHIPPING,
     STEPS,
@@ -122,14 +123,15 @@ class Reads:
 
 
 class Repeats:
-    """Sends the same request again and again."""
+    """Sends the same requests in turn, again and again."""
 
-    def __init__(self, request: bytes, status: bytes, content: bytes) -> None:
-        self._request, self.status, self._content = request, status, content
+    def __init__(self, requests: Sequence[tuple[bytes, bytes]], status: bytes, first: int = 0) -> None:
+        self._requests, self.status, self._index = requests, status, first - 1
 
     def next(self, *, succeeded: bool) -> tuple[bytes, bytes]:  # noqa: ARG002 - of the protocol
-        """Return the request."""
-        return self._request, self._content
+        """Return the request whose turn it is."""
+        self._index = (self._index + 1) % len(self._requests)
+        return self._requests[self._index]
 
 
 NEW_ORDER = {
@@ -163,10 +165,16 @@ def requests_for(plan: Plan, connection: int) -> Requests:
             return Reads(plan, connection)
         case Work.CREATE:
             request = _request("POST", "/api/v1/orders", plan.api_key, orjson.dumps(NEW_ORDER))
-            return Repeats(request, b"201", b'"status":"PENDING_PAYMENT"')
+            return Repeats([(request, b'"status":"PENDING_PAYMENT"')], b"201")
         case Work.LIST:
-            path = f"/api/v1/orders?status={LISTED_STATUS}&limit={LISTED_ROWS}"
-            return Repeats(_request("GET", path, plan.api_key), b"200", b'"pagination"')
+            requests = [
+                (
+                    _request("GET", f"/api/v1/orders?status={status}&limit={LISTED_ROWS}", plan.api_key),
+                    f'"status":"{status}"'.encode(),
+                )
+                for status in LISTED_STATUSES
+            ]
+            return Repeats(requests, b"200", first=connection % len(requests))
 
 
 def _request(method: str, path: str, api_key: str, body: bytes | None = None) -> bytes:

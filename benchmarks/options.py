@@ -23,6 +23,7 @@ class Options:
     pool_size: int | None
     one_port: bool
     database_url: str | None
+    against: str | None
     works: Sequence[Work]
     results: Path
 
@@ -36,7 +37,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     """Return the options of a command line; ends the process with code 2 when they make no sense."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure pgbench and the API side by side on one PostgreSQL. See benchmarks/README.md.",
+        description="Measure pgbench, the API and an older build of it side by side on one PostgreSQL."
+        " See benchmarks/README.md.",
     )
     parser.add_argument("--orders", type=_positive, default=20_000, help="sample orders in the table (default 20000)")
     parser.add_argument("--connections", type=_positive, default=32, help="requests in flight (default 32)")
@@ -55,6 +57,11 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         "--database-url",
         default=os.environ.get("DATABASE_URL"),
         help="server to make the database on (default DATABASE_URL, or else an embedded, durable PostgreSQL)",
+    )
+    parser.add_argument(
+        "--against",
+        metavar="REV",
+        help="commit of another build to measure beside this one, in a checkout and an environment of its own",
     )
     parser.add_argument(
         "--works", type=Work, nargs="+", choices=list(Work), default=list(Work), help="what to measure (default all)"

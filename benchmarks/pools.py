@@ -1,5 +1,7 @@
 """Orders for the measurement: new ones in PENDING_PAYMENT, three lines each, made by the database itself."""
 
+from collections.abc import Mapping
+
 import psycopg
 
 from benchmarks.works import LINES, SHIPPING, TAX_RATE, UNIT_PRICE, Pool, id_prefix
@@ -34,21 +36,27 @@ SELECT 'ORDER', o.id, 1, 'order.created', jsonb_build_object('customer_id', o.cu
 
 
 class Pools:
-    """The pools of one database, which grow at their ends; numbers are never used twice."""
+    """The pools of one database, which grow at their ends; numbers are never used twice.
 
-    def __init__(self, url: str, role: str) -> None:
+    Args:
+        url: login of the application.
+        role: that it takes on.
+        sizes: how many orders each pool has, in the copy of another database.
+    """
+
+    def __init__(self, url: str, role: str, sizes: Mapping[Pool, int] | None = None) -> None:
         self._url = url
         self._role = role
-        self._sizes = dict.fromkeys(Pool, 0)
+        self.sizes = {**dict.fromkeys(Pool, 0), **(sizes or {})}
 
     @property
     def total(self) -> int:
         """How many orders were made, in all pools."""
-        return sum(self._sizes.values())
+        return sum(self.sizes.values())
 
     def extend(self, pool: Pool, count: int) -> int:
         """Add `count` orders to a pool; return the number of the first."""
-        start, stop = self._sizes[pool], self._sizes[pool] + count
+        start, stop = self.sizes[pool], self.sizes[pool] + count
         values = {
             "pool": int(pool),
             "prefix": id_prefix(pool),
@@ -60,5 +68,5 @@ class Pools:
         with psycopg.connect(self._url, options=f"-c role={self._role}") as connection:
             for statement in (_ORDERS, _LINES, _PAYMENTS, _EVENTS):
                 connection.execute(statement.encode(), values)
-        self._sizes[pool] = stop
+        self.sizes[pool] = stop
         return start

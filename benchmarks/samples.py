@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-from benchmarks.works import BenchmarkError
+from benchmarks.works import BenchmarkError, Side
 
 Sample = tuple[float, float]
 """When an operation ended and how long it took, both in seconds."""
@@ -82,25 +82,30 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Both sides of one kind of work, round by round."""
+    """All sides of one kind of work, round by round: the first of one was measured beside the first of the others."""
 
-    pgbench: Sequence[Measurement]
-    api: Sequence[Measurement]
+    sides: Mapping[Side, Sequence[Measurement]]
 
-    def ratios(self, figure: str) -> list[float]:
-        """Return API ÷ pgbench of a figure, one per round."""
-        return [getattr(b, figure) / getattr(a, figure) for a, b in zip(self.pgbench, self.api, strict=True)]
+    def ratios(self, figure: str, to: Side) -> list[float]:
+        """Return this build ÷ another side of a figure, one per round."""
+        pairs = zip(self.sides[to], self.sides[Side.NEW], strict=True)
+        return [getattr(new, figure) / getattr(other, figure) for other, new in pairs]
 
-    def ratio(self, figure: str) -> float:
-        """Return the median of the rounds' ratios: what disturbed a round disturbed both of its sides."""
-        return median(self.ratios(figure))
+    def ratio(self, figure: str, to: Side) -> float:
+        """Return the median of the rounds' ratios: what disturbed a round disturbed all of its sides."""
+        return median(self.ratios(figure, to))
+
+    def measurements(self) -> list[Measurement]:
+        """Return those of all sides."""
+        return [measurement for side in self.sides.values() for measurement in side]
 
     def errors(self) -> dict[str, int]:
-        """Return all errors of both sides."""
+        """Return all errors, each with the side that had it."""
         found: dict[str, int] = {}
-        for side in (*self.pgbench, *self.api):
-            for what, count in side.errors.items():
-                found[what] = found.get(what, 0) + count
+        for side, measurements in self.sides.items():
+            for measurement in measurements:
+                for what, count in measurement.errors.items():
+                    found[f"{side}: {what}"] = found.get(f"{side}: {what}", 0) + count
         return found
 
 

@@ -15,7 +15,7 @@ from app.services.workflow.audit import CHAIN_START_SQL, canonical_sql
 from benchmarks.works import (
     LINES,
     LISTED_ROWS,
-    LISTED_STATUS,
+    LISTED_STATUSES,
     SHIPMENT,
     SHIPPING,
     STEPS,
@@ -138,9 +138,18 @@ SELECT {_COLUMNS} FROM orders WHERE id = {_id_of(Pool.READ, "n")};
 SELECT * FROM order_line_items WHERE order_id = {_id_of(Pool.READ, "n")} ORDER BY position;
 """
 
+# The state is a literal, so that each of them has a prepared statement, and a plan, of its own.
+_LISTS = "\n".join(
+    f"""\\{"if" if number == 0 else "elif"} :which = {number}
+SELECT {_COLUMNS} FROM orders WHERE status = '{status}'
+ORDER BY created_at DESC, id DESC LIMIT {LISTED_ROWS + 1};"""
+    for number, status in enumerate(LISTED_STATUSES)
+)
 _LIST = f"""\
-SELECT {_COLUMNS} FROM orders WHERE status = '{LISTED_STATUS}'
-ORDER BY created_at DESC, id DESC LIMIT {LISTED_ROWS + 1};
+\\set counter :counter + 1
+\\set which (:counter + :client_id) % {len(LISTED_STATUSES)}
+{_LISTS}
+\\endif
 """
 
 _CREATE = f"""\

@@ -1,10 +1,8 @@
-"""What is measured: a database of its own, durable, and the API with all that it does in production."""
+"""What is measured: databases on one durable server, and the API with all that it does in production."""
 
 import os
 import secrets
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,11 +12,12 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import make_url
 
-from app.config import ROOT, Settings
+from app.config import Settings
 from app.local.data_folder import default_data_dir, make_data_dir
 from app.local.postgres import EmbeddedPostgres
 from app.local.process import Process, choose_port, spawn, stop, tail, wait_until
 from benchmarks import cpu
+from benchmarks.builds import THIS, Build
 from benchmarks.works import BenchmarkError
 from devtools.embedded.stack import answers
 
@@ -27,9 +26,10 @@ START_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The database under measurement.
+    """A database under measurement.
 
     Attributes:
+        build: whose tables it has.
         owner_url: login that owns the tables.
         app_url: login of the application.
         superuser_url: login that may ask for a checkpoint; None when there is none.
@@ -37,11 +37,21 @@ class Target:
         folder: for logs, scripts and samples; gone at the end.
     """
 
+    build: Build
     owner_url: str
     app_url: str
     superuser_url: str | None
     postmaster: int | None
     folder: Path
+
+    def run(self, *words: str) -> str:
+        """Run a verb of the build's `articurated` on this database, as its owner where that is needed.
+
+        Raises:
+            BenchmarkError: it failed.
+        """
+        environment = environment_of(self, {"DATABASE_ADMIN_URL": self.owner_url})
+        return self.build.run(words, environment, self.folder)
 
     def settle(self) -> None:
         """Leave no work behind for the measurement: statistics and visibility up to date, dirty pages written."""
@@ -61,16 +71,79 @@ class Target:
         return Settings(_env_file=None, environment="testing", database_url=self.app_url, log_level="WARNING")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A PostgreSQL server on which databases are made for a measurement.
+
+    Attributes:
+        admin_url: login that may create databases and copy those of this server.
+        owner_url: login that is to own them.
+        app_url: login of the application.
+        superuser_url: as in `Target`.
+        postmaster: as in `Target`.
+        folder: each database gets one in it; gone at the end.
+        cleanup: what takes the databases away again; None when the whole server goes.
+    """
+
+    admin_url: str
+    owner_url: str
+    app_url: str
+    superuser_url: str | None
+    postmaster: int | None
+    folder: Path
+    cleanup: ExitStack | None
+
+    def database(self, name: str, build: Build = THIS, copy_of: Target | None = None) -> Target:
+        """Make a database with the tables of a build.
+
+        Args:
+            name: of the database's folder, and the end of its own name.
+            build: whose migrations make its tables.
+            copy_of: target of that build to copy, rows and statistics included, which has no connection now.
+
+        Raises:
+            BenchmarkError: it could not be made.
+        """
+        database = f"articurated_benchmark_{os.getpid()}_{name}"
+        template = "" if copy_of is None else f' TEMPLATE "{make_url(copy_of.owner_url).database}"'
+        owner = make_url(self.owner_url).username
+        statement = f'CREATE DATABASE "{database}" OWNER "{owner}"{template}'
+        try:
+            with psycopg.connect(_plain(self.admin_url), autocommit=True) as connection:
+                connection.execute(statement.encode())
+        except psycopg.Error as fault:
+            raise BenchmarkError(f"DATABASE_URL must name a login that may create databases: {fault}") from fault
+        if self.cleanup is not None:
+            self.cleanup.callback(self._drop, database)
+        folder = self.folder / name
+        folder.mkdir()
+        made = Target(
+            build=build,
+            owner_url=_with_database(self.owner_url, database),
+            app_url=_with_database(self.app_url, database),
+            superuser_url=self.superuser_url,
+            postmaster=self.postmaster,
+            folder=folder,
+        )
+        if copy_of is None:
+            made.run("migrate")
+        return made
+
+    def _drop(self, database: str) -> None:
+        with psycopg.connect(_plain(self.admin_url), autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)'.encode())
+
+
 @contextmanager
-def target(database_url: str | None) -> Iterator[Target]:
-    """Make a migrated database and take it away again.
+def server(database_url: str | None) -> Iterator[Server]:
+    """Have a server for databases, which are taken away again.
 
     Args:
-        database_url: login on a server to make it on, which may create databases; None starts an embedded
+        database_url: login on a server to make them on, which may create databases; None starts an embedded
             server with durable settings, its files beside those of the application.
 
     Raises:
-        BenchmarkError: it could not be made.
+        BenchmarkError: there is none.
     """
     with ExitStack() as stack:
         base = default_data_dir()
@@ -80,40 +153,40 @@ def target(database_url: str | None) -> Iterator[Target]:
             postgres = EmbeddedPostgres(folder)
             stack.callback(postgres.stop)
             postgres.start()
-            found = Target(
+            yield Server(
+                admin_url=postgres.superuser_url,
                 owner_url=postgres.owner_url,
                 app_url=postgres.app_url,
                 superuser_url=postgres.superuser_url,
                 postmaster=postgres.pid,
                 folder=folder,
+                cleanup=None,
             )
-        else:
-            url = stack.enter_context(_own_database(database_url))
-            superuser, postmaster = _facts_of(url)
-            found = Target(
-                owner_url=url,
-                app_url=url,
-                superuser_url=url if superuser else None,
-                postmaster=postmaster,
-                folder=folder,
-            )
-        _migrate(found)
-        yield found
+            return
+        try:
+            superuser, postmaster = _facts_of(database_url)
+        except psycopg.Error as fault:
+            raise BenchmarkError(f"DATABASE_URL must name a login that may create databases: {fault}") from fault
+        yield Server(
+            admin_url=database_url,
+            owner_url=database_url,
+            app_url=database_url,
+            superuser_url=database_url if superuser else None,
+            postmaster=postmaster,
+            folder=folder,
+            cleanup=stack,
+        )
 
 
 @contextmanager
-def _own_database(database_url: str) -> Iterator[str]:
-    name = f"articurated_benchmark_{os.getpid()}"
-    try:
-        with psycopg.connect(_plain(database_url), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"'.encode())
-    except psycopg.Error as fault:
-        raise BenchmarkError(f"DATABASE_URL must name a login that may create databases: {fault}") from fault
-    try:
-        yield make_url(database_url).set(database=name).render_as_string(hide_password=False)
-    finally:
-        with psycopg.connect(_plain(database_url), autocommit=True) as connection:
-            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
+def target(database_url: str | None) -> Iterator[Target]:
+    """Make one migrated database of this build and take it away again; see `server`."""
+    with server(database_url) as found:
+        yield found.database("api")
+
+
+def _with_database(url: str, database: str) -> str:
+    return make_url(url).set(database=database).render_as_string(hide_password=False)
 
 
 def _plain(url: str) -> str:
@@ -135,7 +208,7 @@ def environment_of(target: Target, more: Mapping[str, str]) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in known}
     return {
         **inherited,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(target.build.root),
         "ENVIRONMENT": "testing",
         "DATABASE_URL": target.app_url,
         "SECRET_KEY": secrets.token_hex(32),
@@ -146,19 +219,6 @@ def environment_of(target: Target, more: Mapping[str, str]) -> dict[str, str]:
         "STORAGE_PATH": str(target.folder / "storage"),
         **more,
     }
-
-
-def _migrate(target: Target) -> None:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "app", "migrate"],
-        env=environment_of(target, {"DATABASE_ADMIN_URL": target.owner_url}),
-        cwd=target.folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise BenchmarkError(f"the migrations failed:\n{done.stderr[-2000:]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +237,10 @@ class Api:
 
 @contextmanager
 def api(target: Target, processes: int, pool_size: int | None, *, one_port: bool) -> Iterator[Api]:
-    """Run `articurated api` with its logs and metrics; no relay, worker or beat beside it.
+    """Run the build's `articurated api` with its logs and metrics; no relay, worker or beat beside it.
 
     Args:
-        target: its database.
+        target: its database, with the build.
         processes: how many serve.
         pool_size: database connections of each; None leaves it to the API.
         one_port: all processes listen on one port, where the system deals out connections as it likes.
@@ -201,7 +261,7 @@ def api(target: Target, processes: int, pool_size: int | None, *, one_port: bool
             port = choose_port()
             workers = processes if one_port else 1
             process = spawn(
-                [sys.executable, "-P", "-m", "app", "api", "--port", str(port), "--workers", str(workers)],
+                target.build.command("api", "--port", str(port), "--workers", str(workers)),
                 log=log,
                 env=environment_of(target, more),
                 cwd=target.folder,

@@ -1,25 +1,23 @@
-"""pgbench and the API on one database, in one run, A B A B: `python -m benchmarks`."""
+"""pgbench, an older build and this one on one PostgreSQL, in one run, in turns: `python -m benchmarks`."""
 
-import asyncio
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
+import orjson
 from rich.console import Console
-from rich.progress import Progress
 
-from app.core.enums import Role
-from app.database import Database
-from app.services.access.keys import KeyService
-from app.services.access.views import NewKeyView
-from benchmarks import checks, environment, options, pgbench, servers
+from benchmarks import builds, checks, environment, options, pgbench, servers
+from benchmarks.builds import Build
 from benchmarks.options import Options
 from benchmarks.pools import Pools
 from benchmarks.report import LABELS, TIMES, Report
 from benchmarks.samples import Comparison, Measurement
-from benchmarks.sides import Sides
-from benchmarks.works import STEPS, BenchmarkError, Pool, Work
-from devtools.seed import seed
+from benchmarks.servers import Target
+from benchmarks.sides import ApiSide, Contestant, PgbenchSide
+from benchmarks.works import STEPS, BenchmarkError, Pool, Side, Work
 
 CALIBRATION_ORDERS = 5
 """Orders a connection walks to find out how many a round may need."""
@@ -29,21 +27,13 @@ READABLE = 5000
 SAMPLE_SEED = 20
 
 
-@dataclass
-class Tally:
-    """What the rounds brought so far."""
-
-    pgbench: list[Measurement] = field(default_factory=list)
-    api: list[Measurement] = field(default_factory=list)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write the table; return the exit code: 1 when an answer or a check was wrong."""
     chosen = options.parse(arguments)
     console = Console(highlight=False, soft_wrap=True)
     try:
-        with servers.target(chosen.database_url) as target:
-            report = _Run(chosen, console, target).report()
+        with older_build(chosen, console) as old:
+            report = measure(chosen, console, old)
     except BenchmarkError as fault:
         console.print(f"[bold red]✗[/] {fault}", markup=True)
         return 1
@@ -54,116 +44,190 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if report.errors() else 0
 
 
-class _Run:
-    def __init__(self, chosen: Options, console: Console, target: servers.Target) -> None:
-        self._options = chosen
-        self._console = console
-        self._target = target
-        self._pools = Pools(target.app_url, target.settings().database_role)
-        self._fastest = 0.0
-        self._made = {Pool.PGBENCH: 0, Pool.API: 0}
-        self._split: list[int] = []
-        self._tallies = {work: Tally() for work in chosen.works}
+@contextmanager
+def older_build(chosen: Options, console: Console) -> Iterator[Build | None]:
+    """Have the build that `--against` names, if it names one."""
+    if chosen.against is None:
+        yield None
+        return
+    console.print(f"making a checkout of {chosen.against} and its environment")
+    with builds.checked_out(chosen.against) as old:
+        yield old
 
-    def report(self) -> Report:
-        """Prepare, measure, check."""
-        binary = pgbench.find()
-        facts = environment.describe(self._target, binary)
+
+def measure(chosen: Options, console: Console, old: Build | None) -> Report:
+    """Prepare, measure and check.
+
+    Raises:
+        BenchmarkError: it could not be done, or the sides did not do the same work.
+    """
+    binary = pgbench.find()
+    with servers.server(chosen.database_url) as server:
+        prepared = _prepared(chosen, console, server, old)
+        facts = environment.describe(prepared[Side.NEW].target, binary)
         durable = "durable" if facts["durable"] else "not durable"
-        self._console.print(f"PostgreSQL {facts['postgresql']}, {durable}; {facts['pgbench']}")
-        self._seed()
-        key = asyncio.run(self._make_key())
-        with servers.api(
-            self._target, self._options.api_processes, self._options.pool_size, one_port=self._options.one_port
-        ) as api:
-            sides = Sides(
-                options=self._options,
-                target=self._target,
-                api=api,
-                api_key=key["key"],
-                actor_id=str(key["id"]),
-                pgbench=pgbench.Pgbench(
-                    binary=binary,
-                    url=self._target.app_url,
-                    role=self._target.settings().database_role,
-                    folder=self._target.folder,
-                    connections=self._options.connections,
-                ),
-                readable=min(READABLE, self._options.orders),
-            )
-            orders = self._measure(sides)
-        self._console.print("checking that both sides did the same work")
-        findings = checks.verify(self._target, self._made)
+        console.print(f"PostgreSQL {facts['postgresql']}, {durable}; {facts['pgbench']}")
+        with ExitStack() as stack:
+            contestants = {
+                side: _contestant(chosen, side, database, stack, binary) for side, database in prepared.items()
+            }
+            run = _Run(chosen, console, contestants, {side: database.pools for side, database in prepared.items()})
+            orders = run.measure()
+        console.print("checking that all sides did the same work")
         return Report(
-            options=self._options,
+            options=chosen,
             environment=facts,
+            old=None if old is None else old.label,
             orders=orders,
-            split=self._split,
-            comparisons={work: Comparison(tally.pgbench, tally.api) for work, tally in self._tallies.items()},
-            findings=findings,
+            split=run.split,
+            comparisons={work: Comparison(sides) for work, sides in run.tallies.items()},
+            findings=checks.verify(run.walked()),
         )
 
-    def _seed(self) -> None:
-        with Progress(console=self._console, transient=True) as progress:
-            task = progress.add_task("sample orders", total=self._options.orders)
-            seed(
-                self._target.settings(),
-                self._options.orders,
-                seed_value=SAMPLE_SEED,
-                on_progress=lambda done: progress.advance(task, done),
-            )
-        self._pools.extend(Pool.READ, min(READABLE, self._options.orders))
 
-    async def _make_key(self) -> NewKeyView:
-        # The application's role may not make keys.
-        settings = self._target.settings().model_copy(update={"database_admin_url": self._target.owner_url})
-        database = Database(settings, "articurated-benchmark", pool_size=1, as_owner=True)
-        try:
-            return await KeyService(database).create(Role.MANAGER, "benchmark")
-        finally:
-            await database.close()
+@dataclass(frozen=True, slots=True)
+class _Database:
+    """A side's database with its sample orders, the pools in it, and an API key."""
 
-    def _measure(self, sides: Sides) -> int:
-        """Run the warm-up and the counted rounds; return how many orders there were when these began."""
-        if Work.TRANSITION in self._options.works:
-            start = self._pools.extend(Pool.PGBENCH, CALIBRATION_ORDERS * self._options.connections)
+    target: Target
+    pools: Pools
+    key: Mapping[str, str]
+
+
+def _prepared(chosen: Options, console: Console, server: servers.Server, old: Build | None) -> dict[Side, _Database]:
+    """Make a database for each side, in the order in which they take turns."""
+    new = _seeded(chosen, console, server.database(Side.NEW))
+    # pgbench works on the tables of this build: a copy has the same rows.
+    copy = server.database(Side.PGBENCH, copy_of=new.target)
+    prepared = {Side.PGBENCH: _Database(copy, _pools_of(copy, new.pools.sizes), new.key)}
+    if old is not None:
+        prepared[Side.OLD] = _seeded(chosen, console, server.database(Side.OLD, old))
+    return {**prepared, Side.NEW: new}
+
+
+def _seeded(chosen: Options, console: Console, target: Target) -> _Database:
+    console.print(f"making {chosen.orders:,} sample orders with {target.build.label}")
+    # An older build may not have this option; then it issues no documents.
+    knows = target.build is builds.THIS or "documents" in target.run("seed", "--help")
+    without = ["--no-documents"] if knows else []
+    target.run("seed", "--orders", str(chosen.orders), "--seed", str(SAMPLE_SEED), *without)
+    pools = _pools_of(target)
+    pools.extend(Pool.READ, min(READABLE, chosen.orders))
+    key = orjson.loads(target.run("keys", "create", "--role", "manager", "--name", "benchmark", "--json"))
+    return _Database(target, pools, key)
+
+
+def _pools_of(target: Target, sizes: Mapping[Pool, int] | None = None) -> Pools:
+    return Pools(target.app_url, target.settings().database_role, sizes)
+
+
+def _contestant(chosen: Options, side: Side, database: _Database, stack: ExitStack, binary: Path) -> Contestant:
+    target, readable = database.target, min(READABLE, chosen.orders)
+    if side is Side.PGBENCH:
+        program = pgbench.Pgbench(
+            binary=binary,
+            url=target.app_url,
+            role=target.settings().database_role,
+            folder=target.folder,
+            connections=chosen.connections,
+        )
+        return PgbenchSide(
+            options=chosen, target=target, pgbench=program, actor_id=database.key["id"], readable=readable
+        )
+    api = stack.enter_context(
+        servers.api(target, chosen.api_processes, chosen.pool_size, one_port=chosen.one_port),
+    )
+    return ApiSide(options=chosen, target=target, api=api, api_key=database.key["key"], readable=readable)
+
+
+class _Run:
+    """The rounds of a measurement.
+
+    Attributes:
+        tallies: what the counted rounds brought.
+        split: connections per process of an API, the least even round.
+    """
+
+    def __init__(
+        self, chosen: Options, console: Console, contestants: Mapping[Side, Contestant], pools: Mapping[Side, Pools]
+    ) -> None:
+        self._options = chosen
+        self._console = console
+        self._contestants = contestants
+        self._pools = pools
+        self._fastest = 0.0
+        self._made = dict.fromkeys(contestants, 0)
+        self.split: list[int] = []
+        self.tallies: dict[Work, dict[Side, list[Measurement]]] = {
+            work: {side: [] for side in contestants} for work in chosen.works
+        }
+
+    def walked(self) -> dict[Side, checks.Walked]:
+        """Return what each side says it did."""
+        return {
+            side: checks.Walked(contestant.target, contestant.pool, self._made[side])
+            for side, contestant in self._contestants.items()
+        }
+
+    def measure(self) -> int:
+        """Run the warm-up and the counted rounds; return how many orders this build had when these began."""
+        plain = self._contestants[Side.PGBENCH]
+        if Work.TRANSITION in self._options.works and isinstance(plain, PgbenchSide):
+            start = self._pools[Side.PGBENCH].extend(plain.pool, CALIBRATION_ORDERS * self._options.connections)
             transactions = CALIBRATION_ORDERS * len(STEPS)
             # Everything is still cold: what follows may be several times as fast.
-            self._fastest = 2 * sides.calibrate(start, transactions)
-            self._made[Pool.PGBENCH] += transactions * self._options.connections
+            self._fastest = 2 * plain.calibrate(start, transactions)
+            self._made[Side.PGBENCH] += transactions * self._options.connections
         [warm_up] = self._prepare(rounds=1)
-        self._round("warm-up", sides, warm_up, counts=False)
+        self._round(0, warm_up)
         starts = self._prepare(rounds=self._options.rounds)
-        orders = self._options.orders + self._pools.total
+        orders = self._options.orders + self._pools[Side.NEW].total
         for number, firsts in enumerate(starts, start=1):
-            self._round(f"round {number}/{self._options.rounds}", sides, firsts, counts=True)
+            self._round(number, firsts)
         return orders
 
-    def _prepare(self, rounds: int) -> list[dict[Pool, int]]:
+    def _prepare(self, rounds: int) -> list[dict[Side, int]]:
         """Make the orders that the next rounds walk; return, per round and side, the number of the first."""
-        running = math.ceil(self._options.ramp + self._options.seconds)
-        each = math.ceil(self._fastest * running * SPARE / len(STEPS)) + self._options.connections
-        if Work.TRANSITION not in self._options.works:
-            each = 0
-        else:
-            self._console.print(f"preparing {2 * rounds * each:,} orders to walk")
-        first = {pool: self._pools.extend(pool, rounds * each) for pool in self._made} if each else {}
-        self._target.settle()
-        return [{pool: start + number * each for pool, start in first.items()} for number in range(rounds)]
+        each = 0
+        if Work.TRANSITION in self._options.works:
+            running = math.ceil(self._options.ramp + self._options.seconds)
+            each = math.ceil(self._fastest * running * SPARE / len(STEPS)) + self._options.connections
+            self._console.print(f"preparing {len(self._contestants) * rounds * each:,} orders to walk")
+        first = {side: self._pools[side].extend(one.pool, rounds * each) for side, one in self._contestants.items()}
+        for contestant in self._contestants.values():
+            contestant.target.settle()
+        return [{side: start + number * each for side, start in first.items()} for number in range(rounds)]
 
-    def _round(self, title: str, sides: Sides, starts: dict[Pool, int], *, counts: bool) -> None:
+    def _round(self, number: int, starts: Mapping[Side, int]) -> None:
+        """Run each work on every side; the builds change places from round to round."""
+        order = [Side.PGBENCH, *sorted(self._contestants.keys() - {Side.PGBENCH}, reverse=number % 2 == 1)]
         for work in self._options.works:
-            plain = sides.run_pgbench(work, starts.get(Pool.PGBENCH, 0))
-            served, split = sides.run_api(work, starts.get(Pool.API, 0))
-            self._split = min(self._split or split, split, key=lambda held: min(held, default=0))
+            found: dict[Side, Measurement] = {}
+            for side in order:
+                run = self._contestants[side].run(work, starts[side])
+                found[side] = run.measurement
+                if run.split:
+                    self.split = min(self.split or run.split, run.split, key=min)
+                if work is Work.TRANSITION:
+                    self._made[side] += run.measurement.answered
             if work is Work.TRANSITION:
-                self._made[Pool.PGBENCH] += plain.answered
-                self._made[Pool.API] += served.answered
-                self._fastest = max(self._fastest if counts else 0.0, plain.throughput, served.throughput)
-            self._console.print(
-                f"{title:10} {LABELS[work]:30} pgbench {plain.throughput:7,.0f}/s  API {served.throughput:7,.0f}/s"
-                f"  {served.throughput / plain.throughput:.2f} {TIMES}  p95 {plain.p95_ms:.1f} / {served.p95_ms:.1f} ms"
-            )
-            if counts:
-                self._tallies[work].pgbench.append(plain)
-                self._tallies[work].api.append(served)
+                self._fastest = max(
+                    self._fastest if number else 0.0, *(measurement.throughput for measurement in found.values())
+                )
+            self._say(number, work, found)
+            if number:
+                for side, measurement in found.items():
+                    self.tallies[work][side].append(measurement)
+
+    def _say(self, number: int, work: Work, found: Mapping[Side, Measurement]) -> None:
+        title = f"round {number}/{self._options.rounds}" if number else "warm-up"
+        new = found[Side.NEW]
+        sides = "  ".join(
+            f"{side} {found[side].throughput:7,.0f}/s p95 {found[side].p95_ms:5.1f} ms" for side in self._contestants
+        )
+        ratios = ", ".join(
+            f"{new.throughput / found[side].throughput:.2f} {TIMES} {side}"
+            for side in self._contestants
+            if side is not Side.NEW
+        )
+        self._console.print(f"{title:10} {LABELS[work]:30} {sides}  {ratios}")

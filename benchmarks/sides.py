@@ -1,4 +1,4 @@
-"""One run of one side: pgbench or the API, measured the same way."""
+"""One run of one side: pgbench or the API of a build, measured the same way."""
 
 import resource
 import subprocess
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 import orjson
 
@@ -20,7 +21,7 @@ from benchmarks.options import Options
 from benchmarks.pgbench import Pgbench
 from benchmarks.samples import Measurement, Sample, measure
 from benchmarks.servers import Api, Target
-from benchmarks.works import BenchmarkError, Work
+from benchmarks.works import BenchmarkError, Pool, Work
 
 CONNECT_SECONDS = 30.0
 
@@ -31,6 +32,18 @@ class Spent:
 
     seconds: dict[str, float] = field(default_factory=dict)
     others: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a run found.
+
+    Attributes:
+        split: connections that each process of the API served, most first; empty where it is not known.
+    """
+
+    measurement: Measurement
+    split: list[int]
 
 
 @contextmanager
@@ -58,38 +71,76 @@ def _own_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
+class Contestant(Protocol):
+    """A side that can be run."""
+
+    @property
+    def target(self) -> Target:
+        """The database that it works on."""
+
+    @property
+    def pool(self) -> Pool:
+        """Whose orders it walks."""
+
+    def run(self, work: Work, start: int) -> Run:
+        """Measure a piece of work; `start` is the number of the first order of its pool to walk.
+
+        Raises:
+            BenchmarkError: nothing succeeded.
+        """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sides:
-    """Both sides on one database."""
+class PgbenchSide:
+    """The plain prepared statements."""
 
     options: Options
     target: Target
-    api: Api
-    api_key: str
-    actor_id: str
     pgbench: Pgbench
+    actor_id: str
     readable: int
+    pool: Pool = Pool.PGBENCH
 
     def calibrate(self, start: int, transactions: int) -> float:
-        """Return pgbench's transitions per second, roughly, from a fixed number of them a connection."""
+        """Return transitions per second, roughly, from a fixed number of them a connection."""
         samples = self.pgbench.run(
             scripts.script(Work.TRANSITION, self.actor_id), self._variables(start), transactions=transactions
         )
         began = min(ended - took for ended, took in samples)
         return len(samples) / (max(ended for ended, _ in samples) - began)
 
-    def run_pgbench(self, work: Work, start: int) -> Measurement:
-        """Measure the plain prepared statements; `start` is the first order of the pool to walk."""
-        with spending(self._roots()) as spent:
+    def run(self, work: Work, start: int) -> Run:
+        """Measure a piece of work."""
+        with spending(_postgres(self.target)) as spent:
             samples = self.pgbench.run(
                 scripts.script(work, self.actor_id),
                 self._variables(start),
                 seconds=self.options.ramp + self.options.seconds,
             )
-        return self._measure(samples, {}, spent)
+        return Run(_measure(self.options, samples, {}, spent), [])
 
-    def run_api(self, work: Work, start: int) -> tuple[Measurement, list[int]]:
-        """Measure the API; return also how many connections each of its processes served."""
+    def _variables(self, start: int) -> dict[str, int]:
+        return {
+            "counter": -1,
+            "start": start,
+            "connections": self.options.connections,
+            "readable": self.readable,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiSide:
+    """The API of a build, on its database."""
+
+    options: Options
+    target: Target
+    api: Api
+    api_key: str
+    readable: int
+    pool: Pool = Pool.API
+
+    def run(self, work: Work, start: int) -> Run:
+        """Measure a piece of work."""
         with TemporaryDirectory(dir=self.target.folder) as folder:
             plan = Plan(
                 work=work,
@@ -104,12 +155,12 @@ class Sides:
                 go=f"{folder}/go",
             )
             Path(folder, "plan.json").write_bytes(plan.to_json())
-            with spending({**self._roots(), "api": self.api.pids}) as spent:
+            with spending({**_postgres(self.target), "api": self.api.pids}) as spent:
                 errors, load_seconds, split = self._generate(plan, Path(folder, "plan.json"))
             spent.seconds["load"] = load_seconds
             samples = _samples_in(Path(plan.samples))
         try:
-            return self._measure(samples, errors, spent), split
+            return Run(_measure(self.options, samples, errors, spent), split)
         except BenchmarkError as fault:
             raise BenchmarkError(f"{fault}\n{self.target.last_fault()}") from fault
 
@@ -136,26 +187,20 @@ class Sides:
         summary = orjson.loads(said)
         return summary["errors"], summary["cpu_seconds"], split
 
-    def _roots(self) -> dict[str, list[int]]:
-        return {"postgres": [] if self.target.postmaster is None else [self.target.postmaster]}
 
-    def _variables(self, start: int) -> dict[str, int]:
-        return {
-            "counter": -1,
-            "start": start,
-            "connections": self.options.connections,
-            "readable": self.readable,
-        }
+def _postgres(target: Target) -> dict[str, list[int]]:
+    return {"postgres": [] if target.postmaster is None else [target.postmaster]}
 
-    def _measure(self, samples: list[Sample], errors: Mapping[str, int], spent: Spent) -> Measurement:
-        return measure(
-            samples,
-            ramp=self.options.ramp,
-            seconds=self.options.seconds,
-            errors=errors,
-            cpu_seconds=spent.seconds,
-            others_cpu=spent.others,
-        )
+
+def _measure(options: Options, samples: list[Sample], errors: Mapping[str, int], spent: Spent) -> Measurement:
+    return measure(
+        samples,
+        ramp=options.ramp,
+        seconds=options.seconds,
+        errors=errors,
+        cpu_seconds=spent.seconds,
+        others_cpu=spent.others,
+    )
 
 
 def _samples_in(file: Path) -> list[Sample]:

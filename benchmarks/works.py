@@ -11,7 +11,7 @@ class BenchmarkError(Exception):
 
 
 class Work(StrEnum):
-    """What is done: the same on both sides, by hand-written SQL and by the API."""
+    """What is done: the same on every side, by hand-written SQL and by the APIs."""
 
     TRANSITION = "transition"
     READ = "read"
@@ -19,8 +19,16 @@ class Work(StrEnum):
     LIST = "list"
 
 
+class Side(StrEnum):
+    """Who does it, each on a database of its own: pgbench, the build that is compared with, and this build."""
+
+    PGBENCH = "pgbench"
+    OLD = "old"
+    NEW = "new"
+
+
 class Pool(IntEnum):
-    """Orders made for the measurement alone. Each side walks its own, of the same shape, and both read READ."""
+    """Orders made for the measurement alone: what pgbench walks, what an API walks, and what every side reads."""
 
     PGBENCH = 1
     API = 2
@@ -31,7 +39,8 @@ STEPS = ("PAID", "PROCESSING_IN_WAREHOUSE", "SHIPPED", "DELIVERED")
 """The states every order of a walked pool is brought into, one transition each."""
 SHIPMENT = {"carrier": "DHL", "tracking_number": "JD0146000012345678"}
 """What a shipment is recorded with."""
-LISTED_STATUS = "DELIVERED"
+LISTED_STATUSES = ("PENDING_PAYMENT", "PAID", "PROCESSING_IN_WAREHOUSE", "SHIPPED", "DELIVERED", "CANCELLED")
+"""The states whose orders are listed, one after the other: all there are, frequent and rare."""
 LISTED_ROWS = 20
 UNIT_PRICE, TAX_RATE, SHIPPING = "100.00", "0.2", "12.50"
 LINES = 3

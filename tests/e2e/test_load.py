@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from app.config import ROOT
+from benchmarks.many_users import load
 from devtools.embedded.run import RunningStack
 
 pytestmark = [
@@ -44,6 +45,14 @@ def test_many_users_at_once_are_answered(stack: RunningStack) -> None:
     assert {name: entry["num_failures"] for name, entry in kinds.items() if entry["num_failures"]} == {}
     # The users that are not done when the sixth order is may finish theirs.
     assert 24 <= kinds["PATCH /orders/{id}/state"]["num_requests"] <= 36
+
+
+def test_the_table_of_many_users_has_what_locust_saw(stack: RunningStack) -> None:
+    found = load(stack.info.api, users=3, pause=0.1, seconds=2)
+    assert {kind.name for kind in found.kinds} <= KINDS
+    assert found.failures == 0
+    assert all(0 <= kind.percentile(50) <= kind.percentile(95) <= kind.percentile(100) for kind in found.kinds)
+    assert "| all |" in found.markdown()
 
 
 def test_a_failure_is_seen(stack: RunningStack) -> None:

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from app.config import ROOT
 from benchmarks.load import Client, Recorder, Repeats
 from benchmarks.samples import Comparison, Measurement, measure, percentile
-from benchmarks.works import BenchmarkError
+from benchmarks.works import BenchmarkError, Side
 from tests.databases import TestServers
 
 pytestmark = pytest.mark.performance
@@ -24,31 +25,75 @@ def _benchmark(servers: TestServers, results: Path, *words: str) -> subprocess.C
     tiny = ["--orders", "200", "--connections", "4", "--rounds", "1", "--seconds", "0.3"]
     environment = {**os.environ, "ARTICURATED_DATA_DIR": str(results / "data")}
     return subprocess.run(
-        [*command, *tiny, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300
+        [*command, *tiny, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600
     )
+
+
+def _report_of(done: subprocess.CompletedProcess[str], results: Path, sides: set[str]) -> dict[str, Any]:
+    """Return the figures of a run without an error, which measured all works on these sides."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    [written] = results.glob("*.json")
+    report: dict[str, Any] = json.loads(written.read_text())
+    assert report["errors"] == {}
+    assert set(report["works"]) == WORKS
+    for work in report["works"].values():
+        assert set(work["ratios"]) == sides - {"new"}
+        assert all(ratio > 0 for ratios in work["ratios"].values() for ratio in ratios.values())
+        for side in sides:
+            [only] = work[side]
+            _assert_sane(only)
+    assert any("as many as were reported" in finding for finding in report["findings"])
+    held = [finding for finding in report["findings"] if "`audit verify` holds" in finding]
+    assert len(held) == len(sides)
+    return report
+
+
+def _databases(servers: TestServers) -> set[str]:
+    with psycopg.connect(servers.owner_url) as connection:
+        names = connection.execute("SELECT datname FROM pg_database WHERE datname LIKE '%benchmark%'").fetchall()
+    return {str(name) for (name,) in names}
 
 
 @pytest.mark.req("NFR-001.1")
 def test_a_tiny_run_measures_all_works_on_both_sides_without_an_error(servers: TestServers, tmp_path: Path) -> None:
+    before = _databases(servers)
     done = _benchmark(servers, tmp_path)
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    [written] = tmp_path.glob("*.json")
-    report = json.loads(written.read_text())
-    assert report["errors"] == {}
-    assert set(report["works"]) == WORKS
-    for work in report["works"].values():
-        assert work["throughput_ratio"] > 0
-        for side in ("pgbench", "api"):
-            [only] = work[side]
-            _assert_sane(only)
-    assert any("as many as were reported" in finding for finding in report["findings"])
-    assert any("`audit verify` holds" in finding for finding in report["findings"])
+    report = _report_of(done, tmp_path, {"pgbench", "new"})
     # The suite's server gives up durability for speed, and the table has to say so.
     assert report["environment"]["durable"] is False
     [table] = tmp_path.glob("*.md")
     assert "Not durable" in table.read_text()
     assert table.read_text() in done.stdout
+    assert list(tmp_path.glob("*.svg"))
+    assert _databases(servers) == before
+
+
+@pytest.mark.skipif(os.environ.get("TEST_PROFILE") != "nightly", reason="it makes a whole environment: nightly")
+@pytest.mark.req("NFR-001.1")
+def test_a_tiny_run_against_another_build_measures_both_and_leaves_no_worktree(
+    servers: TestServers, tmp_path: Path
+) -> None:
+    done = _benchmark(servers, tmp_path, "--against", "HEAD")
+
+    report = _report_of(done, tmp_path, {"pgbench", "old", "new"})
+    assert f"orders of {report['old']} left the same rows." in done.stdout
+    worktrees = subprocess.run(
+        ["git", "worktree", "list"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert str(tmp_path) not in worktrees
+
+
+def test_a_build_that_does_not_exist_is_one_message_and_exit_code_1(servers: TestServers, tmp_path: Path) -> None:
+    done = _benchmark(servers, tmp_path, "--against", "no-such-commit")
+
+    assert done.returncode == 1
+    assert "no-such-commit" in done.stdout
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.req("NFR-001.1")
@@ -111,7 +156,8 @@ def test_the_ratio_is_the_median_of_the_rounds_ratios_not_the_ratio_of_medians()
             Measurement(operations=1, throughput=each, p50_ms=1, p95_ms=1, p99_ms=1, answered=1) for each in throughputs
         ]
 
-    assert Comparison(side(100, 50, 10), side(50, 20, 10)).ratio("throughput") == 0.5
+    compared = Comparison({Side.PGBENCH: side(100, 50, 10), Side.NEW: side(50, 20, 10)})
+    assert compared.ratio("throughput", Side.PGBENCH) == 0.5
 
 
 class _Server:
@@ -141,7 +187,7 @@ ANSWER = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"status":"ok"}'
 async def test_the_load_generator_judges_whole_answers(pieces: list[bytes], good: int, bad: int) -> None:
     recorder = Recorder()
     recorder.deadline = float("inf")
-    client = Client(Repeats(b"GET / HTTP/1.1\r\n\r\n", b"200", b'"ok"'), recorder)
+    client = Client(Repeats([(b"GET / HTTP/1.1\r\n\r\n", b'"ok"')], b"200"), recorder)
     server = _Server()
     client.connection_made(server)  # type: ignore[arg-type]
     client.send_next()
@@ -156,7 +202,7 @@ async def test_the_load_generator_judges_whole_answers(pieces: list[bytes], good
 
 async def test_a_connection_that_the_server_ends_is_an_error() -> None:
     recorder = Recorder()
-    client = Client(Repeats(b"", b"200", b""), recorder)
+    client = Client(Repeats([(b"", b"")], b"200"), recorder)
     client.connection_lost(None)
 
     assert recorder.errors.total() == 1
