@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from weakref import WeakSet
 
 import prometheus_client.values
 from prometheus_client.mmap_dict import MmapedDict
@@ -44,6 +45,7 @@ class CountsFile:
         for key, value, timestamp in _counts_in(filename):
             self.write_value(key, value, timestamp)
         self._copy_all()
+        _files.add(self)
 
     @property
     def is_current(self) -> bool:
@@ -64,6 +66,11 @@ class CountsFile:
     def close(self) -> None:
         """Close the file."""
         self._detach()
+
+    def leave_to_parent(self) -> None:
+        """Close the file and never write to it again: this process is a copy of the one whose counts it holds."""
+        self._detach()
+        self._next_try = float("inf")
 
     def _position_of(self, key: str) -> int:
         position = self._positions.get(key)
@@ -111,6 +118,18 @@ class CountsFile:
             with suppress(OSError):
                 os.close(self._descriptor)
         self._descriptor = -1
+
+
+_files: WeakSet[CountsFile] = WeakSet()
+
+
+def _leave_to_parent() -> None:
+    # At once, while the number of the descriptor still means this file: the library closes it at the next count only.
+    for file in list(_files):
+        file.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _counts_in(filename: str) -> list[tuple[str, float, float]]:

@@ -206,6 +206,10 @@ class EmbeddedPostgres:
             stop(self.process, signal.SIGINT, STOP_SECONDS)
             self.process = None
 
+    def forget_passwords(self) -> None:
+        """Drop them, in a copy of this process that serves requests or does jobs; the addresses end here too."""
+        self._secrets = {}
+
     def _url(self, role: str, database: str) -> str:
         return f"postgresql://{role}:{quote(self._secrets[role], safe='')}@{LOOPBACK}:{self.port}/{database}"
 

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-from app.local.process import LOOPBACK, Process
-from devtools.embedded.child import Child
+from app.local.process import LOOPBACK
+from devtools.embedded.child import Child, Supervised
 
 BACKLOG = 2048
 SPARE = "api-spare"
 
-Start = Callable[[list[str | int], Path, int], Process]
+Start = Callable[[list[str | int], Path, int], Supervised]
 """Starts `articurated` with words, the path of its READY_FILE, and an open file that it inherits."""
 
 
@@ -54,13 +54,13 @@ class ApiProcesses:
         """Bound when the first process starts; closed with this process."""
         return socket.create_server((LOOPBACK, self._port), backlog=BACKLOG)
 
-    def _launch(self) -> Process:
+    def _launch(self) -> Supervised:
         return self._begin([])
 
-    def _launch_spare(self) -> Process:
+    def _launch_spare(self) -> Supervised:
         return self._begin(["--spare"])
 
-    def _begin(self, words: list[str | int]) -> Process:
+    def _begin(self, words: list[str | int]) -> Supervised:
         self._launches += 1
         mark = self._marks / f"api-{self._launches}.ready"
         for file in (mark, mark.with_suffix(".serving")):

@@ -5,9 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from app.local.process import Process
+from devtools.embedded.forked import ForkedProcess
+
+Supervised: TypeAlias = Process | ForkedProcess
+"""A running process: a program of its own, or a copy of the supervisor."""
 
 FIRST_DELAY_SECONDS = 0.2
 PROMOTION_SIGNAL = signal.SIGUSR1
@@ -44,10 +48,10 @@ class Child:
     """
 
     name: str
-    launch: Callable[[], Process]
+    launch: Callable[[], Supervised]
     log: Path
     ready: Callable[[], bool] = lambda: True
-    first_launch: Callable[[], Process] | None = None
+    first_launch: Callable[[], Supervised] | None = None
     stage: int = 0
     once: bool = False
     stop_signal: signal.Signals = signal.SIGTERM
@@ -56,7 +60,7 @@ class Child:
     spare: bool = False
     stand_in: "Child | None" = None
     phase: Phase = field(default=Phase.NEW, init=False)
-    process: Process | None = field(default=None, init=False)
+    process: Supervised | None = field(default=None, init=False)
     since: float = field(default=0.0, init=False)
     delay: float = field(default=FIRST_DELAY_SECONDS, init=False)
     restarts: int = field(default=0, init=False)

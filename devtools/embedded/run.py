@@ -41,6 +41,7 @@ def run_stack(options: StackOptions, on_ready: Callable[[StackInfo], None] = lam
             bound_log(log)
         require_given_servers(settings)
         stack = Stack(options, settings)
+        stack.load()
         state_file = stack.data_dir / STATE_FILE
 
         def publish() -> None:

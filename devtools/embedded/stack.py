@@ -14,11 +14,12 @@ from urllib.parse import urlsplit
 from app.config import ROOT, Settings
 from app.local.data_folder import Ports, default_data_dir
 from app.local.postgres import EmbeddedPostgres
-from app.local.process import LOOPBACK, Process, accepts, port_is_free, session_pids, spawn
+from app.local.process import LOOPBACK, accepts, port_is_free, session_pids, spawn
 from app.utils.memory import api_processes
 from devtools.embedded.api_processes import ApiProcesses
 from devtools.embedded.broker import EmbeddedValkey
-from devtools.embedded.child import Child
+from devtools.embedded.child import Child, Supervised
+from devtools.embedded.forked import Preload, fork, is_available
 
 DEFAULT_API_PORT = 8000
 FIRST_BACKUP_SECONDS = 600
@@ -95,6 +96,7 @@ class Stack:
         self.logs = self.data_dir / "logs"
         self._settings = settings
         self._chosen = settings.model_fields_set
+        self._loading: Preload | None = None
         ports = Ports(self.data_dir)
         wanted = options.port
         if wanted is None:
@@ -148,6 +150,15 @@ class Stack:
             found["STORAGE_PATH"] = str(self.data_dir / "storage")
         return found
 
+    def load(self) -> None:
+        """Load the code of the parts here, so that they begin as copies of this process; see `forked`.
+
+        Returns at once: the code is loaded while PostgreSQL starts. Does nothing where processes cannot begin so. What
+        is loaded stays, so code that changes is not seen by a part that is started again.
+        """
+        if is_available():
+            self._loading = Preload(self._counts)
+
     # --- children ---------------------------------------------------------------------------------------
 
     def _children(self) -> list[Child]:
@@ -186,7 +197,7 @@ class Stack:
     def _api(self) -> ApiProcesses:
         """The processes of the API, with a spare where memory allows."""
 
-        def start(words: list[str | int], mark: Path, descriptor: int) -> Process:
+        def start(words: list[str | int], mark: Path, descriptor: int) -> Supervised:
             return self._spawn("api", ["app", *words], mark, [descriptor])
 
         count = self.options.api_workers or api_processes()
@@ -199,10 +210,20 @@ class Stack:
             log=self.logs / "api.log",
         )
 
-    def _spawn(self, name: str, words: list[Any], ready_file: Path, pass_fds: Sequence[int] = ()) -> Process:
+    def _spawn(self, name: str, words: list[Any], ready_file: Path, pass_fds: Sequence[int] = ()) -> Supervised:
         """Start a module of this application, the first of `words`; it makes `ready_file` when it works."""
         ready_file.parent.mkdir(exist_ok=True, mode=0o700)
         ready_file.unlink(missing_ok=True)
+        if self._loading is not None:
+            self._loading.wait()
+            return fork(
+                [str(word) for word in words],
+                title=f"articurated {name} of {self.data_dir}",
+                log=self.logs / f"{name}.log",
+                environment=self._environment(name, ready_file),
+                pass_fds=pass_fds,
+                forget=self._forget_passwords,
+            )
         # -P: a folder called `app` in the user's current folder must not shadow ours.
         command = [sys.executable, "-P", "-m", *words]
         environment = self._environment(name, ready_file)
@@ -222,7 +243,7 @@ class Stack:
         log = self.logs / f"{name}.log"
         ready_file = self.data_dir / "run" / f"{name}.ready"
 
-        def launch() -> Process:
+        def launch() -> Supervised:
             return self._spawn(name, [module, *words], ready_file)
 
         return Child(name, launch, log, ready or ready_file.exists, stage=stage, **settings)
@@ -244,9 +265,14 @@ class Stack:
             found["PAYMENT_GATEWAY_API_KEY"] = self._settings.payment_gateway_api_key.get_secret_value()
             found["PAYMENT_WEBHOOK_SECRET"] = self._settings.payment_webhook_secret.get_secret_value()
             found["PAYMENT_WEBHOOK_URL"] = f"http://{LOOPBACK}:{self.api_port}/api/v1/payments/webhook"
+        found.pop("PROMETHEUS_MULTIPROC_DIR", None)
         if name in COUNTING:
             found["PROMETHEUS_MULTIPROC_DIR"] = str(self._counts)
         return found
+
+    def _forget_passwords(self) -> None:
+        if self.postgres:
+            self.postgres.forget_passwords()
 
     @property
     def _backups(self) -> Path:

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from functools import partial
 
 from app.local.guard import adopt_orphans
-from app.local.process import EmbeddedError, Process, bound_log, kill_group, tail
-from devtools.embedded.child import FIRST_DELAY_SECONDS, PROMOTION_SIGNAL, Child, Phase, Reporter
+from app.local.process import EmbeddedError, bound_log, kill_group, tail
+from devtools.embedded.child import FIRST_DELAY_SECONDS, PROMOTION_SIGNAL, Child, Phase, Reporter, Supervised
 from devtools.embedded.janitor import Janitor
 
 LONGEST_DELAY_SECONDS = 5.0
@@ -235,7 +235,7 @@ class Supervisor:
                 self._await_end(child, child.process)
             self._bury(child)
 
-    def _await_end(self, child: Child, process: Process) -> None:
+    def _await_end(self, child: Child, process: Supervised) -> None:
         """Wait for the end of a child; kill it after its grace time, or at a second Ctrl-C."""
         asked, deadline = max(self._stopping, 1), time.monotonic() + child.grace_seconds
         while process.poll() is None:

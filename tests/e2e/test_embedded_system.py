@@ -86,9 +86,9 @@ def test_the_application_does_not_hold_the_owners_password(system: RunningStack)
     password = owner.rpartition("@")[0].rpartition(":")[2].encode()
     for part in ("api", "worker", "relay", "beat", "gateway"):
         for pid in system.info.pids[part]:
-            environment = Path(f"/proc/{pid}/environ").read_bytes()
-            assert b"DATABASE_URL=" in environment
-            assert password not in environment
+            place = Path(f"/proc/{pid}")
+            assert password not in (place / "environ").read_bytes() + (place / "cmdline").read_bytes()
+            assert f"articurated {part} of".encode() in (place / "cmdline").read_bytes()
 
 
 def test_a_second_one_over_the_same_folder_is_refused_in_one_line(system: RunningStack) -> None:
