@@ -18,7 +18,7 @@ from app.local.process import LOOPBACK, accepts, port_is_free, session_pids, spa
 from app.utils.memory import api_processes
 from devtools.embedded.api_processes import ApiProcesses
 from devtools.embedded.broker import EmbeddedValkey
-from devtools.embedded.child import Child, Supervised
+from devtools.embedded.child import Child, Phase, Supervised
 from devtools.embedded.forked import Preload, fork, is_available
 
 DEFAULT_API_PORT = 8000
@@ -114,7 +114,8 @@ class Stack:
         """Addresses and current process ids."""
         api = f"http://{LOOPBACK}:{self.api_port}"
         key = self._settings.api_key
-        running = [child for child in self.children if not child.spare]
+        # The new process of one that ended counts when it works.
+        running = [child for child in self.children if not child.spare and child.phase is not Phase.STARTING]
         pids = {
             name: [pid for child in running if child.part == name for pid in _pids_of(child.pid)] for name in PUBLISHED
         }
