@@ -10,17 +10,8 @@ import psycopg
 from tests.databases import unguarded
 
 TABLES = (
-    *(
-        "orders",
-        "order_line_items",
-        "return_requests",
-        "state_history",
-        "transition_rejections",
-        "payments",
-        "refunds",
-        "jobs",
-    ),
-    *("dead_letters", "notifications", "cases"),
+    *("orders", "order_line_items", "order_search", "return_requests", "state_history", "transition_rejections"),
+    *("payments", "refunds", "jobs", "dead_letters", "notifications", "cases"),
 )
 RARE = 5
 """Rows at the far end that have the rare values."""
@@ -48,6 +39,11 @@ _INSERTS = (
     """
     INSERT INTO order_line_items (order_id, position, product_id, product_name, quantity, unit_price, subtotal)
     SELECT id, 1, 'x', 'x', 1, 1, 1 FROM sample
+    """,
+    """
+    INSERT INTO order_search (order_id, source, terms)
+    SELECT id, 'order', array_to_tsvector(array_remove(ARRAY['sample', CASE WHEN is_rare THEN 'rare' END,
+        'ord-2026-' || lpad(n::text, 7, '0')], NULL)) FROM sample
     """,
     """
     INSERT INTO return_requests (id, return_number, order_id, customer_id, status, reason, items, items_amount,

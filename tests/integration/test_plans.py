@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 import psycopg
+import psycopg.sql
 import pytest
 from sqlalchemy import event
 
@@ -33,6 +34,7 @@ LISTS: dict[str, dict[str, list[Any]]] = {
         "status": [["PAID"], ["DELIVERED"], ["PAID", "SHIPPED"], ["DELIVERED", "CANCELLED"]],
         "customer_id": [CUSTOMER],
         "order_number": ["ORD-2026-0000777"],
+        "q": ["sample", "ord-2026-0000777", "rare", "nothing"],
         "created_from": ["2020-01-01T00:00:00Z"],
         "created_to": ["2100-01-01T00:00:00Z"],
     },
@@ -78,6 +80,8 @@ LISTS: dict[str, dict[str, list[Any]]] = {
     "returns/{return}/attachments": {},
 }
 VARIANTS: list[dict[str, Any]] = [{}, {"cursor": True}, {"offset": OFFSET}, {"include_total": "true"}]
+# To count the matches of a word, the index of words reads all of them.
+COUNTS_WORDS = ("Bitmap Index Scan", "ix_order_search_terms")
 # The kind of a case all but names what it is about, and people decide each: there are few.
 EXEMPT = ("cases", {"kind", "entity_type"})
 
@@ -95,12 +99,8 @@ def sample(reset: Reset, owner_connection: psycopg.Connection) -> Iterator[dict[
     """The tables, filled; the ids of an order, of its return and of its customer."""
     reset()
     fill(owner_connection, ROWS)
-    if owner_connection.info.server_version < 160_000:
-        # PostgreSQL 15 rather reads all of so small a table: ask whether it can do without.
-        owner_connection.execute("SET enable_seqscan = off")
     chosen = owner_connection.execute("SELECT id, return_id, customer_id FROM sample WHERE n = 777").fetchall()[0]
     yield dict(zip(("order", "return", "customer"), map(str, chosen), strict=True))
-    owner_connection.execute("RESET enable_seqscan")
     owner_connection.execute("DROP TABLE sample")
 
 
@@ -114,12 +114,31 @@ def faults(node: dict[str, Any]) -> Iterator[str]:
     loops = node["Actual Loops"]
     removed = sum(count for name, count in node.items() if name.startswith("Rows Removed"))
     read = (node["Actual Rows"] + removed) * loops
-    if read > MOST_READ:
+    if read > MOST_READ and (node["Node Type"], node.get("Index Name")) != COUNTS_WORDS:
         yield f"{node['Node Type']} {node.get('Relation Name', '')} {node.get('Index Name', '')}: {read} rows"
     if node["Node Type"] == "Seq Scan" and node["Relation Name"] in {"orders", "state_history", "notifications"}:
         yield f"Seq Scan {node['Relation Name']}"
     for child in node.get("Plans", []):
         yield from faults(child)
+
+
+def plan_of(owner: psycopg.Connection, statement: str, parameters: Any, *, is_prepared: bool) -> dict[str, Any]:
+    """Return the plan of a statement with its real rows; for a prepared one, the plan that holds for all values."""
+    explain = "EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF, FORMAT JSON) "
+    if not is_prepared:
+        if statement.startswith("EXPLAIN"):
+            return {"Node Type": "none", "Actual Loops": 0, "Actual Rows": 0}
+        [[[plan]]] = owner.execute((explain + statement).encode(), parameters).fetchall()
+        return dict(plan["Plan"])
+    owner.execute(f"PREPARE listed AS {statement}".encode())
+    try:
+        values = ", ".join(psycopg.sql.Literal(value).as_string(owner) for value in parameters)
+        execute = f"EXECUTE listed ({values})" if parameters else "EXECUTE listed"
+        owner.execute("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off")
+        [[[plan]]] = owner.execute((explain + execute).encode()).fetchall()
+    finally:
+        owner.execute("DEALLOCATE listed; RESET plan_cache_mode; RESET enable_seqscan")
+    return dict(plan["Plan"])
 
 
 @pytest.mark.parametrize("path", LISTS)
@@ -132,17 +151,16 @@ async def test_each_query_reads_as_many_rows_as_its_page_needs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(paging, "COUNTED", COUNTED)
-    sent: list[tuple[psycopg.Cursor, str, Any]] = []
-    named, numbered = owner_connection.cursor(), psycopg.RawCursor(owner_connection)
+    sent: list[tuple[bool, str, Any]] = []
     event.listen(
         database.engine.sync_engine,
         "before_cursor_execute",
-        lambda _connection, _cursor, statement, parameters, *_: sent.append((named, statement, parameters)),
+        lambda _connection, _cursor, statement, parameters, *_: sent.append((False, statement, parameters)),
     )
     run_on = Prepared.run_on
 
     async def noted(self: Prepared, connection: Any, parameters: Any) -> list[dict[str, Any]]:
-        sent.append((numbered, self.text.decode(), self.arguments(parameters)))
+        sent.append((True, self.text.decode(), self.arguments(parameters)))
         return await run_on(self, connection, parameters)
 
     monkeypatch.setattr(Prepared, "run_on", noted)
@@ -163,9 +181,7 @@ async def test_each_query_reads_as_many_rows_as_its_page_needs(
             if path == EXEMPT[0] and EXEMPT[1] <= query.keys():
                 continue
             assert sent
-            for cursor, statement, parameters in sent:
-                if statement.startswith(("SELECT", "(SELECT")):
-                    explain = f"EXPLAIN (ANALYZE, TIMING OFF, BUFFERS OFF, FORMAT JSON) {statement}"
-                    [[[plan]]] = cursor.execute(explain.encode(), parameters).fetchall()
-                    found += [f"{path} {given}: {fault}" for fault in faults(plan["Plan"])]
+            for is_prepared, statement, parameters in sent:
+                plan = plan_of(owner_connection, statement, parameters, is_prepared=is_prepared)
+                found += [f"{path} {given}: {fault}" for fault in faults(plan)]
     assert not found, "\n".join(found[:20])

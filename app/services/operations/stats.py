@@ -62,6 +62,18 @@ class StatsView(TypedDict):
     collected_at: datetime
 
 
+class StoredView(TypedDict):
+    """The figures as JSON holds them: amounts and days as text."""
+
+    orders: dict[str, int]
+    returns: dict[str, int]
+    revenue: dict[str, dict[str, str]]
+    jobs: dict[str, int]
+    orders_per_day: list[dict[str, str | int]]
+    service_levels: ServiceLevelsView
+    return_times: ReturnTimesView
+
+
 class StatsService:
     """Counts and sums over everything."""
 
@@ -147,15 +159,22 @@ def _kept() -> Select[datetime, float, dict[str, Any]]:
     return select(KeptFigures.collected_at, KeptFigures.seconds, KeptFigures.figures).where(KeptFigures.name == _NAME)
 
 
-def _stored(figures: StatsView) -> dict[str, Any]:
-    """Return figures as JSON holds them: amounts and days as text."""
-    revenue = {
-        currency: {"captured": str(money["captured"]), "refunded": str(money["refunded"])}
-        for currency, money in figures["revenue"].items()
+def _stored(figures: StatsView) -> StoredView:
+    """Return figures as JSON holds them."""
+    return {
+        "orders": figures["orders"],
+        "returns": figures["returns"],
+        "revenue": {
+            currency: {"captured": str(money["captured"]), "refunded": str(money["refunded"])}
+            for currency, money in figures["revenue"].items()
+        },
+        "jobs": figures["jobs"],
+        "orders_per_day": [
+            {"day": day["day"].isoformat(), "orders": day["orders"]} for day in figures["orders_per_day"]
+        ],
+        "service_levels": figures["service_levels"],
+        "return_times": figures["return_times"],
     }
-    days = [{**day, "day": day["day"].isoformat()} for day in figures["orders_per_day"]]
-    kept = {name: value for name, value in figures.items() if name != "collected_at"}
-    return {**kept, "revenue": revenue, "orders_per_day": days}
 
 
 def _restored(stored: dict[str, Any], collected_at: datetime) -> StatsView:
