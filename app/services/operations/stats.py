@@ -12,7 +12,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypedDict
 
-from sqlalchemy import ColumnElement, Select, func, literal_column, select, union_all
+from sqlalchemy import ColumnElement, func, literal_column, select, union_all
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -40,6 +40,8 @@ SLOW_SECONDS = 0.1
 """Figures that took longer than this are collected by the sweep alone, while it runs."""
 _SWEEP_MISSED = timedelta(minutes=3)
 """Kept figures of this age are not renewed any more: each process collects its own again."""
+
+_KEPT = select(KeptFigures.collected_at, KeptFigures.seconds, KeptFigures.figures).where(KeptFigures.name == _NAME)
 
 
 class CurrencyView(TypedDict):
@@ -117,7 +119,7 @@ class StatsService:
         Collecting takes at most a twentieth of the time, however large the tables are.
         """
         async with self._database.autocommit() as connection:
-            row = (await connection.execute(_kept())).first()
+            row = (await connection.execute(_KEPT)).first()
         if row is not None and self._clock() - row.collected_at < timedelta(seconds=_KEPT_FOR * row.seconds):
             return False
         started = self._monotonic()
@@ -133,7 +135,7 @@ class StatsService:
         return True
 
     async def _read_or_count(self, connection: AsyncConnection) -> StatsView:
-        row = (await connection.execute(_kept())).first()
+        row = (await connection.execute(_KEPT)).first()
         if row is not None and row.seconds > SLOW_SECONDS:
             age = self._clock() - row.collected_at
             if age < max(_SWEEP_MISSED, timedelta(seconds=2 * _KEPT_FOR * row.seconds)):
@@ -153,10 +155,6 @@ class StatsService:
             "return_times": await service_levels.return_times(connection, now),
             "collected_at": now,
         }
-
-
-def _kept() -> Select[datetime, float, dict[str, Any]]:
-    return select(KeptFigures.collected_at, KeptFigures.seconds, KeptFigures.figures).where(KeptFigures.name == _NAME)
 
 
 def _stored(figures: StatsView) -> StoredView:
