@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.config import DATABASE_ADDRESS, Settings
+from app.job_hint import HINT, JobHint
 from app.prepared import RECORD, Bound, Prepared, StatementPool, as_sqlalchemy
 from app.replica import SERVER_GONE, Replica, ReplicaPassedError
 
@@ -123,6 +124,10 @@ _TO_FOLLOW = "articurated_to_follow"
 """Where the `info` of a session holds what `after_commit` was given."""
 
 
+_DATABASE = "articurated_database"
+"""Where the `info` of a session holds the database that it is of."""
+
+
 class _Unit:
     """A unit of work that is under way: whose it is, its connection, what follows it, whether it can be joined."""
 
@@ -149,6 +154,7 @@ class Database:
     Attributes:
         engine: of the primary.
         replica: the read replica; None without one.
+        job_hint: tells the relay of jobs that became due; None where the process does not.
         wanted_session: what each connection has to be set to, see `session_settings`.
     """
 
@@ -159,10 +165,12 @@ class Database:
         pool_size: int | None = None,
         *,
         as_owner: bool = False,
+        hints: bool = False,
     ) -> None:
         """Make the pool; it connects on first use.
 
         Args:
+            hints: tell the relay of commits that made jobs due (`app.job_hint`).
             as_owner: connect as the owner of the tables and take on no role, for what the application may not do:
                 making and ending keys. `DATABASE_ADMIN_URL`, or `DATABASE_URL` when that is absent.
         """
@@ -182,6 +190,7 @@ class Database:
         )
         fixed = connect_args(settings, application_name, as_owner=as_owner, more=_FIXED_PLANS)
         self._statements = StatementPool(driver_url(url), fixed, for_statements, gone=SERVER_GONE, is_closed=_is_closed)
+        self.job_hint: JobHint | None = JobHint(lambda: self._statements.run(HINT, {})) if hints else None
         _watch(self.engine.sync_engine)
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.replica: Replica | None = None
@@ -202,7 +211,7 @@ class Database:
             self.engine if unit is None else unit.connection,
             expire_on_commit=False,
             join_transaction_mode="create_savepoint",
-            info={_TO_FOLLOW: to_follow},
+            info={_TO_FOLLOW: to_follow, _DATABASE: self},
         )
         async with session, session.begin():
             yield session
@@ -317,6 +326,8 @@ class Database:
 
     async def close(self) -> None:
         """Close every pooled connection."""
+        if self.job_hint is not None:
+            await self.job_hint.close()
         await self._statements.close()
         await self.engine.dispose()
         if self.replica is not None:
@@ -353,6 +364,18 @@ def after_commit(executor: AsyncConnection | AsyncSession, callback: Callable[[]
         callback()
     else:
         to_follow.append(callback)
+
+
+def hint_jobs(executor: AsyncConnection | AsyncSession) -> None:
+    """Have the relay told, after the commit, that jobs are due; nothing where the process gives no hints."""
+    unit = _UNIT.get()
+    database: Database | None = None
+    if isinstance(executor, AsyncSession):
+        database = executor.info.get(_DATABASE)
+    elif unit is not None and unit.connection is executor:
+        database = unit.database
+    if database is not None and database.job_hint is not None:
+        after_commit(executor, database.job_hint.give)
 
 
 def sync_engine(settings: Settings, application_name: str, pool_size: int = 2) -> Engine:

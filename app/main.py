@@ -105,7 +105,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
         redirect_slashes=False,
         lifespan=_lifespan,
     )
-    application.state.services = services or Services(settings, Database(settings, "articurated-api"))
+    application.state.services = services or Services(settings, Database(settings, "articurated-api", hints=True))
     errors.install(application)
     if not settings.allow_development_secrets and not is_production and development_secrets(settings):
         application.add_middleware(SecretsGuard, settings=settings)

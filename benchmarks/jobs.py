@@ -9,6 +9,7 @@ processes, and a mail server that takes every mail and does nothing with it. Thr
 """
 
 import argparse
+import asyncio
 import random
 import signal
 import sys
@@ -19,11 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from rich.console import Console
 
+from app.database import Database
 from app.local.process import Process, choose_port, spawn, stop, tail, wait_until
+from app.services.jobs import service as job_service
+from app.services.jobs.service import JobKind
 from benchmarks import cpu, servers
 from benchmarks.pools import Pools
 from benchmarks.works import BenchmarkError, Pool, id_prefix
@@ -46,6 +51,7 @@ WHERE o.status IN ('SHIPPED', 'DELIVERED') AND NOT EXISTS (SELECT FROM jobs j WH
 ORDER BY o.id LIMIT %(count)s RETURNING id
 """
 _OPEN = "SELECT count(*) FROM jobs WHERE id = ANY(%(ids)s) AND state NOT IN ('SUCCEEDED', 'DEAD')"
+_WAITED = "SELECT extract(epoch FROM started_at - created_at)::float8 FROM jobs WHERE dedupe_key = %s"
 _OUTCOME = """
 SELECT count(*) FILTER (WHERE state = 'SUCCEEDED' AND failures = 0), extract(epoch FROM max(finished_at) - %(since)s)
 FROM jobs WHERE id = ANY(%(ids)s)
@@ -79,6 +85,7 @@ class Run:
     """One database with its jobs, and the processes that do them."""
 
     def __init__(self, target: servers.Target, parts: Parts, pools: Pools) -> None:
+        self._target = target
         self._parts = parts
         self._pools = pools
         role = target.settings().database_role
@@ -98,16 +105,32 @@ class Run:
     def pickups(self, count: int) -> list[float]:
         """Return how many seconds each of `count` lone jobs waited for a worker."""
         waited = []
-        for _ in range(count):
-            [job_id] = self._mails(1)
-            self._await([job_id], 0.02)
-            row = self._connection.execute(
-                "SELECT extract(epoch FROM started_at - created_at)::float8 FROM jobs WHERE id = %s", [job_id]
-            ).fetchone()
-            waited.append(float(row[0]) if row else 0.0)
-            # At no fixed distance, which could keep step with whatever asks at fixed intervals.
-            time.sleep(random.uniform(0.05, 0.15))
+        with asyncio.Runner() as loop:
+            database = Database(self._target.settings(), "articurated-benchmark", pool_size=2, hints=True)
+            for _ in range(count):
+                waited.append(self._picked_up(loop, database))
+                # At no fixed distance, which could keep step with what asks at fixed intervals.
+                time.sleep(random.uniform(0.05, 0.15))
+            loop.run(database.close())
         return waited
+
+    def _picked_up(self, loop: asyncio.Runner, database: Database) -> float:
+        start = self._pools.extend(Pool.READ, 1)
+        order_id = UUID(f"{id_prefix(Pool.READ)}{start:012x}")
+        key = f"benchmark:{start}"
+        time.sleep(0.05)
+
+        async def due() -> None:
+            async with database.transaction() as session:
+                await job_service.add(session, JobKind.NOTIFY_ORDER_SHIPPED, order_id, key)
+            if database.job_hint is not None:
+                await database.job_hint.sent()
+
+        loop.run(due())
+        row = self._connection.execute("SELECT id FROM jobs WHERE dedupe_key = %s", [key]).fetchone()
+        self._await([row[0] if row else None], 0.02)
+        row = self._connection.execute(_WAITED.encode(), [key]).fetchone()
+        return float(row[0]) if row else 0.0
 
     def mails(self, count: int) -> Batch:
         """Return how fast `count` mails are sent that become due at once."""

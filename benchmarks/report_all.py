@@ -32,6 +32,7 @@ COMPARISONS: Mapping[str, Callable[[Options], Options]] = {
 """Section → how its options differ from the usual ones."""
 COMMANDS: Mapping[str, Sequence[str]] = {
     "many-users": ["benchmarks.many_users"],
+    "jobs": ["benchmarks.jobs"],
     "driver": ["benchmarks.driver"],
     "audit": ["benchmarks.audit"],
     "documents": ["benchmarks.documents"],

@@ -68,6 +68,8 @@ class WorkerProcess:
         for _ in range(MORE_JOBS):
             if time.monotonic() > until or await self._runner.run_next(queue) is Verdict.NOTHING_TO_DO:
                 break
+        if (hint := self.services.database.job_hint) is not None:
+            await hint.sent()  # The event loop stops here until the next message.
         return verdict
 
     def run(self, work: Callable[[WorkerServices], Awaitable[_T]], time_limit: timedelta = JOB_TIME_LIMIT) -> _T:

@@ -34,7 +34,9 @@ class WorkerServices(Services):
         ports: Ports | None = None,
     ) -> None:
         """Take what is given; a database that is not is opened here, and closed with the services."""
-        super().__init__(settings, database or Database(settings, "articurated-worker", POOL_SIZE), clock, ports)
+        super().__init__(
+            settings, database or Database(settings, "articurated-worker", POOL_SIZE, hints=True), clock, ports
+        )
         self._owns_database = database is None
 
     def handlers(self) -> Mapping[JobKind, Handler]:

@@ -29,6 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.config import Settings
 from app.core.enums import JobState, Queue
+from app.database import hint_jobs
 from app.models.job import DeadLetter, Job
 
 
@@ -197,7 +198,10 @@ async def add(
         .on_conflict_do_nothing(index_elements=[Job.dedupe_key])
         .returning(Job.id)
     )
-    return (await session.execute(statement)).first() is not None
+    is_new = (await session.execute(statement)).first() is not None
+    if is_new:
+        hint_jobs(session)
+    return is_new
 
 
 async def make_due_now(session: AsyncSession, dedupe_key: str) -> None:

@@ -39,7 +39,7 @@ from app.core import monitoring
 from app.core.actor import SYSTEM_JOB, Actor
 from app.core.enums import EntityType, JobState, Role
 from app.core.precondition import Precondition
-from app.database import Database, after_commit
+from app.database import Database, after_commit, hint_jobs
 from app.prepared import RECORD, Prepared
 from app.services.access import permissions
 from app.services.access.visibility import visible_sql
@@ -340,6 +340,8 @@ async def apply(
             raise fault from refusal
         raise
     results = [_result(row._asdict()) for row in answer]
+    if any(result.outcome is Outcome.MOVED for result in results):
+        hint_jobs(executor)
     for request, result in zip(requests, results, strict=True):
         if count := _COUNTS.get(result.outcome):
             after_commit(executor, partial(count, statement.entity_type, str(result.previous_state), request.new_state))
@@ -392,6 +394,9 @@ class Transitions:
 
     async def _run(self, statement: Prepared, requests: Sequence[TransitionRequest]) -> list[TransitionResult]:
         results = [_result(row) for row in await self._database.rows(statement, requests=encode(requests))]
+        hint = self._database.job_hint
+        if hint is not None and any(result.outcome is Outcome.MOVED for result in results):
+            self._database.after_commit(hint.give)
         entity_type = self._statement.entity_type
         for request, result in zip(requests, results, strict=True):
             if count := _COUNTS.get(result.outcome):
