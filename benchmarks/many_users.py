@@ -64,12 +64,14 @@ class Load:
         users: at once.
         pause: seconds that a user thinks before each request.
         seconds: that were measured, after all users had come.
+        unexpected: lines of Locust's list of failures: method, name, answer, how often.
     """
 
     users: int
     pause: float
     seconds: int
     kinds: Sequence[Kind]
+    unexpected: Sequence[str] = ()
 
     @property
     def failures(self) -> int:
@@ -94,6 +96,7 @@ class Load:
                 f"| {' | '.join(HEADINGS)} |",
                 "|---" * len(HEADINGS) + "|",
                 *rows,
+                *(["", *(f"    {line}" for line in self.unexpected)] if self.unexpected else []),
                 "",
             ]
         )
@@ -138,12 +141,14 @@ def load(host: str, users: int, pause: float, seconds: int) -> Load:
     coming = -(-users // SPAWNED_PER_SECOND)
     words = ["-f", "benchmarks/locustfile.py", "--host", host, "--headless", "-u", users, "-r", SPAWNED_PER_SECOND]
     words += ["-t", f"{coming + seconds}s", "--reset-stats", "--pause", pause, "--json", "--skip-log", "--only-summary"]
-    done = subprocess.run(
-        [sys.executable, "-m", "locust", *map(str, words)], cwd=ROOT, capture_output=True, check=False
-    )
-    if done.returncode not in (0, 1):
-        raise BenchmarkError(f"Locust ended with code {done.returncode}:\n{done.stderr[-2000:].decode()}")
-    return Load(users, pause, seconds, kinds_in(done.stdout))
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "locust", *map(str, words), "--csv", f"{folder}/run"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+        if done.returncode not in (0, 1):
+            raise BenchmarkError(f"Locust ended with code {done.returncode}:\n{done.stderr[-2000:].decode()}")
+        failures = Path(folder, "run_failures.csv")
+        lines = failures.read_text(encoding="utf-8").splitlines()[1:] if failures.exists() else []
+    return Load(users, pause, seconds, kinds_in(done.stdout), lines)
 
 
 def main() -> int:
