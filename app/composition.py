@@ -131,7 +131,7 @@ class Services:
 
     @cached_property
     def payment_reconciler(self) -> "PaymentReconciler":
-        """Our payments beside the gateway's books. An API process never needs it; so is it with the next two."""
+        """Our payments beside the gateway's records. An API process never uses it, nor the next two."""
         from app.services.payments.reconciliation import PaymentReconciler  # noqa: PLC0415
 
         return PaymentReconciler(self.database, self.gateway, self.unpaid_orders)

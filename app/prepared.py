@@ -5,8 +5,8 @@ connection. An execution through SQLAlchemy costs three times the CPU: it finds 
 parts of the statement, wraps connection, cursor, result and rows, and switches greenlets (docs/adr/0014). Transactions,
 sessions and all other statements use SQLAlchemy's pool.
 
-What holds for SQLAlchemy's pool holds here: settings of the session, time limits, replacement of connections that the
-server closed, and errors as `sqlalchemy.exc.DBAPIError`, so that callers need not know which way a statement went.
+Settings of the session, time limits and the replacement of closed connections are the same as in SQLAlchemy's pool.
+Errors are raised as `sqlalchemy.exc.DBAPIError`, so that a caller handles both in the same way.
 """
 
 import asyncio

@@ -89,7 +89,7 @@ class Replica:
             found = await self._ask(work)
         except PoolTimeoutError:
             # Busy is not away: if it were not asked any more, all of its load would drop on the primary.
-            logger.info("replica busy")
+            logger.info("replica.skipped")
             raise ReplicaPassedError from None
         except TimeoutError as fault:
             self._went(fault)
@@ -98,7 +98,7 @@ class Replica:
             if _is_away(fault):
                 self._went(fault)
             elif _is_its_own(fault):
-                logger.warning("replica failed", error=type(fault.orig).__name__)
+                logger.warning("replica.failed", error=type(fault.orig).__name__)
             else:
                 raise
             raise ReplicaPassedError from None
@@ -126,13 +126,13 @@ class Replica:
         self._rests_until = time.monotonic() + PAUSE_SECONDS
         if not self.is_away:
             self.is_away = True
-            logger.warning("replica away", error=type(getattr(fault, "orig", None) or fault).__name__)
+            logger.warning("replica.lost", error=type(getattr(fault, "orig", None) or fault).__name__)
 
     def _answered(self) -> None:
         if self.is_away:
             self.is_away = False
             self._rests_until = float("-inf")
-            logger.info("replica works again")
+            logger.info("replica.recovered")
 
 
 def _is_away(fault: DBAPIError) -> bool:

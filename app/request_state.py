@@ -23,7 +23,7 @@ class RequestState:
 
     Attributes:
         request_id: for the log, the header `X-Request-ID` and errors.
-        actor: who calls; None until that is proven, and on routes for anyone.
+        actor: who calls; None before authentication, and on public routes.
         rate_limit: the state of the caller's limit, for the headers of the answer; None where nothing was counted.
         share: what the request holds of a budget, given back with its answer; None until it holds something.
     """

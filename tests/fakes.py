@@ -1,4 +1,4 @@
-"""A payment gateway in memory, with books of its own and faults that strike where a test wants them.
+"""A payment gateway in memory, with a ledger of its own and faults that strike where a test wants them.
 
 It keeps idempotency keys as Stripe does (the first answer under a key is the answer of that key, a decline too; a
 second call while the first runs is refused) and, like real gateways, pays a refund as often as it is asked under new

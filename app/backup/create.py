@@ -232,5 +232,5 @@ async def _copy_documents(settings: Settings, repository: Repository, wanted: li
         repository.keep_document(key, sha256, content)
         copied += 1
     if missing:
-        logger.error("backup.documents_missing", keys=missing[:20], count=len(missing))
+        logger.error("backup.documents_not_found", keys=missing[:20], count=len(missing))
     return Collected(0, copied, tuple(missing))

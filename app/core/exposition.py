@@ -157,10 +157,10 @@ def serve(settings: Settings) -> None:
     try:
         server, _ = start_http_server(settings.prometheus_port, settings.prometheus_host, _processes())
     except OSError as fault:
-        logger.warning("metrics not shown", reason=fault.strerror, **where)
+        logger.warning("metrics.not_shown", error=fault.strerror, **where)
         return
     _listening.append(server.socket)
-    logger.info("metrics shown", **where)
+    logger.info("metrics.shown", **where)
 
 
 def leave_to_parent() -> None:

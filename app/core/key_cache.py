@@ -126,7 +126,7 @@ class KeyCache:
                 logger.info("jwks.read", keys=len(self._keys))
             self._good_at = began
         except KeySetError as fault:
-            logger.warning("jwks.not_read", reason=str(fault), kept=self._document is not None)
+            logger.warning("jwks.not_read", error=str(fault), kept=self._document is not None)
         finally:
             self._reading = None
 
@@ -149,7 +149,7 @@ async def _from_file(path: Path) -> bytes:
         return await asyncio.to_thread(_contents, path)
     except FileNotFoundError:
         # A file that was removed means that no caller is let in by its keys.
-        logger.warning("jwks.file_missing")
+        logger.warning("jwks.file_not_found")
         return _NO_KEYS
     except OSError as fault:
         raise KeySetError(type(fault).__name__) from None

@@ -34,7 +34,7 @@ class Scheduler(PersistentScheduler):  # type: ignore[misc]
         So ticks do not pile up while no worker takes them, to be carried out one after the other once one does.
         """
         if self._waits(entry.task):
-            logger.warning("tick waits for a worker", tick=entry.name)
+            logger.warning("tick.delayed", tick=entry.name)
             return None
         return super().apply_async(entry, *args, **kwargs)
 
@@ -53,6 +53,6 @@ class Scheduler(PersistentScheduler):  # type: ignore[misc]
         for entry in ahead:
             entry.last_run_at = now
         if ahead:
-            logger.warning("clock set back", ticks=len(ahead))
+            logger.warning("clock.set_back", ticks=len(ahead))
             # It is ordered by the time of the next tick, as the clock had it.
             self._heap = None

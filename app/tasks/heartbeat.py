@@ -53,11 +53,11 @@ class Heartbeat:
             self._client.set(f"{KEY_PREFIX}{self._part}:{name}", value, ex=TTL_SECONDS)
         except redis.RedisError as fault:
             if not self._failing:
-                logger.warning("heartbeat failed", part=self._part, error=type(fault).__name__)
+                logger.warning("heartbeat.failed", part=self._part, error=type(fault).__name__)
             self._failing = True
             return False
         if self._failing:
-            logger.info("heartbeat works again", part=self._part)
+            logger.info("heartbeat.recovered", part=self._part)
         self._failing = False
         return True
 

@@ -170,7 +170,7 @@ class Relay:
             connection.execute(job_dispatch.mark_published(sent))
         monitoring.relayed(queue.value, state.value, len(sent))
         if state is not JobState.PENDING:
-            logger.warning("jobs sent again", queue=queue.value, state=state.value, count=len(sent))
+            logger.warning("jobs.sent_again", queue=queue.value, state=state.value, count=len(sent))
         return len(sent)
 
     def _publish(self, queue: Queue, job_ids: Iterable[UUID]) -> list[UUID]:
@@ -188,14 +188,14 @@ class Relay:
         """Note an outage, once; return how long to wait."""
         monitoring.relay_interrupted()
         if self._failures == 0:
-            logger.error("relay interrupted", error=type(fault).__name__)
+            logger.error("relay.interrupted", error=type(fault).__name__)
         self._failures += 1
         self.close()
         return min(LONGEST_BACKOFF_SECONDS, self._poll * 2.0 ** min(self._failures, 16))
 
     def _succeeded(self) -> None:
         if self._failures:
-            logger.info("relay works again", failures=self._failures)
+            logger.info("relay.recovered", failures=self._failures)
             self._failures = 0
         if self._on_ready is not None:
             self._on_ready()

@@ -107,7 +107,7 @@ class JobRunner:
         """
         claim = await leases.claim(self._database, job_id, self._owner, self._lease)
         if claim is None:
-            logger.info("job not claimed", job_id=str(job_id))
+            logger.info("job.not_claimed", job_id=str(job_id))
             return Verdict.NOTHING_TO_DO
         return await self._run(claim)
 
@@ -129,7 +129,7 @@ class JobRunner:
             try:
                 verdict = await self._carry_out(claim)
             except LeaseLostError:
-                logger.warning("job lost to another worker")
+                logger.warning("job.lost")
                 verdict = Verdict.LEASE_LOST
             seconds = time.perf_counter() - started
             monitoring.job_tried(claim.kind, verdict.lower(), seconds)
@@ -141,14 +141,14 @@ class JobRunner:
         if claim.claims > self._settings.job_max_claims:
             crashes = f"crashed {claim.claims - 1} times"
             return await self._dead_letter(claim, f"{crashes}: {claim.last_error}" if claim.last_error else crashes)
-        logger.debug("job started", claims=claim.claims, failures=claim.failures)
+        logger.debug("job.started", claims=claim.claims, failures=claim.failures)
         try:
             await self._work(claim)
         except LeaseLostError:
             raise
         except Exception as fault:  # noqa: BLE001 - what a handler raises is this job's failure, and is recorded
             return await self._failed(claim, fault)
-        logger.info("job succeeded")
+        logger.info("job.succeeded")
         return Verdict.SUCCEEDED
 
     async def _work(self, claim: Claim) -> None:
@@ -191,7 +191,7 @@ class JobRunner:
                 raise
             except (SQLAlchemyError, OSError) as fault:
                 # Three more tries fit into the lease. If it does run out, the fence decides, not this worker.
-                logger.warning("lease not renewed", error=describe(fault))
+                logger.warning("lease.not_renewed", error=describe(fault))
 
     async def _failed(self, claim: Claim, fault: Exception) -> Verdict:
         policy = job_service.policy_for(claim.queue, self._settings)
@@ -208,7 +208,7 @@ class JobRunner:
         if claim.failures == 0 and not (error_tracking.is_outage(fault) or isinstance(fault, JobTimeoutError)):
             error_tracking.report(fault)
         logger.warning(
-            "job postponed",
+            "job.postponed",
             error=type(fault).__name__,
             failures=claim.failures + (1 if counts else 0),
             retries=policy.retries,
@@ -225,7 +225,7 @@ class JobRunner:
             dead = await job_service.dead_letter(session, claim, error)
         error_tracking.report(fault or JobCrashesError(error))
         logger.critical(
-            "job dead",
+            "job.dead_lettered",
             dead_letter_id=str(dead.dead_letter_id),
             failures=claim.failures + 1,
             claims=claim.claims,

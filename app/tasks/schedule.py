@@ -1,10 +1,10 @@
-"""What time alone makes due: every sweep, with its interval, its queue and its time limit (REQ-001, REQ-002, REQ-004).
+"""Periodic work: every sweep, with its interval, its queue and its time limit (REQ-001, REQ-002, REQ-004).
 
-`SCHEDULE` is the one table of them. `celery_app` makes beat's schedule and the routes from it, `scheduled_tasks` the
-tasks that a tick calls.
+`SCHEDULE` is the table of all sweeps. `celery_app` makes beat's schedule and the routes from it; `scheduled_tasks` makes
+the tasks that a tick calls.
 
-A tick may come late, twice, from two beats at once, or not at all: each sweep does what is due, under the
-conditions that the database checks, and finds nothing to do when it was done.
+A tick may come late, twice, from two beats at once, or not at all. Each sweep therefore does what is due under conditions
+that the database checks; a second sweep finds nothing to do.
 """
 
 from collections.abc import Awaitable, Callable
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 BATCH = 200
 ROUNDS = 20
-"""At most this many batches a tick; the rest waits for the next one, as other messages wait behind this."""
+"""Batches in one tick. The rest waits for the next tick, so that other messages are not delayed for long."""
 
 TIME_LIMIT = timedelta(seconds=JOB_TIME_LIMIT_SECONDS)
 EVERY_MINUTE = timedelta(minutes=1)
 HOURLY = timedelta(hours=1)
 FOUR_TIMES_A_DAY = timedelta(hours=6)
-"""Of what would do once a day: a beat whose schedule is lost at a restart begins to count again."""
+"""For work that is needed once a day: a beat that loses its schedule at a restart starts counting again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Sweep:
 
     @property
     def task(self) -> str:
-        """The name of its task, as messages have it; it names no module of today."""
+        """The name of its task in messages. It is kept when modules are renamed."""
         return f"app.tasks.scheduled_tasks.{self.name}"
 
     @property
@@ -111,7 +111,7 @@ async def _reconcile(services: "Services") -> int:
 
 
 async def _reconcile_payments(services: "Services") -> int:
-    """Compare our payments with the gateway's books, book what a lost webhook did not report, and ask about the rest."""
+    """Compare our payments with the gateway's records, book what a lost webhook did not report, and ask about the rest."""
     return await services.payment_reconciler.sweep(SYSTEM_JOB)
 
 

@@ -17,7 +17,7 @@ def _task_of(sweep: Sweep) -> Callable[[], None]:
         done = current().run(sweep.work, sweep.time_limit)
         monitoring.swept(sweep.name, done)
         if done:
-            logger.info("sweep done", sweep=sweep.name, count=done)
+            logger.info("sweep.finished", sweep=sweep.name, count=done)
 
     return task(sweep.task)(tick)
 

@@ -96,7 +96,7 @@ async def _run_redacted(work: Coroutine[Any, Any, _T], **facts: str) -> _T:
     try:
         return await work
     except Exception as fault:  # noqa: BLE001 - it is raised again, without its message
-        logger.error("work interrupted", error=describe(fault), trace=trace_of(fault), **facts)  # noqa: TRY400 - its own message may quote a row
+        logger.error("work.interrupted", error=describe(fault), trace=trace_of(fault), **facts)  # noqa: TRY400 - its own message may quote a row
         if not error_tracking.is_outage(fault):
             error_tracking.report(fault, **facts)
         raise WorkInterruptedError(type(fault).__name__) from None
@@ -119,7 +119,7 @@ def run_job(argument: object, queue: Queue) -> None:
         job_id = UUID(str(argument))
     except ValueError:
         # It may be somebody's data: only its type is logged.
-        logger.error("malformed job message", argument_type=type(argument).__name__)  # noqa: TRY400 - no trace: it would quote the value
+        logger.error("job_message.refused", argument_type=type(argument).__name__)  # noqa: TRY400 - no trace: it would quote the value
         return
     current().run_job(job_id, queue)
 

@@ -38,7 +38,7 @@ class LogChannel:
         """Write the line; it always works."""
         shown = {"text": message.text} if self._shows_text else {}
         logger.info(
-            "message logged instead of sent",
+            "message.logged",
             channel=message.channel,
             template=message.template,
             notification_id=str(message.id),

@@ -1,4 +1,4 @@
-"""Whether a disk has room: errors that say it has none, and how much is free (NFR-003)."""
+"""Free space of a disk: how much there is, and the errors that say it is used up (NFR-003)."""
 
 import errno
 import os
@@ -31,8 +31,8 @@ def is_disk_full(fault: BaseException) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """The room on the disk of a folder.
+class DiskSpace:
+    """The space on the disk of a folder.
 
     Attributes:
         mount: where the disk is mounted.
@@ -57,8 +57,8 @@ class Room:
         return self.is_full or self.free_bytes < min(LOW_BYTES, int(self.total_bytes * LOW_SHARE))
 
 
-def room_of(folder: Path) -> Room:
-    """Return the room on the disk of a folder, or of the first folder above it that exists.
+def disk_space(folder: Path) -> DiskSpace:
+    """Return the space on the disk of a folder, or of the first folder above it that exists.
 
     Raises:
         OSError: the disk cannot be asked.
@@ -66,7 +66,7 @@ def room_of(folder: Path) -> Room:
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     facts = os.statvfs(existing)
     mount = next(path for path in (existing, *existing.parents) if path.is_mount())
-    return Room(
+    return DiskSpace(
         mount=mount,
         free_bytes=facts.f_bavail * facts.f_frsize,
         total_bytes=facts.f_blocks * facts.f_frsize,

@@ -244,7 +244,7 @@ class Storage:
         try:
             return await obstore.sign_async(self._store, "GET", key, lifetime)
         except BaseError as fault:
-            logger.warning("storage cannot sign", reason=_first_line(fault))
+            logger.warning("storage_link.not_signed", error=_first_line(fault))
             return None
 
     async def list_old(self, prefix: str, before: datetime) -> list[str]:

@@ -34,7 +34,7 @@ code { font-size: .85em } .captured, .succeeded { color: var(--good) } .failed {
 </head>
 <body><main>
 <h1>ArtiCurated <span>payment gateway</span></h1>
-<p>Development gateway: no real money moves here. The books are its own.</p>
+<p>Development gateway: no real money moves here. It keeps a ledger of its own.</p>
 {%- if balances %}<div class="sums">
 {%- for currency, sums in balances.items() %}{% for name in ("captured", "refunded", "net") %}
 <div class="sum"><small>{{ name }}</small><b>{{ sums[name] }} {{ currency }}</b></div>

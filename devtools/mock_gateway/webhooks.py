@@ -74,7 +74,7 @@ class WebhookDispatcher:
                 try:
                     await self._round(client, url)
                 except Exception:  # noqa: BLE001 - a full disk, say: deliveries must go on afterwards
-                    _LOG.exception("a round of webhook deliveries failed; trying again")
+                    _LOG.exception("webhook_round.failed")
                     await asyncio.sleep(_IDLE_SECONDS)
 
     async def _round(self, client: httpx2.AsyncClient, url: str) -> None:

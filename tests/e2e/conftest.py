@@ -76,7 +76,7 @@ class Journey:
         return messages
 
     def ledger(self, path: str) -> Any:
-        """Ask the gateway for its books."""
+        """Ask the gateway for its ledger."""
         key = Settings(_env_file=None).payment_gateway_api_key.get_secret_value()
         answer = self.http.get(f"{self.stack.info.gateway}{path}", headers={"Authorization": f"Bearer {key}"})
         assert answer.status_code == 200, answer.text

@@ -1,6 +1,6 @@
 """A customer's data and our secrets, planted in an order that goes all the way through real processes.
 
-They are in the books, the documents and the mails, and nowhere else: in no log of any process, in no command that any
+They are in the ledger, the documents and the mails, and nowhere else: in no log of any process, in no command that any
 of them sends to Redis (messages to workers among them), in no metric. tests/security/test_canaries.py does the same
 for everything that goes wrong.
 """

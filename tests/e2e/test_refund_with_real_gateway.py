@@ -81,7 +81,7 @@ async def worked(shop: Shop, gateway: HttpPaymentGateway, refund: RefundRow, tri
 
 
 async def assert_one_movement(shop: Shop, live: LiveGateway, refund: RefundRow) -> None:
-    """Compare our books with the gateway's: taken once, paid back once, the right amount."""
+    """Compare our records with the gateway's: taken once, paid back once, the right amount."""
     row = await shop.refund(refund.id)
     assert row.state == "SUCCEEDED"
     entries = [entry for entry in live.ledger()["movements"] if entry["reference"] == str(refund.id)]

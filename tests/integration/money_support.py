@@ -38,7 +38,7 @@ RefundRow = Row[tuple[Any, ...]]
 
 
 def cents(amount: Decimal | float) -> Decimal:
-    """Return an amount of the API as it is in the books."""
+    """Return an amount of the API as our ledger has it."""
     return Decimal(str(amount)).quantize(Decimal("0.01"))
 
 

@@ -205,7 +205,7 @@ async def test_bytes_that_are_not_those_that_were_stored_are_not_given_out(
     # A photo is no document that the law asks for.
     told = [(entry["log_level"], entry["event"]) for entry in logs]
     assert ("error", "attachment.altered") in told
-    assert ("error", "attachment.missing") in told
+    assert ("error", "attachment.not_found") in told
     assert not any("document" in event for _, event in told)
     for response in (altered, missing):
         assert response.status_code == 500

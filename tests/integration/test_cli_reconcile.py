@@ -1,4 +1,4 @@
-"""`payments reconcile` and `refunds reconcile`: the exit code says whether the books agree (INT-001, REQ-004)."""
+"""`payments reconcile` and `refunds reconcile`: the exit code says whether the records agree (INT-001, REQ-004)."""
 
 import asyncio
 import json

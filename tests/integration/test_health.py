@@ -25,7 +25,7 @@ from app.services.operations.health import ALIVE_PREFIX, HealthService
 from app.services.operations.probes import SharedLook
 from app.tasks import heartbeat
 from app.utils.clock import utc_now, uuid7
-from app.utils.disk import LastSeen, Room
+from app.utils.disk import DiskSpace, LastSeen
 from tests.integration.away import Speaker, hanging, listening, port_of, unreachable
 from tests.integration.conftest import Connect, error_of, new_order
 from tests.integration.dead import bury_job
@@ -161,8 +161,8 @@ async def test_a_disk_that_is_low_or_full_is_named(
     well: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    room = Room(Path("/srv"), free_bytes, 2**41, has_files_left=True)
-    monkeypatch.setattr(health_service, "room_of", lambda _folder: room)
+    space = DiskSpace(Path("/srv"), free_bytes, 2**41, has_files_left=True)
+    monkeypatch.setattr(health_service, "disk_space", lambda _folder: space)
     found = await report(api)
     assert found["status"] == ("ok" if status == "ok" else "degraded")
     assert found["checks"]["disk"]["status"] == status

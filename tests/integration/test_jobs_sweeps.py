@@ -107,7 +107,7 @@ async def test_missing_work_is_made_due_once_and_reported(
     with capture_logs() as logs:
         found = await asyncio.gather(*(sweeps.reconcile(100) for _ in range(4)))
     assert sum(found) == 4
-    reported = [(entry["case"], entry["log_level"]) for entry in logs if entry["event"] == "missing work made due"]
+    reported = [(entry["case"], entry["log_level"]) for entry in logs if entry["event"] == "missing_work.made_due"]
     assert sorted(reported) == [
         ("cancelled paid order without refund", "error"),
         ("completed return without refund", "error"),

@@ -167,7 +167,7 @@ def test_a_database_that_is_away_ends_the_message_and_not_the_worker(
     with capture_logs() as logs, pytest.raises(WorkInterruptedError, match="OperationalError"):
         worker_process.run_job(uuid4(), Queue.NOTIFICATIONS)
     process.close()
-    assert [entry["event"] for entry in logs] == ["work interrupted"]
+    assert [entry["event"] for entry in logs] == ["work.interrupted"]
     assert "secret" not in str(logs)
 
 

@@ -108,7 +108,7 @@ async def test_a_job_is_found_by_its_id_kind_and_what_it_is_about(
     job_id = await add_job(database, kind, about := uuid4())
     await JobRunner(database, settings, {kind: failing}, owner="here").run(job_id)
     found = lines()
-    assert [line["event"] for line in found] == ["inside", "job postponed"]
+    assert [line["event"] for line in found] == ["inside", "job.postponed"]
     for line in found:
         assert (line["job_id"], line["job_kind"], line[name]) == (str(job_id), kind.value, str(about))
     assert CANARY not in json.dumps(found)

@@ -233,7 +233,7 @@ class Journey:
         self.shop.gateway.faults["refund"].append(mode)
 
     async def check(self) -> None:
-        """Compare what went out with what came in, in our books and in the gateway's."""
+        """Compare what went out with what came in, in our records and in the gateway's."""
         payment = await self.shop.payment(self.order_id)
         refunds = await rows(self.shop.database, "SELECT * FROM refunds WHERE order_id = :id", id=self.order_id)
         due = sum((refund.amount for refund in refunds), Decimal(0))

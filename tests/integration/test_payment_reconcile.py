@@ -1,4 +1,4 @@
-"""Our payments beside the gateway's books: every way in which they can differ, named with order and payment (INT-001)."""
+"""Our payments beside the gateway's records: every way in which they can differ, named with order and payment (INT-001)."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -308,7 +308,7 @@ async def test_the_sweep_books_and_asks_and_one_that_fails_holds_up_no_other(
     found = await rows(shop.database, "SELECT id FROM orders WHERE status = 'PENDING_PAYMENT'")
     assert [row.id for row in found] == [broken]
     assert [case.kind for case in await rows(shop.database, "SELECT kind FROM cases")] == ["SECOND_PAYMENT"]
-    [log] = [entry for entry in logs if entry["event"] == "payments.differ"]
+    [log] = [entry for entry in logs if entry["event"] == "payments.mismatched"]
     assert (log["left"], log["repaired"], log["cases"]) == (2, 2, 1)
 
 

@@ -116,7 +116,7 @@ async def test_redis_goes_in_the_middle_and_the_count_goes_on(
     with capture_logs() as logs:
         assert await process.statuses(42, **caller) == {200: 40, 429: 2}, "the process remembers what it let pass"
     events = [entry["event"] for entry in logs if entry["event"].startswith("rate_limit")]
-    assert events == ["rate_limit.redis_away", "rate_limit.reached"], "once each, not at every request"
+    assert events == ["rate_limit.redis_lost", "rate_limit.reached"], "once each, not at every request"
 
 
 async def test_redis_comes_back_and_is_asked_again(
@@ -199,7 +199,7 @@ async def test_a_late_answer_costs_no_count(
     with capture_logs() as logs:
         told = [(await process.call(**caller)).headers["ratelimit"] for _ in range(5)]
     assert told == [f'"default";r={left};t=60' for left in (98, 97, 96, 95, 94)]
-    assert [entry["event"] for entry in logs if entry["event"].startswith("rate_limit")] == ["rate_limit.redis_slow"]
+    assert [entry["event"] for entry in logs if entry["event"].startswith("rate_limit")] == ["rate_limit.redis_delayed"]
     monkeypatch.setattr(rate_limit_store, "ANSWER_SECONDS", 60)
     principal = await process.services.keys.authenticate(caller["X-API-Key"])
     assert principal is not None

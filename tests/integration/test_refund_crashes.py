@@ -1,4 +1,4 @@
-"""A refund job whose worker is killed, freezes or is not alone: the gateway's books must show one movement (REQ-004).
+"""A refund job whose worker is killed, freezes or is not alone: the gateway's records must show one movement (REQ-004).
 
 Death is an error that nothing catches, raised at the moment in question; the transaction that is open then rolls back,
 as the database does for a connection that is gone.
@@ -99,7 +99,7 @@ async def test_killed_within_a_transaction(shop: Shop, monkeypatch: pytest.Monke
 
 
 async def test_killed_while_noting_a_decline(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The decline is at the gateway and not in our books: the same key brings it back, and a new one pays."""
+    """The decline is at the gateway and not in our records: the same key brings it back, and a new one pays."""
     refund = await shop.part_refund()
     shop.gateway.faults["refund"] = ["decline"]
     with monkeypatch.context() as patched:

@@ -247,7 +247,7 @@ async def test_a_refund_that_a_person_dismisses_gives_its_share_back(shop: Shop)
     assert (await shop.payment(refund.order_id)).refund_reserved_amount == 0
     assert (await letters.list(DeadLetterQuery(), shop.admin))["data"] == []
     assert await shop.work(refund.id) is Verdict.NOTHING_TO_DO
-    # Yet the gateway pays it after all: the books follow the money, and the share counts again.
+    # Yet the gateway pays it after all: the payment follows the money, and the share counts again.
     request = RefundRequest(
         refund_id=refund.id,
         gateway_payment_id=(await shop.payment(refund.order_id)).gateway_payment_id,

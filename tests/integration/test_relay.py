@@ -257,8 +257,8 @@ async def test_it_runs_through_outages_and_says_so_once(
     assert not running.is_alive()
     assert broker.published == [(Queue.NOTIFICATIONS, job_id)]
     events = [entry["event"] for entry in logs if entry["event"].startswith("relay")]
-    assert events[0] == "relay interrupted"
-    assert events[-1] == "relay works again"
+    assert events[0] == "relay.interrupted"
+    assert events[-1] == "relay.recovered"
     assert len(events) <= 4
 
 

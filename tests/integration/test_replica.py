@@ -140,7 +140,7 @@ async def test_without_the_replica_the_primary_answers_until_it_is_back(
         for _ in range(3):
             await records(api, "/orders", **mine)
         assert len(asked) == 2
-    assert [entry["event"] for entry in log if entry["event"].startswith("replica")] == ["replica away"]
+    assert [entry["event"] for entry in log if entry["event"].startswith("replica")] == ["replica.lost"]
 
     servers_pair.standby.launch()
     assert wait_until(servers_pair.standby.ready, seconds=WAIT_SECONDS)
@@ -150,7 +150,7 @@ async def test_without_the_replica_the_primary_answers_until_it_is_back(
     await new_order(api, **mine)
     with capture_logs() as log:
         assert [order["id"] for order in await records(api, "/orders", **mine)] == [known["id"]]
-    assert [entry["event"] for entry in log if entry["event"].startswith("replica")] == ["replica works again"]
+    assert [entry["event"] for entry in log if entry["event"].startswith("replica")] == ["replica.recovered"]
 
 
 async def asked_of_replica(connection: AsyncConnection) -> bool:

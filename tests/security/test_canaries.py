@@ -417,7 +417,7 @@ def _without_digests(text: str) -> str:
 
 
 def no_card_number_in(told: Seen, connection: psycopg.Connection) -> None:
-    """Scan books, documents, mails and logs for what only a card's number looks like."""
+    """Scan ledger, documents, mails and logs for what only a card's number looks like."""
     for name, text in tables(connection).items():
         assert not holds_card_number(text), name
     for document in told.documents:
@@ -435,7 +435,7 @@ async def test_the_needles_are_found_where_they_belong_and_nowhere_else(
 ) -> None:
     assert len(told.log.getvalue().splitlines()) > 40, "the story was logged"
     assert "request.failed" in told.log.getvalue()
-    assert "job dead" in told.log.getvalue()
+    assert "job.dead_lettered" in told.log.getvalue()
     assert len(told.reports.kept) >= 3, "faults of ours were reported"
     assert len(told.mails) >= 5
     assert {place: found_in(text) for place, text in told.searched().items()} == {key: set() for key in told.searched()}

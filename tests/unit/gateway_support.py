@@ -35,7 +35,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 
 def gateway_settings(folder: Path, **overrides: Any) -> GatewaySettings:
-    """Return settings for a gateway whose books are in `folder`."""
+    """Return settings for a gateway whose ledger is in `folder`."""
     values: dict[str, Any] = {
         "data_dir": folder,
         "api_key": API_KEY,
@@ -62,9 +62,9 @@ class LiveGateway:
         self.send("PUT", "/control/profile", values)
 
     def ledger(self) -> dict[str, Any]:
-        """Return all books."""
-        books: dict[str, Any] = self.send("GET", "/control/ledger")
-        return books
+        """Return the whole ledger."""
+        ledger: dict[str, Any] = self.send("GET", "/control/ledger")
+        return ledger
 
     def events(self) -> list[dict[str, Any]]:
         """Return all events with their deliveries."""

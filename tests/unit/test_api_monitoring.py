@@ -217,7 +217,7 @@ def test_a_port_that_is_taken_costs_the_metrics_and_not_the_work() -> None:
         port = taken.getsockname()[1]
         exposition.serve(Settings(_env_file=None, prometheus_port=port))
     assert [(entry["event"], entry["port"], entry["log_level"]) for entry in logs] == [
-        ("metrics not shown", port, "warning")
+        ("metrics.not_shown", port, "warning")
     ]
     with capture_logs() as logs:
         exposition.serve(Settings(_env_file=None))

@@ -136,7 +136,7 @@ def test_every_kind_of_job_has_a_handler() -> None:
 def test_a_malformed_message_is_logged_without_its_content(argument: object) -> None:
     with capture_logs() as logs:
         worker_process.run_job(argument, Queue.NOTIFICATIONS)
-    assert [entry["event"] for entry in logs] == ["malformed job message"]
+    assert [entry["event"] for entry in logs] == ["job_message.refused"]
     assert "ada" not in str(logs)
 
 
@@ -148,7 +148,7 @@ def test_heartbeats_tolerate_an_outage_of_redis(tmp_path: Path) -> None:
         shown._next = 0
         assert not shown.show("worker@here")
     shown.close()
-    assert [entry["event"] for entry in logs] == ["heartbeat failed"]
+    assert [entry["event"] for entry in logs] == ["heartbeat.failed"]
 
 
 def test_readiness_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

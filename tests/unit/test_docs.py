@@ -228,7 +228,7 @@ def test_the_page_on_money_has_every_outcome_state_and_difference() -> None:
     for difference in DifferenceKind:
         assert row_of(section("explanation/money.md", "## Reconciliation"), f"`{difference}`")
     for kind in PaymentDifferenceKind:
-        assert f"`{kind}`" in section("explanation/money.md", "## Payments beside the gateway's books")
+        assert f"`{kind}`" in section("explanation/money.md", "## Comparing payments with the gateway's records")
     for state in RefundState:
         assert row_of(section("explanation/money.md", "## Money out"), f"{state} |")
 

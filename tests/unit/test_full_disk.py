@@ -18,7 +18,7 @@ from app.config import ROOT
 from app.core.counts_file import RETRY_SECONDS, CountsFile
 from app.core.logging import LossyStream
 from app.core.monitoring import LOG_LINES_DROPPED
-from app.utils.disk import FULL_BYTES, LOW_BYTES, LastSeen, Room, is_disk_full, room_of
+from app.utils.disk import FULL_BYTES, LOW_BYTES, DiskSpace, LastSeen, disk_space, is_disk_full
 from tests.small_disk import SmallDisk, small_disk
 
 pytestmark = pytest.mark.req("NFR-003")
@@ -136,14 +136,14 @@ def test_errors_that_say_that_a_disk_is_full(*, fault: Exception, expected: bool
     assert is_disk_full(wrapped) is expected
 
 
-def test_room_of_a_disk(disk: SmallDisk) -> None:
-    room = room_of(disk.folder / "not" / "made")
-    assert room.mount == disk.folder
-    assert (room.total_bytes, room.is_full) == (2**20, False)
+def test_free_space_of_a_disk(disk: SmallDisk) -> None:
+    space = disk_space(disk.folder / "not" / "made")
+    assert space.mount == disk.folder
+    assert (space.total_bytes, space.is_full) == (2**20, False)
     disk.fill()
-    assert room_of(disk.folder).is_full
+    assert disk_space(disk.folder).is_full
     disk.free()
-    assert not room_of(disk.folder).is_full
+    assert not disk_space(disk.folder).is_full
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def test_room_of_a_disk(disk: SmallDisk) -> None:
     ],
 )
 def test_when_a_disk_is_low_or_full(*, free: int, total: int, files: bool, low: bool, full: bool) -> None:
-    room = Room(Path("/"), free, total, files)
-    assert (room.is_low, room.is_full) == (low, full)
+    space = DiskSpace(Path("/"), free, total, files)
+    assert (space.is_low, space.is_full) == (low, full)
 
 
 def test_what_was_seen_is_forgotten() -> None:

@@ -55,7 +55,7 @@ async def test_a_file_that_is_removed_lets_no_caller_in_within_five_seconds(tmp_
     watch.seconds += 5
     with capture_logs() as logs:
         assert not await knows(cache, "k1")
-    assert ("jwks.file_missing", "warning") in [(entry["event"], entry["log_level"]) for entry in logs]
+    assert ("jwks.file_not_found", "warning") in [(entry["event"], entry["log_level"]) for entry in logs]
     path.write_bytes(key_set(jwk("ES256")))
     watch.seconds += 5
     assert await knows(cache, "k1"), "it counts again once it is back"
@@ -205,7 +205,7 @@ async def test_a_failing_provider_leaves_the_last_good_set_for_an_hour(change: d
         with capture_logs() as logs:
             assert await knows(cache, "k1")
             assert await knows(cache, "k1")
-        assert [(entry["event"], entry["reason"]) for entry in logs] == [("jwks.not_read", reason)]
+        assert [(entry["event"], entry["error"]) for entry in logs] == [("jwks.not_read", reason)]
         assert [fetch["path"] for fetch in server.fetches] == ["/keys", "/keys"], "no redirect is followed, no rush"
         watch.seconds += key_cache.KEPT_SECONDS
         with pytest.raises(KeySetUnavailableError):
@@ -238,7 +238,7 @@ async def test_a_provider_that_drips_is_given_up_too(monkeypatch: pytest.MonkeyP
         watch.seconds += 300
         with capture_logs() as logs:
             assert await knows(cache, "old")
-        assert [entry["reason"] for entry in logs] == ["TimeoutError"]
+        assert [entry["error"] for entry in logs] == ["TimeoutError"]
         await cache.close()
 
 

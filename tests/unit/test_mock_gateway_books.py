@@ -1,4 +1,4 @@
-"""What the gateway's books say: transactions, balance, look-ups, the page for people."""
+"""What the gateway's records say: transactions, balance, look-ups, the page for people."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The gateway on its bad days: every fault mode, over a real socket, against the books."""
+"""The gateway on its bad days: every fault mode, over a real socket, against the records."""
 
 import socket
 import threading

@@ -133,7 +133,7 @@ async def test_a_storage_that_cannot_sign_says_so_in_no_exception(monkeypatch: p
 
     with capture_logs() as logged:
         assert await azure.signed_url(KEY, timedelta(seconds=60)) is None
-    assert [line["event"] for line in logged] == ["storage cannot sign"]
+    assert [line["event"] for line in logged] == ["storage_link.not_signed"]
 
 
 async def test_old_keys_are_distinguished_from_new_ones(bucket: Bucket, storage: Storage) -> None:

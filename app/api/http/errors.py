@@ -152,7 +152,7 @@ async def _system_failed(request: Request, error: OSError) -> Response:
     """Answer 503 where a disk of ours is full, so that the caller tries again; any other error is a fault of ours."""
     if not is_disk_full(error):
         raise error
-    logger.error("disk.full", error=describe_exception(error))
+    logger.error("disk.filled", error=describe_exception(error))
     return plain_refusal(request.scope, "SERVICE_UNAVAILABLE", {"Retry-After": RETRY_AFTER_SECONDS})
 
 
@@ -161,12 +161,12 @@ async def _database_failed(request: Request, error: DBAPIError | PoolTimeoutErro
     if away:
         if is_disk_full(error):
             database_full.note()
-        logger.error("database.unavailable", fault=describe_exception(error))
+        logger.error("database.not_reached", error=describe_exception(error))
         return plain_refusal(request.scope, "SERVICE_UNAVAILABLE", {"Retry-After": RETRY_AFTER_SECONDS})
     if isinstance(error, DataError):
         # The schemas should have refused it; the database did. Nothing was written, and it is no fault of ours
         # towards the caller, but a gap in a schema that someone has to close.
-        logger.error("schema.gap", fault=describe_exception(error))
+        logger.error("schema.mismatched", error=describe_exception(error))
         faults = [{"field": "body", "message": "holds a value that cannot be stored"}]
         return refusal(
             code="VALIDATION_ERROR",

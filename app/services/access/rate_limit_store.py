@@ -145,7 +145,7 @@ class SharedWindows:
             for waiting, (passed, used, oldest) in zip(batch, answers, strict=True):
                 waiting.tell(SharedCount(passed == 1, used, int(oldest)))
         except _faults() as fault:
-            logger.warning("rate_limit.redis_away", fault=type(fault).__name__)
+            logger.warning("rate_limit.redis_lost", error=type(fault).__name__)
             self._is_away = True
             self._redis = None
             self._retry_at = self._monotonic() + PAUSE_SECONDS
@@ -156,7 +156,7 @@ class SharedWindows:
 
     def _let_go(self, batch: list[_Waiting]) -> None:
         """Let no request wait any longer."""
-        logger.warning("rate_limit.redis_slow")
+        logger.warning("rate_limit.redis_delayed")
         self._is_late = True
         for waiting in (*batch, *self._waiting):
             waiting.tell(None)
@@ -167,7 +167,7 @@ class SharedWindows:
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await redis.ping()
-            logger.info("rate_limit.redis_back")
+            logger.info("rate_limit.redis_recovered")
             self._redis = redis
             self._is_away = False
         except _faults():

@@ -237,7 +237,7 @@ class InvoiceService:
     ) -> Invoice | None:
         order = await _order(session, claim.entity_id)
         if order is None or order.status not in _SHIPPED:
-            logger.warning("no invoice to issue", status=order.status if order else None)
+            logger.warning("invoice.not_needed", status=order.status if order else None)
             await job_service.finish(session, claim)
             return None
         return await self._take_number(
@@ -257,7 +257,7 @@ class InvoiceService:
     ) -> Invoice | None:
         refund = await session.get(Refund, claim.entity_id)
         if refund is None or refund.state != RefundState.SUCCEEDED:
-            logger.warning("no credit note to issue", state=refund.state if refund else None)
+            logger.warning("credit_note.not_needed", state=refund.state if refund else None)
             await job_service.finish(session, claim)
             return None
         order = await _order(session, refund.order_id)
@@ -370,7 +370,7 @@ class InvoiceService:
             if claim.payload.get("mail", True):
                 await job_service.add(session, mail, document.id, f"{mail}:{document.id}")
             await job_service.finish(session, claim)
-        logger.info("document issued", number=document.number, size_bytes=len(content))
+        logger.info("document.issued", number=document.number, size_bytes=len(content))
 
     async def _note_drawing(self, claim: Claim, document_id: UUID, drawing: bytes) -> None:
         """Commit the drawing's hash beside those of earlier tries, so that its bytes are recognised.
@@ -405,7 +405,7 @@ class InvoiceService:
             stored = await self._storage.get(document.storage_key)
             if not await self._is_noted(document.id, stored):
                 raise DocumentKeyTakenError(f"{document.storage_key} holds another document") from None
-            logger.info("stored document found", number=document.number)
+            logger.info("stored_document.found", number=document.number)
             return stored
         return drawing
 

@@ -72,7 +72,7 @@ async def check_attachment(storage: Storage, attachment_id: str, storage_key: st
 
     def damaged(what: str) -> AppError:
         if what == "missing":
-            logger.error("attachment.missing", attachment_id=attachment_id)
+            logger.error("attachment.not_found", attachment_id=attachment_id)
         else:
             logger.error("attachment.altered", attachment_id=attachment_id)
         return AttachmentDamagedError(attachment_id)
@@ -96,9 +96,9 @@ async def _checked(storage: Storage, storage_key: str, sha256: bytes, damaged: D
 def _document(number: str) -> Damaged:
     def damaged(what: str) -> AppError:
         if what == "missing":
-            logger.critical("issued document is missing", number=number)
+            logger.critical("issued_document.not_found", number=number)
         else:
-            logger.critical("issued document was altered", number=number)
+            logger.critical("issued_document.altered", number=number)
         return DocumentAlteredError(number)
 
     return damaged

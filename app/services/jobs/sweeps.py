@@ -159,11 +159,11 @@ class SweepService:
                 except (IntegrityError, DataError) as refusal:
                     found += 1
                     error_tracking.report(refusal)
-                    logger.critical("missing work refused", case=case, entity_id=str(row.id), exc_info=refusal)
+                    logger.critical("missing_work.refused", case=case, entity_id=str(row.id), exc_info=refusal)
                     continue
                 if repaired:
                     found += 1
-                    logger.error("missing work made due", case=case, entity_id=str(row.id))
+                    logger.error("missing_work.made_due", case=case, entity_id=str(row.id))
         return found
 
     @staticmethod

@@ -154,11 +154,11 @@ class NotificationService:
         except (MessageRefused, ValueError) as fault:
             monitoring.notification_tried(message.channel.lower(), "rejected")
             await self._reject(claim, message, addressed, _error(fault, message.channel))
-            log.warning("message rejected", error=type(fault).__name__, code=getattr(fault, "code", None))
+            log.warning("message.rejected", error=type(fault).__name__, code=getattr(fault, "code", None))
             return
         monitoring.notification_tried(message.channel.lower(), "sent")
         await notification_rows.sent(self._database, message.id, claim, self._clock())
-        log.info("message sent")
+        log.info("message.sent")
 
     def _linked(self, message: Message, addressed: Addressed[Any]) -> Message | None:
         """Return a mail with a link in place of its attachment; None where it has none, or no address to link to."""
@@ -210,7 +210,7 @@ class NotificationService:
                 await self._settle(session, claim, notification_id, NotificationState.REJECTED, reason)
             else:
                 await job_service.finish(session, claim)
-        logger.warning("nothing to send", reason=reason)
+        logger.warning("message.not_needed", reason=reason)
 
     async def _row(self, claim: Claim, addressed: Addressed[Any], recipient: str, subject: str) -> Row | None:
         """Return the message's own row, and make the SMS or chat message of the event due; None when the message is settled."""
@@ -242,7 +242,7 @@ class NotificationService:
                     await job_service.add(session, job.kind, claim.entity_id, job.dedupe_key, job.payload)
             if row.state in SETTLED:
                 await job_service.finish(session, claim)
-                logger.info("message settled before", notification_id=str(row.id), state=row.state)
+                logger.info("message.already_settled", notification_id=str(row.id), state=row.state)
                 return None
             return row
 

@@ -37,7 +37,7 @@ from app.services.operations.backup_watch import (
 from app.services.operations.guard_watch import GuardsDifferError, GuardWatch, SessionDiffersError
 from app.services.operations.probes import SharedLook, StandInError, gateway_look, smtp_look, storage_look
 from app.services.operations.replica_watch import ReplicaBehindError, ReplicaWatch
-from app.utils.disk import Room, database_full, room_of
+from app.utils.disk import DiskSpace, database_full, disk_space
 from app.utils.exceptions import UnauthenticatedError
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class HealthService:
         self._check_seconds = check_seconds
         self._redis: Redis | None = None
         self._folders = _folders(settings)
-        self._rooms: list[Room] = []
+        self._disks: list[DiskSpace] = []
         self._backup_times: BackupTimes | None = None
         self._has_backups = False
         looks = {
@@ -190,13 +190,13 @@ class HealthService:
         return self._backup_times
 
     async def _measure_disks(self) -> None:
-        self._rooms = await asyncio.to_thread(lambda: [room_of(folder) for folder in self._folders])
+        self._disks = await asyncio.to_thread(lambda: [disk_space(folder) for folder in self._folders])
 
     def _disk(self, fault: str | None) -> Check:
         """Judge the disk with the least room of those that this machine keeps data on."""
         if fault is not None:
             return _not_well("disk", fault=fault)
-        worst = min(self._rooms, key=lambda room: (not room.is_full, not room.is_low, room.free_bytes))
+        worst = min(self._disks, key=lambda disk: (not disk.is_full, not disk.is_low, disk.free_bytes))
         if worst.is_full:
             return _not_well("disk-full", mount=worst.mount)
         if worst.is_low:
@@ -228,7 +228,7 @@ class HealthService:
             async with asyncio.timeout(self._check_seconds), self._database.autocommit() as connection:
                 return await job_figures(connection, self._settings.return_review_sla_hours)
         except (SQLAlchemyError, TimeoutError, OSError) as fault:
-            logger.warning("health.database_down", reason=type(fault).__name__)
+            logger.warning("health.database_failed", error=type(fault).__name__)
             return None
 
     async def close(self) -> None:
@@ -267,7 +267,7 @@ class HealthService:
                 await self._client().set(LOOK_KEY, "", ex=1)
                 alive = await signs_of_life(self._client())
         except ResponseError as fault:
-            logger.warning("health.redis_takes_no_writes", reason=str(fault)[:200])
+            logger.warning("health.redis_writes_refused", error=str(fault)[:200])
             word = str(fault).partition(" ")[0]
             reason = word if word.isupper() else type(fault).__name__
             parts = {part: _not_well("unwritten", "degraded") for part in ("worker", "relay", "beat")}
@@ -278,7 +278,7 @@ class HealthService:
             )
             return {"redis": _not_well(hint, "degraded", fault=reason), **parts}
         except (RedisError, TimeoutError, OSError) as fault:
-            logger.warning("health.redis_down", reason=type(fault).__name__)
+            logger.warning("health.redis_failed", error=type(fault).__name__)
             return {"redis": _not_well("redis"), **{part: _not_well("unknown") for part in ("worker", "relay", "beat")}}
         return {
             "redis": {"status": "ok", "latency_ms": _milliseconds_since(started)},

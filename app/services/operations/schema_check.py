@@ -77,14 +77,14 @@ async def verify_schema(database: Database, *, restricted: bool = False) -> None
                     )
         unset = await session_differences(database)
         if unset:
-            logger.critical("session.differs", settings=unset)
+            logger.critical("session.mismatched", settings=unset)
         if restricted and "role" in unset:
             raise SchemaMismatchError(
                 f"The database's connections have not taken on DATABASE_ROLE: {unset['role']}. {POOLER}"
             )
         differing = await guard_differences(database, restricted=restricted)
     if differing:
-        logger.critical("guards.differ", guards=differing)
+        logger.critical("guards.mismatched", guards=differing)
     if differing and restricted:
         raise SchemaMismatchError(
             "The guards of the database are not those that the migrations make:"

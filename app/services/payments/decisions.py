@@ -1,6 +1,6 @@
 """Carrying out what a manager decided about a payment, in the transaction that closes the case.
 
-Each function refuses what the books no longer allow: then the case stays open, and the person sees why.
+Each function refuses what the records no longer allow: then the case stays open, and the person sees why.
 """
 
 from datetime import datetime

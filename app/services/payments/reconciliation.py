@@ -1,4 +1,4 @@
-"""Our payments beside the gateway's books: how they can differ, and what can be repaired (INT-001).
+"""Our payments beside the gateway's records: how they can differ, and what can be repaired (INT-001).
 
 Payments go on while the gateway's list is read. So what the list must have is what we had before, and what we must have
 is what we have afterwards; what changed in between is no difference.
@@ -57,7 +57,7 @@ OurPayment = Row[*tuple[Any, ...]]
 
 
 class PaymentDifferenceKind(StrEnum):
-    """How the gateway's books and ours can differ about a payment."""
+    """How the gateway's records and ours can differ about a payment."""
 
     CAPTURED_BUT_NOT_RECORDED = "CAPTURED_BUT_NOT_RECORDED"
     RECORDED_BUT_NOT_CAPTURED = "RECORDED_BUT_NOT_CAPTURED"
@@ -85,13 +85,13 @@ _DECIDED = {
 """Differences that are none any more once their case was closed → the kind of that case."""
 
 
-class BooksTooLongError(Exception):
+class TooManyTransactionsError(Exception):
     """The gateway's list is longer than what a tick may read."""
 
 
 @dataclass(frozen=True, slots=True)
 class PaymentDifference:
-    """One payment on which the books differ; order and payment are None where no order of ours is meant."""
+    """One payment on which the records differ; order and payment are None where no order of ours is meant."""
 
     kind: PaymentDifferenceKind
     reference: str
@@ -105,7 +105,7 @@ class PaymentDifference:
 
 @dataclass(frozen=True, slots=True)
 class PaymentReconciliation:
-    """What a comparison found; empty `differences` means that the books agree.
+    """What a comparison found; empty `differences` means that the records agree.
 
     Attributes:
         repaired: how many of the differences were booked, or released at the gateway.
@@ -140,7 +140,7 @@ class _Theirs:
 
 
 @dataclass(slots=True)
-class _Books:
+class _GatewayPayments:
     """The gateway's payments, by its own ids and by our references."""
 
     by_id: dict[str, _Theirs] = field(default_factory=dict)
@@ -172,11 +172,11 @@ class PaymentReconciler:
         except GatewayError as fault:
             logger.warning("payments.not_compared", error=str(fault))
             return 0
-        except BooksTooLongError:
+        except TooManyTransactionsError:
             logger.error("payments.not_compared", error="too many transactions", limit=SWEPT_TRANSACTIONS)  # noqa: TRY400 - no fault
             return 0
         if (left := len(report.differences) - report.repaired) > 0:
-            logger.error("payments.differ", left=left, repaired=report.repaired, cases=report.asked)
+            logger.error("payments.mismatched", left=left, repaired=report.repaired, cases=report.asked)
         return len(report.differences)
 
     async def reconcile(
@@ -192,12 +192,12 @@ class PaymentReconciler:
 
         Raises:
             GatewayError: the list could not be read.
-            BooksTooLongError: it has more than `at_most` transactions.
+            TooManyTransactionsError: it has more than `at_most` transactions.
         """
         earlier = await self._ours()
-        books = await self._theirs(at_most)
+        records = await self._theirs(at_most)
         ours = await self._ours()
-        theirs = books.by_reference()
+        theirs = records.by_reference()
         differences = [
             difference
             for reference in sorted(ours.keys() | theirs.keys())
@@ -211,7 +211,7 @@ class PaymentReconciler:
         repaired = asked = 0
         for difference in differences[:repairs] if repair else []:
             try:
-                outcome = await self._repair(difference, books, actor)
+                outcome = await self._repair(difference, records, actor)
             except GatewayUnavailable as fault:
                 logger.warning("payments.not_repaired", reference=difference.reference, error=str(fault))
                 break
@@ -227,15 +227,15 @@ class PaymentReconciler:
                 repaired += outcome is Standing.BOOKED
                 asked += outcome is Standing.UNDECIDED
         return PaymentReconciliation(
-            len(ours), len(books.by_id), differences, repaired, asked, decided=found - len(differences)
+            len(ours), len(records.by_id), differences, repaired, asked, decided=found - len(differences)
         )
 
-    async def _repair(self, difference: PaymentDifference, books: _Books, actor: Actor) -> Standing:
-        """Return BOOKED when the books agree now, UNDECIDED when a person was asked, NOTHING when neither."""
+    async def _repair(self, difference: PaymentDifference, records: _GatewayPayments, actor: Actor) -> Standing:
+        """Return BOOKED when the records agree now, UNDECIDED when a person was asked, NOTHING when neither."""
         if difference.order_id is None:
             return Standing.NOTHING
         if difference.kind is PaymentDifferenceKind.REFUNDS_DIFFER and difference.gateway_payment_id is not None:
-            return await self._book_went_back(difference, books.by_id[difference.gateway_payment_id])
+            return await self._book_went_back(difference, records.by_id[difference.gateway_payment_id])
         if (kind := _ASKED.get(difference.kind)) is not None:
             return await self._ask(difference, kind)
         standing = await self._unpaid_orders.settle(difference.order_id, actor)
@@ -288,15 +288,15 @@ class PaymentReconciler:
         async for entry in self._gateway.list_transactions():
             read += 1
             if at_most is not None and read > at_most:
-                raise BooksTooLongError
+                raise TooManyTransactionsError
             yield entry
 
-    async def _theirs(self, at_most: int | None) -> _Books:
-        books = _Books()
+    async def _theirs(self, at_most: int | None) -> _GatewayPayments:
+        records = _GatewayPayments()
         async for entry in self._transactions(at_most):
-            known = books.by_id.get(entry.payment_id)
+            known = records.by_id.get(entry.payment_id)
             if known is None:
-                known = books.by_id[entry.payment_id] = _Theirs(entry.payment_id, entry.reference, entry.currency)
+                known = records.by_id[entry.payment_id] = _Theirs(entry.payment_id, entry.reference, entry.currency)
             if entry.type == "refund":
                 known.refunds.append(entry)
                 continue
@@ -307,7 +307,7 @@ class PaymentReconciler:
                 known.captured += entry.amount
             else:
                 known.voided = True
-        return books
+        return records
 
 
 async def _went_back(session: AsyncSession, payment: Payment, total: Decimal) -> bool:
@@ -371,7 +371,7 @@ class _Found:
 def _compare(
     reference: str, ours: OurPayment | None, earlier: OurPayment | None, theirs: list[_Theirs]
 ) -> Iterator[PaymentDifference]:
-    """Yield how the books differ about one reference."""
+    """Yield how the records differ about one reference."""
     captured = [payment for payment in theirs if payment.captured > 0]
     if ours is None:
         found = [

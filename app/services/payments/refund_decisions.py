@@ -12,13 +12,13 @@ from app.models.payment import Payment
 from app.services.payments import money_in
 from app.services.payments.gateway.port import GatewayTransaction
 from app.services.payments.reconciled_decisions import decided, is_about
-from app.services.payments.refund_reconciliation import Difference, DifferenceKind, RefundBooks
+from app.services.payments.refund_reconciliation import Difference, DifferenceKind, GatewayRefunds
 
 
 async def undecided(
     database: Database,
     differences: Sequence[Difference],
-    books: RefundBooks,
+    records: GatewayRefunds,
     ours: Mapping[str, Row[*tuple[Any, ...]]],
 ) -> list[Difference]:
     """Return the differences that are not settled.
@@ -28,9 +28,9 @@ async def undecided(
     """
     if not differences:
         return []
-    foreign = books.foreign(ours)
+    foreign = records.foreign(ours)
     elsewhere = await _refunded_elsewhere(database, [each.gateway_payment_id for each in differences])
-    asked = {each.reference: _questions(each, books, ours.get(each.reference)) for each in differences}
+    asked = {each.reference: _questions(each, records, ours.get(each.reference)) for each in differences}
     keys = [key for by_entry, together in asked.values() for key in (*by_entry, *together)]
     closed = await decided(database, keys)
 
@@ -40,8 +40,8 @@ async def undecided(
             booked = elsewhere.get(payment_id)
             if booked is not None and foreign.get(payment_id, Decimal(0)) <= booked:
                 return True
-            captured = books.captured.get(payment_id, Decimal(0))
-            if booked is None and 0 < captured <= books.refunded.get(payment_id, Decimal(0)):
+            captured = records.captured.get(payment_id, Decimal(0))
+            if booked is None and 0 < captured <= records.refunded.get(payment_id, Decimal(0)):
                 return True  # A second payment, or one for something else, of which nothing is left there.
         by_entry, together = asked[difference.reference]
         if difference.kind is DifferenceKind.AMOUNT_DIFFERS:
@@ -52,14 +52,14 @@ async def undecided(
 
 
 def _questions(
-    difference: Difference, books: RefundBooks, ours: Row[*tuple[Any, ...]] | None
+    difference: Difference, records: GatewayRefunds, ours: Row[*tuple[Any, ...]] | None
 ) -> tuple[list[str], list[str]]:
     """Return the dedupe keys of the cases that decide a difference: all of the first list, or one of the second."""
     payment_id = difference.gateway_payment_id
-    entries = books.by_reference.get(difference.reference, [])
+    entries = records.by_reference.get(difference.reference, [])
     together = []
     if payment_id is not None and entries:
-        together = [money_in.went_back_key(payment_id, books.refunded[payment_id])]
+        together = [money_in.went_back_key(payment_id, records.refunded[payment_id])]
     match difference.kind:
         case DifferenceKind.UNKNOWN_REFERENCE:
             kinds = (CaseKind.SECOND_PAYMENT, CaseKind.UNKNOWN_REFERENCE)

@@ -1,4 +1,4 @@
-"""Our refunds beside the gateway's books: how they can differ, and the comparison of one."""
+"""Our refunds beside the gateway's records: how they can differ, and the comparison of one."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ SAMPLE_REFUND_PREFIX = "sample_"
 
 
 class DifferenceKind(StrEnum):
-    """How the gateway's books and ours can differ about a refund."""
+    """How the gateway's records and ours can differ about a refund."""
 
     PAID_BUT_NOT_RECORDED = "PAID_BUT_NOT_RECORDED"
     RECORDED_BUT_NOT_PAID = "RECORDED_BUT_NOT_PAID"
@@ -28,7 +28,7 @@ class DifferenceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One refund on which the books differ; the order is None where the gateway's payment is none of ours."""
+    """One refund on which the records differ; the order is None where the gateway's payment is none of ours."""
 
     kind: DifferenceKind
     reference: str
@@ -42,7 +42,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """What a comparison found; empty `differences` means that the books agree.
+    """What a comparison found; empty `differences` means that the records agree.
 
     Attributes:
         ours: how many refunds were compared; `samples`: how many were not, as sample data.
@@ -59,7 +59,7 @@ class Reconciliation:
 
 
 @dataclass(slots=True)
-class RefundBooks:
+class GatewayRefunds:
     """The gateway's refunds by our reference, more than one where it paid more than once, and sums by its payment."""
 
     by_reference: dict[str, list[GatewayTransaction]] = field(default_factory=dict)
@@ -81,16 +81,16 @@ def is_sample(ours: Row[*tuple[Any, ...]]) -> bool:
     return str(ours.gateway_refund_id or "").startswith(SAMPLE_REFUND_PREFIX)
 
 
-async def refunds_at(gateway: PaymentGateway) -> RefundBooks:
+async def refunds_at(gateway: PaymentGateway) -> GatewayRefunds:
     """Return the gateway's refunds."""
-    books = RefundBooks()
+    records = GatewayRefunds()
     async for entry in gateway.list_transactions():
         if entry.type == "refund":
-            books.by_reference.setdefault(entry.reference, []).append(entry)
-            books.refunded[entry.payment_id] = books.refunded.get(entry.payment_id, Decimal(0)) + entry.amount
+            records.by_reference.setdefault(entry.reference, []).append(entry)
+            records.refunded[entry.payment_id] = records.refunded.get(entry.payment_id, Decimal(0)) + entry.amount
         elif entry.type == "capture":
-            books.captured[entry.payment_id] = books.captured.get(entry.payment_id, Decimal(0)) + entry.amount
-    return books
+            records.captured[entry.payment_id] = records.captured.get(entry.payment_id, Decimal(0)) + entry.amount
+    return records
 
 
 def compare(
@@ -99,7 +99,7 @@ def compare(
     theirs: list[GatewayTransaction],
     earlier: Row[*tuple[Any, ...]] | None,
 ) -> Difference | None:
-    """Return how the books differ about one refund, or None.
+    """Return how the records differ about one refund, or None.
 
     Args:
         ours: our row after the gateway's list was read; `earlier`: before, for refunds go on meanwhile.

@@ -103,7 +103,7 @@ class RefundHeldError(Exception):
 
 
 class RefundService:
-    """Paying refunds back, showing them, and comparing them with the gateway's books."""
+    """Paying refunds back, showing them, and comparing them with the gateway's records."""
 
     def __init__(self, database: Database, clock: Clock = utc_now) -> None:
         self._database = database
@@ -160,7 +160,7 @@ class RefundService:
         async with self._database.transaction() as session:
             refund = await refund_ledger.locked_refund(session, claim.entity_id)
             if refund is None or refund.state == RefundState.SUCCEEDED or refund.released_at is not None:
-                logger.info("refund needs no work", refund_id=str(claim.entity_id))
+                logger.info("refund.not_needed", refund_id=str(claim.entity_id))
                 await job_service.finish(session, claim)
                 return None, False
             await _require_no_hold(session, refund.payment_id)
@@ -291,8 +291,8 @@ class RefundService:
         # Refunds go on meanwhile: what their list must have is what we had before it was read, and what we must have
         # is what we have afterwards.
         earlier = await self._all()
-        books = await refunds_at(gateway)
-        theirs = books.by_reference
+        records = await refunds_at(gateway)
+        theirs = records.by_reference
         ours = await self._all()
         samples = {reference for reference, row in ours.items() if without_samples and is_sample(row)} - theirs.keys()
         differences = [
@@ -304,7 +304,7 @@ class RefundService:
             is not None
         ]
         found = len(differences)
-        differences = await refund_decisions.undecided(self._database, differences, books, ours)
+        differences = await refund_decisions.undecided(self._database, differences, records, ours)
         repaired = 0
         for difference in differences if repair else []:
             if difference.kind is DifferenceKind.PAID_BUT_NOT_RECORDED and difference.gateway_refund_id is not None:
@@ -330,7 +330,7 @@ class RefundService:
                 return refund is not None and await settlement.settle(session, refund, gateway_refund_id, self._clock())
         except IntegrityError as refusal:
             error_tracking.report(refusal)
-            logger.critical("paid refund cannot be recorded", refund_id=str(refund_id), exc_info=refusal)
+            logger.critical("paid_refund.not_recorded", refund_id=str(refund_id), exc_info=refusal)
             return False
 
     async def _all(self) -> dict[str, Row[*tuple[Any, ...]]]:

@@ -44,7 +44,7 @@ NEEDS_A_PERSON = (
         WebhookOutcome.RECORD_TAMPERED,
     }
 )
-"""Outcomes in which the gateway's books and ours differ, or in which an earlier mail or case is no longer true."""
+"""Outcomes in which the gateway's records and ours differ, or in which an earlier mail or case is no longer true."""
 
 
 class PaymentService:

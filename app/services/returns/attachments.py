@@ -226,7 +226,7 @@ class AttachmentService:
         for return_id in return_ids:
             found = await self._storage.list_old(f"{FOLDER}/{return_id}", before)
             for key in sorted(set(found) - await self._keys(return_id)) if found else ():
-                logger.warning("orphaned attachment removed", key=key)
+                logger.warning("orphaned_attachment.removed", key=key)
                 await self._storage.delete(key)
                 removed += 1
         return removed
@@ -308,7 +308,7 @@ class AttachmentService:
         try:
             await self._storage.delete(key)
         except StorageError as fault:
-            logger.warning("attachment left behind", key=key, reason=fault.reason)
+            logger.warning("attachment.not_removed", key=key, reason=fault.reason)
 
     def _view(self, row: RowMapping, actor: Actor) -> AttachmentView:
         # For customers, the identity of staff is omitted.

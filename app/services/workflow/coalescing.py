@@ -1,14 +1,14 @@
-"""Requests of one kind that wait at the same time leave as one statement.
+"""Sends requests of one kind that wait at the same time as one statement.
 
 While `IN_FLIGHT` statements of a kind are under way in this process, further requests wait. When one of the statements
 returns, all that wait leave as one set: one round trip, one plan, one commit for all of them. There is no timer. A request
 that finds nothing under way leaves at once and alone, so a quiet process gains no latency.
 
-Each caller gets its own answer. A set that the server refuses, because of one request in it, is rolled back as a whole
-and its requests are sent one by one. A set whose connection is lost is not sent again: it may have been committed.
+Each caller gets its own answer. A set that the server refuses because of one request is rolled back as a whole, and
+its requests are sent one by one. A set whose connection is lost is not sent again: it may have been committed.
 
-A set does not wait for a row that another transaction has locked: all requests in it would wait for that one. It passes
-over the row, and the request for it is sent again by itself, which waits.
+A set does not wait for a row that another transaction has locked: all requests in it would wait. It skips the row, and
+the request for that row is sent again alone and waits.
 """
 
 import asyncio
@@ -42,8 +42,7 @@ class Coalescer(Generic[Q, A]):
 
         Args:
             execute: carries out a set in one transaction and returns the answers in the same order; None for a request
-                that it passed over. A request that is refused has an answer that says so: an exception is about the
-                set.
+                that it skipped. A refused request has an answer that says so; an exception concerns the whole set.
             alone: carries out one request, and waits for locks.
             entity_of: what a request is about; a set has one request of each.
         """
@@ -64,7 +63,7 @@ class Coalescer(Generic[Q, A]):
             What `execute` raises for this request alone, or for a set whose outcome is unknown; what `alone` raises.
         """
         answer = await (self._sent(request) if self._is_quiet() else self._queued(request))
-        # Passed over: a lock may be held for long, so this does not count as under way.
+        # Skipped: a lock may be held for long, so this does not count as under way.
         return await self._alone(request) if answer is None else answer
 
     def _is_quiet(self) -> bool:

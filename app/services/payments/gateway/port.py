@@ -166,7 +166,7 @@ class RefundRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayPayment:
-    """A payment in the provider's books; `id` is the provider's, `reference` our payment id."""
+    """A payment in the provider's records; `id` is the provider's, `reference` our payment id."""
 
     id: str
     reference: UUID
@@ -181,7 +181,7 @@ class GatewayPayment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayRefund:
-    """A refund in the provider's books; `id` is the provider's, `reference` our refund id.
+    """A refund in the provider's records; `id` is the provider's, `reference` our refund id.
 
     `pending` means that the provider has accepted it and will report by webhook how it ended.
     """
@@ -217,7 +217,7 @@ class GatewayDispute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayTransaction:
-    """One movement in the provider's books.
+    """One movement in the provider's records.
 
     Attributes:
         reference: our payment id, or for a refund our refund id; any text where someone else made it.
@@ -291,7 +291,7 @@ class PaymentGateway(Protocol):
         ...
 
     def list_transactions(self, *, page_size: int = 100) -> AsyncIterator[GatewayTransaction]:
-        """Yield every movement in the provider's books, oldest first; fetched in pages of 1 to 100."""
+        """Yield every movement in the provider's records, oldest first; fetched in pages of 1 to 100."""
         ...
 
 
@@ -299,7 +299,7 @@ def amount_text(amount: Decimal) -> str:
     """Return an amount as the gateway reads it: "120.50".
 
     Raises:
-        ValueError: not more than zero, not finite, finer than a cent, or beyond what our books hold.
+        ValueError: not more than zero, not finite, finer than a cent, or beyond what our records hold.
     """
     if not amount.is_finite() or not 0 < amount <= MONEY_LIMIT or amount != amount.quantize(_CENT):
         raise ValueError(f"not an amount of money that can be paid: {amount}")
