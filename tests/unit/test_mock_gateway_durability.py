@@ -108,6 +108,6 @@ def test_nothing_that_was_answered_is_lost_by_sigkill(tmp_path: Path, after: int
         assert len(events) == 1 + len(answered) + len(in_doubt)
 
 
-def test_a_second_process_on_the_same_books_does_not_start(tmp_path: Path) -> None:
+def test_a_second_process_on_the_same_ledger_does_not_start(tmp_path: Path) -> None:
     with gateway_process(tmp_path), pytest.raises(AssertionError), gateway_process(tmp_path):
-        pytest.fail("two gateways keep the same books")
+        pytest.fail("two gateways keep the same ledger")

@@ -215,7 +215,7 @@ def test_a_broken_round_does_not_end_deliveries(tmp_path: Path, caplog: pytest.L
             assert client.portal is not None  # the store belongs to the thread that serves
             client.portal.call(app.state.gateway.store.write, "ALTER TABLE events RENAME TO away")
             app.state.gateway.dispatcher.wake()
-            wait_for(lambda: "webhook deliveries failed" in caplog.text)
+            wait_for(lambda: "webhook_round.failed" in caplog.text)
             client.portal.call(app.state.gateway.store.write, "ALTER TABLE away RENAME TO events")
             body = {"reference": "p-1", "amount": "1", "currency": "USD"}
             assert client.post("/v1/payments", json=body).status_code == 200
