@@ -82,8 +82,8 @@ def test_each_log_line_is_named_by_a_noun_and_a_past_participle() -> None:
 def test_a_name_of_another_form_is_refused() -> None:
     assert is_event_name("job.postponed")
     assert is_event_name("rate_limit.redis_lost")
-    assert not is_event_name("job.postponed")
-    assert not is_event_name("disk.filled")
+    assert not is_event_name("job was postponed")
+    assert not is_event_name("disk.full")
     assert not is_event_name("Job.postponed")
 
 
