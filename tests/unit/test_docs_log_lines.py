@@ -35,8 +35,8 @@ def names_of_log_lines() -> set[tuple[str, str]]:
                 case ast.Call(func=ast.Attribute(value=ast.Name(id="logger" | "log" | "_LOG"), attr=level), args=args):
                     if level in LEVELS:
                         name = args[1] if level == "log" else args[0]
-                        fixed = isinstance(name, ast.Constant)
-                        names.add((path.name, str(name.value) if fixed else ast.unparse(name)))
+                        text = str(name.value) if isinstance(name, ast.Constant) else ast.unparse(name)
+                        names.add((path.name, text))
     return names
 
 
