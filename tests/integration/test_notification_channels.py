@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
-from types import SimpleNamespace
 from uuid import uuid4
 
 import psycopg
@@ -189,7 +188,7 @@ async def test_dying_before_the_row_of_the_mail_leaves_no_sms_behind_either(
 
     with monkeypatch.context() as patched:
         # The table has a list of the queues.
-        patched.setattr("app.services.notifications.opening.queue_of", lambda _: SimpleNamespace(value="none"))
+        patched.setattr("app.services.notifications.opening.queue_of", lambda _: "none")
         with pytest.raises(IntegrityError):
             await post.bench.notifications.send(held)
     assert await post.told() == []

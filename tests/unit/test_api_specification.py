@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from app.api.http.yaml_text import as_yaml
@@ -98,6 +98,7 @@ values = st.recursive(
 # How long documents take to make says nothing about the YAML; on a busy machine it would fail the test.
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "on", "1", "x y", "-"]), values, max_size=4))
+@example({"a": "first\nsecond\x85third\u2028fourth\u2029"})
 def test_any_document_survives_the_way_through_yaml(document: dict[str, Any]) -> None:
     assert yaml.safe_load(as_yaml(document)) == document
 

@@ -4,6 +4,9 @@ from typing import Any
 
 import yaml
 
+_OTHER_BREAKS = frozenset("\x85\u2028\u2029")
+"""Line breaks of YAML 1.1. Outside of double quotes PyYAML writes them as they are, and reads a line feed or a space."""
+
 
 class _Dumper(yaml.SafeDumper):
     """YAML as people read it: text of several lines as a block, and no references between equal parts."""
@@ -12,7 +15,12 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+        style = None
+        if not _OTHER_BREAKS.isdisjoint(text):
+            style = '"'
+        elif "\n" in text:
+            style = "|"
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _Dumper.represent_text)

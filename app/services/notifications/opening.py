@@ -7,7 +7,7 @@ and decides in a session. The conditions are those of `limits`, which are writte
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import orjson
@@ -80,7 +80,7 @@ async def opened_at_once(database: Database, new: NewRow, short: Sequence[ShortJ
         "is_limited": is_limited,
         "recipient_limit": settings.messages_per_recipient_per_hour,
         "customer_limit": settings.messages_per_customer_per_hour,
-        "short": orjson.dumps([_as_json(job) for job in short]).decode(),
+        "short": orjson.dumps([asdict(job) | {"queue": queue_of(job.kind)} for job in short]).decode(),
     }
     locks: list[Bound] = [(_LOCK, {"key": limits.recipient_key(new)}), (_LOCK_CUSTOMER, account)] if is_limited else []
     *_, rows = await database.rows_together(*locks, (_OPEN, values))
@@ -92,12 +92,3 @@ async def opened_at_once(database: Database, new: NewRow, short: Sequence[ShortJ
 _COLUMNS: Final = (
     "id", "source_key", "template", "recipient", "entity_id", "order_id", "message_id", "subject", "created_at",
 )  # fmt: skip
-
-
-def _as_json(job: ShortJob) -> dict[str, Any]:
-    return {
-        "kind": job.kind.value,
-        "queue": queue_of(job.kind).value,
-        "dedupe_key": job.dedupe_key,
-        "payload": dict(job.payload),
-    }
