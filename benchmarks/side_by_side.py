@@ -21,7 +21,7 @@ from benchmarks.works import STEPS, BenchmarkError, Pool, Side, Work
 
 CALIBRATION_ORDERS = 5
 """Orders a connection walks to find out how many a round may need."""
-SPARE = 2.5
+SPARE = 4
 """How many times as many orders are kept ready as the fastest run so far would have walked."""
 READABLE = 5000
 SAMPLE_SEED = 20

@@ -21,7 +21,7 @@ _WORD = re.compile(r"[^\W_]+")
 _PHONE = re.compile(r"\+?[0-9][0-9 ()./-]{3,}")
 _NUMBER = re.compile(r"(?:ord|ret|inv|cn)-[0-9]{4}(?:-[0-9]*)?")
 """The beginning of a number of ours, an order's, a return's or a document's. They are stored whole."""
-_RARE = re.compile(r"[0-9]{5}|\S@\S+\.\S")
+_RARE = re.compile(r"[0-9]{5}|\S@[^\s.@]+\.\S")
 _LETTERS = str.maketrans(
     {"\u0131": "i", "ł": "l", "ø": "o", "đ": "d", "ð": "d", "ħ": "h", "ŧ": "t", "æ": "ae", "œ": "oe", "þ": "th"}
 )

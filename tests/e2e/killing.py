@@ -67,7 +67,8 @@ def killed_api(servers: TestServers, folder: Path, slow_commits: str) -> Iterato
     Args:
         slow_commits: SQL that makes commits slow, so that a kill hits one often.
     """
-    name = f"{servers.template}_kills"
+    # Tests that kill may run at the same time.
+    name = f"{servers.template}_kills_{os.getpid()}"
     databases.create_database(servers, name, servers.template)
     with psycopg.connect(databases.url_of(servers.owner_url, name)) as owner:
         owner.execute(slow_commits.encode())

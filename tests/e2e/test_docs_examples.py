@@ -54,6 +54,7 @@ FOLLOWED_ELSEWHERE = {
 """Page → what follows it, and why that is not done here."""
 NOT_TYPED = {
     "docker compose": "needs a container engine: CI has one, and test_compose.py starts what compose would start",
+    "-m benchmarks": "takes minutes, and what it measures is worth nothing beside other tests",
     "locust": "a minute of load: test_load.py lets it follow six orders",
     "./dev ": "works on this checkout: .ci/run begins with it, and test_dev_script.py has its verbs in another one",
     "articurated flower": "goes on until somebody stops it: test_compose.py starts it",

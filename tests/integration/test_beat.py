@@ -25,6 +25,7 @@ MINUTELY = {
         "remind_reviewers",
         "send_daily_summary",
         "forget_idempotency_keys",
+        "collect_figures",
     )
 }
 FOUR_TIMES_A_DAY = {"app.tasks.scheduled_tasks.reconcile_payments"}

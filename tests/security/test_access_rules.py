@@ -94,7 +94,7 @@ COMPARED = {
     ("app/services/orders/reading.py", "o.customer_id = CAST(:customer_id AS uuid)"),
     ("app/services/returns/service.py", "table.customer_id.__eq__"),
     # Messages to one customer are counted for their limit.
-    ("app/services/notifications/limits.py", "Notification.customer_id == new.customer_id"),
+    ("app/services/notifications/limits.py", "n.customer_id = {customer}"),
     # Input, not rows: a customer orders for themselves, and only the role customer has a customer id.
     ("app/services/orders/service.py", "data.customer_id != actor.customer_id"),
     ("app/services/access/keys.py", "(role is Role.CUSTOMER) != (customer_id is not None)"),

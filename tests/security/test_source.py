@@ -135,6 +135,11 @@ BUILT_SQL = {
     ("app/services/workflow/verification.py", "DEAD_AFTER.total_seconds():.0f"),
     # Names of columns, in a rule of the schema.
     ("app/models/payment.py", "f'{column} IS NOT NULL'"),
+    # The table of a machine and its transitions, all of this code base; branches for each status that is asked for.
+    ("app/services/workflow/transitions.py", "sql"),
+    ("app/services/orders/reading.py", "branches[0] if len(branches) == 1"),
+    # Conditions of the same module, with the parameter of the statement that they are put into.
+    ("app/services/notifications/limits.py", "counted"),
     # Columns of our own tables, and the condition of what an actor may see.
     ("app/services/orders/reading.py", "SELECT {answer('o')}"),
     ("app/services/orders/writing.py", "WITH given AS"),
