@@ -17,6 +17,7 @@ from sqlalchemy import event
 from app.database import Database
 from app.prepared import Prepared
 from app.services import paging
+from app.services.orders.search import WALKED
 from tests.databases import Reset
 from tests.integration.large_sample import ACTORS, fill
 from tests.profile import PROFILE
@@ -25,6 +26,10 @@ ROWS = 300_000 if PROFILE == "nightly" else 20_000
 OFFSET = COUNTED = 300
 MOST_READ = 4000
 """Rows that a step of a plan may give or pass over: 12 states, each read as far as the offset and the page reach."""
+
+MOST_WALKED = 2 * WALKED
+"""The same of a search in two statuses: it walks so many orders of each. PostgreSQL 15 goes to the end of the walk, later
+versions stop once the page is full."""
 
 UNKNOWN = "00000000-0000-4000-8000-0000000000ff"
 ORDER, RETURN, CUSTOMER = "{order}", "{return}", "{customer}"
@@ -109,17 +114,17 @@ def clean_database() -> None:
     """Leave the sample where it is."""
 
 
-def faults(node: dict[str, Any]) -> Iterator[str]:
-    """Yield each step of a plan that reads too much."""
+def faults(node: dict[str, Any], most: int = MOST_READ) -> Iterator[str]:
+    """Yield each step of a plan that reads more than `most` rows, or a large table from end to end."""
     loops = node["Actual Loops"]
     removed = sum(count for name, count in node.items() if name.startswith("Rows Removed"))
     read = (node["Actual Rows"] + removed) * loops
-    if read > MOST_READ and (node["Node Type"], node.get("Index Name")) != COUNTS_WORDS:
+    if read > most and (node["Node Type"], node.get("Index Name")) != COUNTS_WORDS:
         yield f"{node['Node Type']} {node.get('Relation Name', '')} {node.get('Index Name', '')}: {read} rows"
     if node["Node Type"] == "Seq Scan" and node["Relation Name"] in {"orders", "state_history", "notifications"}:
         yield f"Seq Scan {node['Relation Name']}"
     for child in node.get("Plans", []):
-        yield from faults(child)
+        yield from faults(child, most)
 
 
 def plan_of(owner: psycopg.Connection, statement: str, parameters: Any, *, is_prepared: bool) -> dict[str, Any]:
@@ -183,5 +188,6 @@ async def test_each_query_reads_as_many_rows_as_its_page_needs(
             assert sent
             for is_prepared, statement, parameters in sent:
                 plan = plan_of(owner_connection, statement, parameters, is_prepared=is_prepared)
-                found += [f"{path} {given}: {fault}" for fault in faults(plan)]
+                most = MOST_WALKED if "q" in given else MOST_READ
+                found += [f"{path} {given}: {fault}" for fault in faults(plan, most)]
     assert not found, "\n".join(found[:20])
