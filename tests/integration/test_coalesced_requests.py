@@ -138,6 +138,21 @@ async def test_readers_get_the_order_that_they_asked_for_and_may_see(
             assert error_of(answer)["code"] == "ORDER_NOT_FOUND"
 
 
+async def test_an_order_that_many_read_is_read_for_all_of_them_at_once(
+    api: httpx2.AsyncClient, sent: Counter[bytes]
+) -> None:
+    order = await new_order(api)
+    sent.clear()
+    answers = await asyncio.gather(*(api.get(f"/api/v1/orders/{order['id']}") for _ in range(24)))
+    assert all(answer.json() == order for answer in answers)
+    assert sum(sent.values()) < 12
+
+
+async def test_an_order_that_is_not_there_is_looked_for_once(api: httpx2.AsyncClient, sent: Counter[bytes]) -> None:
+    assert error_of(await api.get(f"/api/v1/orders/{uuid4()}"))["code"] == "ORDER_NOT_FOUND"
+    assert sum(sent.values()) == 1
+
+
 async def test_orders_that_are_created_together_are_each_complete(
     api: httpx2.AsyncClient, services: Services, admin: Actor, monkeypatch: pytest.MonkeyPatch, sent: Counter[bytes]
 ) -> None:

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psycopg
 import pytest
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from app.database import Database
 from app.prepared import as_sqlalchemy
 from app.services.workflow.coalescing import IN_FLIGHT, LARGEST, Coalescer
 
@@ -24,7 +26,11 @@ class _Server:
         self.faults: dict[str, Exception] = {}
         self.locked: set[str] = set()
         self.may_answer = asyncio.Event()
-        self.coalescer: Coalescer[str, str] = Coalescer(self.execute, self.send_alone, entity_of=lambda text: text[0])
+        self.unit = SimpleNamespace(has_unit_of_work=False)
+        self.database = cast("Database", self.unit)
+        self.coalescer: Coalescer[str, str] = Coalescer(
+            self.database, self.execute, self.send_alone, entity_of=lambda text: text[0]
+        )
 
     async def execute(self, requests: Sequence[str]) -> list[str | None]:
         self.sets.append(list(requests))
@@ -85,7 +91,7 @@ async def test_no_more_than_so_many_sets_are_under_way_and_none_is_larger_than_s
         return [request.upper() for request in requests]
 
     answered: list[int] = []
-    coalescer: Coalescer[str, str] = Coalescer(execute, server.send_alone, entity_of=lambda text: text)
+    coalescer: Coalescer[str, str] = Coalescer(server.database, execute, server.send_alone)
     texts = [f"{n:03}x" for n in range(200)]
     assert await asyncio.gather(*map(coalescer.submit, texts)) == [text.upper() for text in texts]
     assert most == IN_FLIGHT
@@ -99,6 +105,23 @@ async def test_two_requests_for_one_entity_are_never_in_one_set() -> None:
     server.may_answer.set()
     assert await outcomes(tasks) == ["A1", "B1", "X1", "X2", "Y1", "X3"]
     assert server.sets[2:] == [["x1", "y1"], ["x2"], ["x3"]]
+
+
+async def test_equal_requests_share_a_set_where_no_entity_is_named() -> None:
+    server = _Server()
+    coalescer: Coalescer[str, str] = Coalescer(server.database, server.execute, server.send_alone)
+    tasks = [asyncio.create_task(coalescer.submit("a1")) for _ in range(5)]
+    await asyncio.sleep(0)
+    server.may_answer.set()
+    assert await outcomes(tasks) == ["A1"] * 5
+    assert server.sets == [["a1"], ["a1"], ["a1", "a1", "a1"]]
+
+
+async def test_within_a_unit_of_work_a_request_goes_alone() -> None:
+    server = _Server()
+    server.unit.has_unit_of_work = True
+    assert await server.coalescer.submit("a1") == "A1"
+    assert (server.sets, server.alone) == ([], ["a1"])
 
 
 async def test_a_fault_in_a_set_is_the_answer_of_its_own_request_alone() -> None:

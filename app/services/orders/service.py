@@ -120,8 +120,8 @@ class OrderService:
         self._shop_time = shop_time
         self._priced_by = priced_by
         self._transitions = Transitions(database, STATEMENT)
-        self._creations = Coalescer(self._create_set, self._create, entity_of=lambda order: order.id)
-        self._reads = Coalescer(self._read_set, self._read, entity_of=lambda question: question)
+        self._creations = Coalescer(database, self._create_set, self._create)
+        self._reads = Coalescer(database, self._read_set, self._read)
 
     async def create(self, data: OrderCreate, actor: Actor) -> OrderView:
         """Create an order in PENDING_PAYMENT with its lines and its payment; return it.
@@ -145,8 +145,7 @@ class OrderService:
             async with self._database.joined_unit_of_work():
                 await self._create(order)
                 return await self._pay_nothing(order.id, now)
-        number = self._create(order) if self._database.has_unit_of_work else self._creations.submit(order)
-        view["order_number"] = await number
+        view["order_number"] = await self._creations.submit(order)
         return view
 
     async def _create(self, order: NewOrder) -> str:
@@ -186,23 +185,21 @@ class OrderService:
             OrderNotFoundError: there is none that this actor may see.
         """
         permissions.require(actor, Action.READ_ORDER)
-        question = (order_id, actor.sees_only)
-        row = await (self._read(question) if self._database.has_unit_of_work else self._reads.submit(question))
-        if row is None:
+        rows = await self._reads.submit((order_id, actor.sees_only))
+        if not rows:
             raise OrderNotFoundError(order_id)
-        return with_lines(row)
+        return with_lines(rows[0])
 
-    async def _read(self, question: _Question) -> RECORD | None:
+    async def _read(self, question: _Question) -> list[RECORD]:
         order_id, owner = question
-        rows = await self._database.rows(reading.READ, id=order_id, owner=owner)
-        return rows[0] if rows else None
+        return await self._database.rows(reading.READ, id=order_id, owner=owner)
 
-    async def _read_set(self, questions: Sequence[_Question]) -> list[RECORD | None]:
+    async def _read_set(self, questions: Sequence[_Question]) -> list[list[RECORD] | None]:
         if len(questions) == 1:
             return [await self._read(questions[0])]
         ids, owners = zip(*questions, strict=True)
         rows = await self._database.rows(reading.READ_SET, ids=list(ids), owners=list(owners))
-        return [row if row["id"] is not None else None for row in rows]
+        return [[row] if row["id"] is not None else [] for row in rows]
 
     async def list(self, query: OrderQuery, actor: Actor) -> Page[OrderSummaryView]:
         """Return a page of orders, newest first, without their lines.

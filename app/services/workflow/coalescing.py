@@ -19,6 +19,8 @@ from typing import Generic, TypeVar
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from app.database import Database
+
 Q = TypeVar("Q")
 A = TypeVar("A")
 
@@ -30,13 +32,17 @@ LARGEST = 32
 
 
 class Coalescer(Generic[Q, A]):
-    """Sends requests of one kind, together where several wait."""
+    """Sends requests of one kind, together where several wait.
+
+    Within a unit of work a request goes alone, for it is a part of that transaction.
+    """
 
     def __init__(
         self,
+        database: Database,
         execute: Callable[[Sequence[Q]], Awaitable[Sequence[A | None]]],
         alone: Callable[[Q], Awaitable[A]],
-        entity_of: Callable[[Q], Hashable],
+        entity_of: Callable[[Q], Hashable] | None = None,
     ) -> None:
         """Keep what the requests are sent with.
 
@@ -44,8 +50,9 @@ class Coalescer(Generic[Q, A]):
             execute: carries out a set in one transaction and returns the answers in the same order; None for a request
                 that it skipped. A refused request has an answer that says so; an exception concerns the whole set.
             alone: carries out one request, and waits for locks.
-            entity_of: what a request is about; a set has one request of each.
+            entity_of: what a request is about, of which a set has one request; any number where it is not given.
         """
+        self._database = database
         self._execute = execute
         self._alone = alone
         self._entity_of = entity_of
@@ -62,6 +69,8 @@ class Coalescer(Generic[Q, A]):
         Raises:
             What `execute` raises for this request alone, or for a set whose outcome is unknown; what `alone` raises.
         """
+        if self._database.has_unit_of_work:
+            return await self._alone(request)
         answer = await (self._sent(request) if self._is_quiet() else self._queued(request))
         # Skipped: a lock may be held for long, so this does not count as under way.
         return await self._alone(request) if answer is None else answer
@@ -99,9 +108,10 @@ class Coalescer(Generic[Q, A]):
         for request, future in self._waiting:
             if future.done():
                 continue
-            entity = self._entity_of(request)
+            entity = None if self._entity_of is None else self._entity_of(request)
             if len(taken) < LARGEST and entity not in entities:
-                entities.add(entity)
+                if entity is not None:
+                    entities.add(entity)
                 taken.append((request, future))
             else:
                 left.append((request, future))

@@ -22,7 +22,7 @@ comes from `locked`. Nothing outside `moved` may read the
 entity's table: the rest of the statement sees the snapshot from before the wait.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -342,10 +342,19 @@ async def apply(
     results = [_result(row._asdict()) for row in answer]
     if any(result.outcome is Outcome.MOVED for result in results):
         hint_jobs(executor)
+    _count(statement.entity_type, requests, results, partial(after_commit, executor))
+    return results
+
+
+def _count(
+    entity_type: EntityType,
+    requests: Sequence[TransitionRequest],
+    results: Sequence[TransitionResult],
+    after_commit: Callable[[Callable[[], None]], None],
+) -> None:
     for request, result in zip(requests, results, strict=True):
         if count := _COUNTS.get(result.outcome):
-            after_commit(executor, partial(count, statement.entity_type, str(result.previous_state), request.new_state))
-    return results
+            after_commit(partial(count, entity_type, str(result.previous_state), request.new_state))
 
 
 def _result(row: RECORD) -> TransitionResult:
@@ -354,10 +363,7 @@ def _result(row: RECORD) -> TransitionResult:
 
 
 class Transitions:
-    """The transitions that callers of the API ask for: each by itself in its meaning, together on their way.
-
-    Within a unit of work a request goes alone, for it is a part of that transaction.
-    """
+    """The transitions that callers of the API ask for: each is judged by itself; those that wait are sent together."""
 
     def __init__(self, database: Database, statement: Statement) -> None:
         """Keep what the requests are sent with.
@@ -367,7 +373,7 @@ class Transitions:
         """
         self._database = database
         self._statement = statement
-        self._coalescer = Coalescer(self._passing, self._waiting, entity_of=lambda request: request.entity_id)
+        self._coalescer = Coalescer(database, self._passing, self._waiting, entity_of=lambda request: request.entity_id)
 
     async def apply(self, request: TransitionRequest) -> TransitionResult:
         """Carry out one request and return its result.
@@ -376,8 +382,6 @@ class Transitions:
             RecordTamperedError: the history or the events of the entity have a row that is ahead of it.
         """
         try:
-            if self._database.has_unit_of_work:
-                return await self._waiting(request)
             return await self._coalescer.submit(request)
         except IntegrityError as refusal:
             if (fault := tampered(refusal)) is not None:
@@ -397,10 +401,7 @@ class Transitions:
         hint = self._database.job_hint
         if hint is not None and any(result.outcome is Outcome.MOVED for result in results):
             self._database.after_commit(hint.give)
-        entity_type = self._statement.entity_type
-        for request, result in zip(requests, results, strict=True):
-            if count := _COUNTS.get(result.outcome):
-                self._database.after_commit(partial(count, entity_type, str(result.previous_state), request.new_state))
+        _count(self._statement.entity_type, requests, results, self._database.after_commit)
         return results
 
 
