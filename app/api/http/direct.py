@@ -96,12 +96,17 @@ def _path_reader(alias: str, adapter: TypeAdapter[Any]) -> Reader:
     return read
 
 
-def _query_reader(model: type[BaseModel]) -> Reader:
-    lists = {
+def list_names(model: type[BaseModel]) -> set[str]:
+    """Return the names in a query that may be given repeatedly: those of the lists of its model."""
+    return {
         field.alias or name
         for name, field in model.model_fields.items()
         if getattr(field.annotation, "__origin__", None) is list
     }
+
+
+def _query_reader(model: type[BaseModel]) -> Reader:
+    lists = list_names(model)
 
     async def read(request: Request) -> Any:
         given: dict[str, Any] = {}

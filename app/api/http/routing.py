@@ -2,7 +2,8 @@
 
 FastAPI reads a body before it asks who sent it, ignores query parameters it does not know, and takes the
 last of two that share a name. `ApiRoute` does what has to come first, calls the endpoint with its parameters
-(`app.api.http.direct`) or lets FastAPI do that, and gives of the answer what the caller wants: once per `Idempotency-Key`, only the `fields` named, 304 for what is known.
+(`app.api.http.direct`) or lets FastAPI do that, and gives of the answer what the caller wants: once per
+`Idempotency-Key`, only the `fields` named, 304 for what is known.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
@@ -19,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.types import Receive, Scope, Send
 
 from app.api.http import conditional, fields, idempotency
-from app.api.http.direct import ExitStacks, direct_handler
+from app.api.http.direct import ExitStacks, direct_handler, list_names
 from app.api.http.fields import Representation
 from app.api.http.json_body import StrictRequest, require_json
 from app.api.http.responses import Answer
@@ -210,9 +211,9 @@ def query_names(dependant: Dependant) -> tuple[frozenset[str], frozenset[str]]:
     for parameter in dependant.query_params:
         annotation = parameter.field_info.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            for name, field in annotation.model_fields.items():
-                is_list = getattr(field.annotation, "__origin__", None) is list
-                (repeatable if is_list else single).add(field.alias or name)
+            lists = list_names(annotation)
+            repeatable |= lists
+            single |= {field.alias or name for name, field in annotation.model_fields.items()} - lists
         else:
             single.add(parameter.alias)
     for inner in dependant.dependencies:
