@@ -4,8 +4,8 @@ from typing import Any
 
 import yaml
 
-_OTHER_BREAKS = frozenset("\x85\u2028\u2029")
-"""Line breaks of YAML 1.1. Outside of double quotes PyYAML writes them as they are, and reads a line feed or a space."""
+_NEXT_LINE = "\x85"
+"""A line break of YAML 1.1. Outside of double quotes PyYAML writes it as it is, and reads a line feed or a space."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -16,7 +16,7 @@ class _Dumper(yaml.SafeDumper):
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
         style = None
-        if not _OTHER_BREAKS.isdisjoint(text):
+        if _NEXT_LINE in text:
             style = '"'
         elif "\n" in text:
             style = "|"
