@@ -154,7 +154,7 @@ class Database:
     Attributes:
         engine: of the primary.
         replica: the read replica; None without one.
-        job_hint: tells the relay of jobs that became due; None where the process does not.
+        job_hint: sends hints to the relay about jobs that became due; None where the process sends none.
         wanted_session: what each connection has to be set to, see `session_settings`.
     """
 
@@ -367,7 +367,7 @@ def after_commit(executor: AsyncConnection | AsyncSession, callback: Callable[[]
 
 
 def hint_jobs(executor: AsyncConnection | AsyncSession) -> None:
-    """Have the relay told, after the commit, that jobs are due; nothing where the process gives no hints."""
+    """Send the relay a hint, after the commit, that jobs are due; nothing where the process sends no hints."""
     unit = _UNIT.get()
     database: Database | None = None
     if isinstance(executor, AsyncSession):

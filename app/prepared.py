@@ -61,7 +61,7 @@ class Prepared:
     def arguments(self, parameters: Mapping[str, Any]) -> list[Any]:
         """Return the arguments in the order of their numbers.
 
-        Integers have one type, whatever their size: PostgreSQL would prepare the statement for each.
+        Integers of any size have one type: otherwise PostgreSQL would prepare the statement for each.
         """
         given = {**self._values, **parameters}
         return [Int8(value) if type(value) is int else value for value in map(given.__getitem__, self._names)]

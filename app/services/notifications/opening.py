@@ -1,4 +1,4 @@
-"""The row of a message in one round trip, where nothing stands against it (REQ-006).
+"""The row of a message in one round trip, where no limit and no earlier row prevents it (REQ-006).
 
 Most messages are new and within the limits. For them, the locks of the limits, the counts, the row, and the jobs of the
 short messages about the same event are one transaction of prepared statements (`Database.rows_together`). A message that

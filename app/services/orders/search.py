@@ -183,7 +183,7 @@ async def _first_look(search: "_Search", typed: str) -> tuple[Sequence[UUID], in
 
 
 async def few_matches(connection: AsyncConnection, typed: str, limit: int) -> Sequence[UUID] | None:
-    """Return the ids of all orders that have what a person typed, whatever a list is narrowed to; None if more match."""
+    """Return the ids of all orders that have what a person typed, also outside of the list's filters; None if more match."""
     found = _found(typed)
     if found is None:
         return []

@@ -230,11 +230,11 @@ def read_event(event_id: str, body: bytes) -> WebhookEvent:
     if payload.get("id") != event_id:
         return _unreadable(event_id, kind, payload, "the event's id is not the one in the webhook-id header")
     subject: GatewayPayment | GatewayRefund | GatewayDispute | None = None
-    told = _told(payload)
+    about = _about(payload)
     reader = partial(read_dispute, event_id=event_id) if DISPUTE in kind else _READERS.get(kind)
     if reader is not None:
         try:
-            subject = reader(told)
+            subject = reader(about)
         except WireFormatError as fault:
             return _unreadable(event_id, kind, payload, str(fault))
     try:
@@ -246,35 +246,35 @@ def read_event(event_id: str, body: bytes) -> WebhookEvent:
         type=kind,
         created=created,
         object=subject,
-        reference=subject.reference if subject is not None else reference_or_none(told),
-        facts=_facts(told),
+        reference=subject.reference if subject is not None else reference_or_none(about),
+        facts=_facts(about),
         body=payload,
     )
 
 
 def _unreadable(event_id: str, kind: str, kept: JsonObject, problem: str) -> WebhookEvent:
-    told = _told(kept)
+    about = _about(kept)
     return WebhookEvent(
         id=event_id,
         type=kind,
         created=None,
         object=None,
-        reference=reference_or_none(told),
+        reference=reference_or_none(about),
         problem=problem,
-        facts=_facts(told),
+        facts=_facts(about),
         body=kept,
     )
 
 
-def _told(payload: JsonObject) -> JsonObject:
+def _about(payload: JsonObject) -> JsonObject:
     """Return the object that an event is about; empty where there is none."""
     data = payload.get("data")
-    told = data.get("object") if isinstance(data, dict) else None
-    return told if isinstance(told, dict) else {}
+    about = data.get("object") if isinstance(data, dict) else None
+    return about if isinstance(about, dict) else {}
 
 
-def _facts(told: Mapping[str, Any]) -> dict[str, str]:
-    return {name: clean(value) for name in _FACTS if isinstance(value := told.get(name), str | int | float)}
+def _facts(about: Mapping[str, Any]) -> dict[str, str]:
+    return {name: clean(value) for name in _FACTS if isinstance(value := about.get(name), str | int | float)}
 
 
 def clean(value: object) -> str:
