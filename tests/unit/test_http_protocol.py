@@ -8,7 +8,8 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -52,6 +53,10 @@ class Application:
             case "/works":
                 await asyncio.to_thread(self.go_on.wait, 30)
                 await _answer(send, 200, b"worked")
+            case "/slow":
+                await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+                await asyncio.to_thread(self.go_on.wait, 30)
+                await send({"type": "http.response.body", "body": b"slow"})
             case "/large":
                 await _answer(send, 200, b"y" * 20_000_000)
             case _:
@@ -153,6 +158,81 @@ def get(path: str = "/", extra: bytes = b"") -> bytes:
 
 def post(path: str, length: int, extra: bytes = b"") -> bytes:
     return b"POST %b HTTP/1.1\r\nHost: localhost\r\ncontent-length: %d\r\n%b\r\n" % (path.encode(), length, extra)
+
+
+# --- head and body of an answer -------------------------------------------------------------------------------------
+
+
+class Wire(asyncio.Transport):
+    """A transport that notes what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Note it."""
+        self.written.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        """Return whether it was closed."""
+        return b"closed" in self.written
+
+    def close(self) -> None:
+        """Note it."""
+        self.written.append(b"closed")
+
+
+def transport_on(wire: Wire) -> tuple[Any, SimpleNamespace]:
+    """Return our transport over a wire, and the protocol that it asks, with an answer begun."""
+    asked = SimpleNamespace(
+        cycle=SimpleNamespace(response_started=True), loop=asyncio.get_running_loop(), is_receiving=False
+    )
+    return http_protocol._Transport(wire, cast("BoundedHttpProtocol", asked)), asked
+
+
+async def test_head_and_body_of_each_answer_are_written_together() -> None:
+    transport, asked = transport_on(wire := Wire())
+    for piece in (b"head ", b"body", b"more"):
+        transport.write(piece)
+    asked.cycle = SimpleNamespace(response_started=True)
+    for piece in (b"next ", b"body"):
+        transport.write(piece)
+    await asyncio.sleep(0)
+    assert wire.written == [b"head body", b"more", b"next body"]
+
+
+async def test_a_head_without_a_body_is_written_when_the_loop_comes_round() -> None:
+    transport, _ = transport_on(wire := Wire())
+    transport.write(b"head")
+    assert wire.written == []
+    await asyncio.sleep(0)
+    assert wire.written == [b"head"]
+
+
+async def test_a_head_is_written_before_the_connection_is_closed_and_not_after() -> None:
+    transport, asked = transport_on(wire := Wire())
+    transport.write(b"head")
+    transport.close()
+    asked.cycle = SimpleNamespace(response_started=True)
+    transport.write(b"late")
+    await asyncio.sleep(0)
+    assert wire.written == [b"head", b"closed"]
+
+
+async def test_what_is_written_before_an_answer_begins_is_not_held() -> None:
+    transport, asked = transport_on(wire := Wire())
+    asked.cycle.response_started = False
+    transport.write(b"100 Continue")
+    assert wire.written == [b"100 Continue"]
+
+
+def test_a_head_does_not_wait_for_a_slow_body(server: Server) -> None:
+    with server.connect() as connection:
+        connection.sendall(get("/slow"))
+        assert connection.recv(65_536).endswith(b"content-length: 4\r\n\r\n")
+        server.application.go_on.set()
+        assert connection.recv(65_536) == b"slow"
 
 
 # --- an answer that comes before the body has -----------------------------------------------------------------------
