@@ -216,9 +216,9 @@ def storage_used(operation: str, outcome: str, seconds: float) -> None:
     STORAGE_SECONDS.labels(operation).observe(seconds)
 
 
-def log_line_dropped() -> None:
-    """Count a log line that could not be written."""
-    LOG_LINES_DROPPED.inc()
+def log_lines_dropped(lines: int) -> None:
+    """Count log lines that could not be written."""
+    LOG_LINES_DROPPED.inc(lines)
 
 
 def fault_met() -> None:
