@@ -12,7 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.database import Database
 from app.prepared import as_sqlalchemy
-from app.services.workflow.coalescing import IN_FLIGHT, LARGEST, Coalescer
+from app.services.workflow.coalescing import LARGEST, Coalescer
 
 pytestmark = pytest.mark.req("NFR-001")
 
@@ -71,13 +71,13 @@ async def test_a_request_that_finds_nothing_under_way_leaves_at_once_and_alone()
 async def test_those_that_wait_leave_together_and_each_gets_its_own_answer() -> None:
     server = _Server()
     tasks = await server.ask("a1", "b1", "c1", "d1", "e1")
-    assert server.sets == [["a1"], ["b1"]]
+    assert server.sets == [["a1"]]
     server.may_answer.set()
     assert await outcomes(tasks) == ["A1", "B1", "C1", "D1", "E1"]
-    assert server.sets[IN_FLIGHT:] == [["c1", "d1", "e1"]]
+    assert server.sets[1:] == [["b1", "c1", "d1", "e1"]]
 
 
-async def test_no_more_than_so_many_sets_are_under_way_and_none_is_larger_than_so_many() -> None:
+async def test_one_set_is_under_way_and_none_is_larger_than_so_many() -> None:
     server = _Server()
     most = 0
 
@@ -94,17 +94,17 @@ async def test_no_more_than_so_many_sets_are_under_way_and_none_is_larger_than_s
     coalescer: Coalescer[str, str] = Coalescer(server.database, execute, server.send_alone)
     texts = [f"{n:03}x" for n in range(200)]
     assert await asyncio.gather(*map(coalescer.submit, texts)) == [text.upper() for text in texts]
-    assert most == IN_FLIGHT
+    assert most == 1
     assert max(answered) == LARGEST
     assert sum(answered) == len(texts)
 
 
 async def test_two_requests_for_one_entity_are_never_in_one_set() -> None:
     server = _Server()
-    tasks = await server.ask("a1", "b1", "x1", "x2", "y1", "x3")
+    tasks = await server.ask("a1", "x1", "x2", "y1", "x3")
     server.may_answer.set()
-    assert await outcomes(tasks) == ["A1", "B1", "X1", "X2", "Y1", "X3"]
-    assert server.sets[2:] == [["x1", "y1"], ["x2"], ["x3"]]
+    assert await outcomes(tasks) == ["A1", "X1", "X2", "Y1", "X3"]
+    assert server.sets[1:] == [["x1", "y1"], ["x2"], ["x3"]]
 
 
 async def test_equal_requests_share_a_set_where_no_entity_is_named() -> None:
@@ -114,7 +114,7 @@ async def test_equal_requests_share_a_set_where_no_entity_is_named() -> None:
     await asyncio.sleep(0)
     server.may_answer.set()
     assert await outcomes(tasks) == ["A1"] * 5
-    assert server.sets == [["a1"], ["a1"], ["a1", "a1", "a1"]]
+    assert server.sets == [["a1"], ["a1", "a1", "a1", "a1"]]
 
 
 async def test_within_a_unit_of_work_a_request_goes_alone() -> None:
@@ -127,11 +127,11 @@ async def test_within_a_unit_of_work_a_request_goes_alone() -> None:
 async def test_a_fault_in_a_set_is_the_answer_of_its_own_request_alone() -> None:
     server = _Server()
     server.faults["d1"] = refused()
-    tasks = await server.ask("a1", "b1", "c1", "d1", "e1")
+    tasks = await server.ask("a1", "c1", "d1", "e1")
     server.may_answer.set()
-    c, d, e = (await outcomes(tasks))[2:]
+    c, d, e = (await outcomes(tasks))[1:]
     assert (c, d, e) == ("C1", server.faults["d1"], "E1")
-    assert server.sets[2:] == [["c1", "d1", "e1"], ["c1"], ["d1"], ["e1"]]
+    assert server.sets[1:] == [["c1", "d1", "e1"], ["c1"], ["d1"], ["e1"]]
 
 
 @pytest.mark.parametrize(
@@ -140,10 +140,10 @@ async def test_a_fault_in_a_set_is_the_answer_of_its_own_request_alone() -> None
 async def test_a_set_that_may_have_been_committed_or_cannot_be_sent_is_not_sent_again(fault: Exception) -> None:
     server = _Server()
     server.faults["d1"] = fault
-    tasks = await server.ask("a1", "b1", "c1", "d1", "e1")
+    tasks = await server.ask("a1", "c1", "d1", "e1")
     server.may_answer.set()
-    assert (await outcomes(tasks))[2:] == [fault] * 3
-    assert server.sets[2:] == [["c1", "d1", "e1"]]
+    assert (await outcomes(tasks))[1:] == [fault] * 3
+    assert server.sets[1:] == [["c1", "d1", "e1"]]
 
 
 async def test_a_fault_of_one_that_leaves_alone_is_its_own() -> None:
@@ -166,25 +166,25 @@ async def test_one_whose_row_is_locked_waits_alone_while_others_go_on() -> None:
 
 async def test_a_caller_that_is_cancelled_while_it_waits_takes_its_request_back() -> None:
     server = _Server()
-    tasks = await server.ask("a1", "b1", "c1", "d1")
-    tasks[2].cancel()
+    tasks = await server.ask("a1", "c1", "d1")
+    tasks[1].cancel()
     await asyncio.sleep(0)
     server.may_answer.set()
-    a, b, c, d = await outcomes(tasks)
-    assert (a, b, d) == ("A1", "B1", "D1")
+    a, c, d = await outcomes(tasks)
+    assert (a, d) == ("A1", "D1")
     assert isinstance(c, asyncio.CancelledError)
-    assert server.sets[2:] == [["d1"]]
+    assert server.sets[1:] == [["d1"]]
 
 
 async def test_a_caller_that_is_cancelled_while_its_set_is_under_way_stops_nobody_else() -> None:
     server = _Server()
-    first = await server.ask("a1", "b1")
+    first = await server.ask("a1")
     held = await server.ask("c1", "d1")
     release, server.may_answer = server.may_answer, asyncio.Event()
     release.set()
-    assert await outcomes(first) == ["A1", "B1"]
+    assert await outcomes(first) == ["A1"]
     await asyncio.sleep(0)
-    assert server.sets[2:] == [["c1", "d1"]]
+    assert server.sets[1:] == [["c1", "d1"]]
     held[0].cancel()
     await asyncio.sleep(0)
     server.may_answer.set()

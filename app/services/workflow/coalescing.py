@@ -1,8 +1,9 @@
 """Sends requests of one kind that wait at the same time as one statement.
 
-While `IN_FLIGHT` statements of a kind are under way in this process, further requests wait. When one of the statements
-returns, all that wait leave as one set: one round trip, one plan, one commit for all of them. There is no timer. A request
-that finds nothing under way leaves at once and alone, so a quiet process gains no latency.
+While a statement of a kind is under way in this process, further requests of that kind wait. When it returns, all that
+wait leave as one set: one round trip, one plan, one commit for all of them. There is no timer. A request that finds
+nothing under way leaves at once and alone, so a quiet process gains no latency. With two statements under way, sets are
+half as large, and each request takes a fifth more of the CPU.
 
 Each caller gets its own answer. A set that the server refuses because of one request is rolled back as a whole, and
 its requests are sent one by one. A set whose connection is lost is not sent again: it may have been committed.
@@ -23,9 +24,6 @@ from app.database import Database
 
 Q = TypeVar("Q")
 A = TypeVar("A")
-
-IN_FLIGHT = 2
-"""Statements of one kind under way in a process. With two, PostgreSQL works on one while the other's answer is read."""
 
 LARGEST = 32
 """Requests in a set. PostgreSQL's time for each gets no lower with more."""
@@ -56,7 +54,7 @@ class Coalescer(Generic[Q, A]):
         self._execute = execute
         self._alone = alone
         self._entity_of = entity_of
-        self._under_way = 0
+        self._is_under_way = False
         self._waiting: list[tuple[Q, asyncio.Future[A | None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -76,14 +74,14 @@ class Coalescer(Generic[Q, A]):
         return await self._alone(request) if answer is None else answer
 
     def _is_quiet(self) -> bool:
-        return self._under_way < IN_FLIGHT and not self._waiting
+        return not self._is_under_way and not self._waiting
 
     async def _sent(self, request: Q) -> A | None:
-        self._under_way += 1
+        self._is_under_way = True
         try:
             [answer] = await self._execute([request])
         finally:
-            self._one_returned()
+            self._send_next()
         return answer
 
     async def _queued(self, request: Q) -> A | None:
@@ -91,10 +89,11 @@ class Coalescer(Generic[Q, A]):
         self._waiting.append((request, future))
         return await future
 
-    def _one_returned(self) -> None:
-        self._under_way -= 1
-        while self._under_way < IN_FLIGHT and (requests := self._next_set()):
-            self._under_way += 1
+    def _send_next(self) -> None:
+        """Send those that wait, now that nothing is under way."""
+        requests = self._next_set()
+        self._is_under_way = bool(requests)
+        if requests:
             # A context of its own: that of the request which has just ended is not theirs.
             task = asyncio.get_running_loop().create_task(self._send(requests), context=Context())
             self._tasks.add(task)
@@ -122,7 +121,7 @@ class Coalescer(Generic[Q, A]):
         try:
             await self._answer(requests)
         finally:
-            self._one_returned()
+            self._send_next()
 
     async def _answer(self, requests: list[tuple[Q, asyncio.Future[A | None]]]) -> None:
         try:
