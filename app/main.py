@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
 from app.api import openapi
@@ -84,6 +84,13 @@ class _Api(FastAPI):
             application = middleware.cls(application, *middleware.args, **middleware.kwargs)
         return application
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if self.middleware_stack is None:
+            self.middleware_stack = self.build_middleware_stack()
+        scope["app"] = self
+        await self.middleware_stack(scope, receive, send)
+
 
 def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     """Return the API.
@@ -148,7 +155,7 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
     """Refuse to serve a database that this code was not written for; close every connection at the end."""
     services: Services = application.state.services
     limit_arenas()
-    configure_logging(services.settings)
+    log = configure_logging(services.settings)
     error_tracking.configure(services.settings, "api")
     try:
         await refuse_stand_ins(services.settings)
@@ -166,7 +173,9 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
     # tenth of the CPU time.
     thresholds = gc.get_threshold()
     gc.set_threshold(50_000, 20, 50)
+    log.gather(asyncio.get_running_loop())
     yield
+    log.gather(None)
     gc.set_threshold(*thresholds)
     gc.unfreeze()
     await services.close()

@@ -9,7 +9,7 @@ published on, and by its services' names.
 """
 
 import ipaddress
-from collections.abc import Collection
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.types import Scope
@@ -27,16 +27,18 @@ def known_hosts(settings: Settings) -> frozenset[str] | None:
     return frozenset(names)
 
 
-def foreign_host(scope: Scope, known: Collection[str]) -> str | None:
+def foreign_host(scope: Scope, known: frozenset[str]) -> str | None:
     """Return the `Host` of a request if it is not one of ours; without the header there is nothing to refuse."""
-    given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-    if not given:
+    given = [value for name, value in scope["headers"] if name == b"host"]
+    if not given or (len(given) == 1 and _is_ours(given[0], known)):
         return None
-    name = _name_in(given[0])
-    is_ours = (
-        name in known or name == "localhost" or name.endswith(".localhost") or "." not in name or _is_address(name)
-    )
-    return None if is_ours and len(given) == 1 else given[-1]
+    return str(given[-1], "latin-1")
+
+
+@lru_cache(maxsize=64)
+def _is_ours(host: bytes, known: frozenset[str]) -> bool:
+    name = _name_in(str(host, "latin-1"))
+    return name in known or name == "localhost" or name.endswith(".localhost") or "." not in name or _is_address(name)
 
 
 def _name_in(host: str) -> str:

@@ -1,6 +1,7 @@
 """The body of a request while it arrives: how long that may take, and how much all of them may hold (NFR-004)."""
 
 import asyncio
+from time import monotonic
 
 from starlette.types import Message, Receive
 
@@ -28,7 +29,6 @@ def in_time(receive: Receive) -> Receive:
 
     Only the time that the server waits for the client counts, not what it does meanwhile.
     """
-    loop = asyncio.get_running_loop()
     left = BODY_SECONDS
     is_whole = False
 
@@ -36,13 +36,13 @@ def in_time(receive: Receive) -> Receive:
         nonlocal left, is_whole
         if is_whole:
             return await receive()
-        began = loop.time()
+        began = monotonic()
         try:
             async with asyncio.timeout(left):
                 message = await receive()
         except TimeoutError:
             raise RequestTimeoutError("The body did not arrive in time.") from None
-        left -= loop.time() - began
+        left -= monotonic() - began
         left += len(message.get("body", b"")) / BYTES_A_SECOND
         is_whole = not message.get("more_body", False)
         return message

@@ -175,7 +175,7 @@ class OrderService:
         )
         result = await self._transitions.apply(request)
         return with_lines(
-            transitions.moved_row(EntityType.ORDER, OrderStatus.PAID, result, OrderNotFoundError(order_id))
+            transitions.moved_row(EntityType.ORDER, OrderStatus.PAID, result, lambda: OrderNotFoundError(order_id))
         )
 
     async def get(self, order_id: UUID, actor: Actor) -> OrderView:
@@ -358,7 +358,7 @@ class OrderService:
         )
         result = await self._transitions.apply(request)
         return with_lines(
-            transitions.moved_row(EntityType.ORDER, new_state, result, OrderNotFoundError(order_id), expected)
+            transitions.moved_row(EntityType.ORDER, new_state, result, lambda: OrderNotFoundError(order_id), expected)
         )
 
 

@@ -361,8 +361,9 @@ class ReturnService:
             expected_versions=expected.versions if expected is not None else None,
         )
         result = await self._transitions.apply(request)
-        missing = ReturnNotFoundError(return_id)
-        row = transitions.moved_row(EntityType.RETURN, new_state, result, missing, expected)
+        row = transitions.moved_row(
+            EntityType.RETURN, new_state, result, lambda: ReturnNotFoundError(return_id), expected
+        )
         return return_view(row, actor)
 
 

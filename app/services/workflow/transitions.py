@@ -441,7 +441,7 @@ def moved_row(
     entity_type: EntityType,
     new_state: str,
     result: TransitionResult,
-    not_found: NotFoundError,
+    not_found: Callable[[], NotFoundError],
     expected: Precondition | None = None,
 ) -> RECORD:
     """Return the new row of an entity that moved.
@@ -450,14 +450,14 @@ def moved_row(
         expected: what the caller had wanted to hold.
 
     Raises:
-        NotFoundError: `not_found`, where there was none for this actor.
+        NotFoundError: what `not_found` returns, where there was none for this actor.
         VersionConflictError: it is not, or no longer, of a version that the caller expected.
         InvalidStateTransitionError: the table does not allow it.
     """
     if result.outcome is Outcome.MOVED:
         return result.row
     if result.previous_state is None or result.previous_version is None:
-        raise not_found
+        raise not_found()
     if result.outcome is Outcome.STALE:
         raise VersionConflictError(result.previous_version, expected.given if expected is not None else "")
     allowed = StateMachine.allowed(entity_type, result.previous_state)
