@@ -1,6 +1,7 @@
 """Serving the API: as several processes on one socket, or as one of those that `articurated up` supervises."""
 
 import os
+import resource
 import signal
 import socket
 import sys
@@ -17,6 +18,9 @@ GO = signal.SIGUSR1
 """Has a spare process serve."""
 HEALTHCHECK_SECONDS = 30
 """How long a process may be too busy to answer its parent before it counts as hung."""
+
+OTHER_FILES = 200
+"""Files that a process has open beside its connections, at most: database, Redis, uploads, documents, logs."""
 
 
 class _MarkingServer(uvicorn.Server):
@@ -45,6 +49,19 @@ class _Parent(Multiprocess):
         for process in self.processes:
             process.child_conn.close()
         super().keep_subprocess_alive()
+
+
+def room_for_connections(wanted: int) -> int:
+    """Return how many connections a process can hold, at most `wanted`.
+
+    Each takes an open file. Systems give a process 1,024 of them and let it ask for more, which this does.
+    """
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + OTHER_FILES
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        limit = needed if most == resource.RLIM_INFINITY else min(needed, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+    return wanted if limit == resource.RLIM_INFINITY else min(wanted, max(limit - OTHER_FILES, 1))
 
 
 def serve(options: dict[str, Any], workers: int) -> None:

@@ -201,11 +201,15 @@ class Settings(BaseSettings):
         1_048_576, ge=1024, description="Bytes that a request body may have; a longer one is answered 413."
     )
     http_connections_maximum: int = Field(
-        500,
+        1000,
         ge=10,
         description="Open connections of one API process.",
         json_schema_extra=_about(
-            details="A new one beyond it takes the place of the one that has waited longest for a request."
+            details=(
+                "A new one beyond it takes the place of the one that has waited longest for a request, whose client may"
+                " be sending the next one just then. The processes of a machine take connections as they come, so each"
+                " needs room for most of them."
+            )
         ),
     )
     force_https: bool = Field(

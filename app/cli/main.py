@@ -40,7 +40,7 @@ def api(
 ) -> None:
     """Serve the HTTP API."""
     from app.api.http.protocol import BoundedHttpProtocol
-    from app.api_server import serve, serve_inherited
+    from app.api_server import room_for_connections, serve, serve_inherited
     from app.config import KEEP_ALIVE_SECONDS, get_settings
     from app.config_rules import refuse_public_address
     from app.utils.memory import api_processes
@@ -48,6 +48,9 @@ def api(
     allow_secrets(development=allow_development_secrets)
     settings = get_settings()  # A wrong configuration is reported once, here, and not by every worker.
     refuse_public_address(settings, host)
+    connections = room_for_connections(settings.http_connections_maximum)
+    if connections < settings.http_connections_maximum:
+        typer.echo(f"This system lets a process hold {connections} connections (ulimit -n).", err=True)
     options = {
         "app": "app.main:app",
         "host": host,
@@ -55,7 +58,7 @@ def api(
         "loop": "uvloop",
         "http": BoundedHttpProtocol,
         "ws": "none",
-        "limit_concurrency": settings.http_connections_maximum,
+        "limit_concurrency": connections,
         "access_log": False,
         "server_header": False,
         # By default the server would take the address that any process of this machine claims.
